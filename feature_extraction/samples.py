@@ -1,0 +1,410 @@
+"""Both shard formats: what an image sample and a region sample are, and how each lies in a tar. Numpy only.
+
+A shard is a plain ustar tar in WebDataset's layout (`KEY.ext`, key ends at the first dot). The bytes depend on the
+samples alone: no clock, user or machine goes into them.
+
+Image shard: `KEY.jpg` and `KEY.json` per sample. Feature shard: one fixed-stride record `KEY.rgn` per sample,
+
+    offset  size    field
+    0       64      header: magic, version, R, D, encoding, width, height, n_valid
+    64      16 R    boxes, f32 (x0, y0, x1, y1) in pixels of the stored image
+    +       2 R     labels, i16: the best foreground class
+    +       2 R     scores, f16: its probability
+    +       2 R     background, f16: probability of the background class
+    +       2 R     scales, f16: the largest feature value of the region, rounded up (sqrt8); 1 (fp16)
+    +       -       zeros up to a multiple of 64
+    +       R x D   features, u8 (sqrt8) or f16 (fp16)
+
+Images with fewer than R regions end in zero rows, so position i of a shard is arithmetic. All little-endian.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+REGION_FORMAT = "rgn/1"
+IMAGE_FORMAT = "img/1"
+
+Encoding = Literal["sqrt8", "fp16"]
+Float = npt.NDArray[np.float32]
+
+_MAGIC = b"RGN1"
+_HEADER = struct.Struct("<4sHHHHIIII")
+_HEADER_BYTES = 64
+_ENCODINGS: tuple[Encoding, ...] = ("sqrt8", "fp16")
+_ALIGN = 64
+_TAR_BLOCK = 512
+
+
+class ShardError(ValueError):
+    """A shard, or a sample in it, is not what its format says. Names the shard or key and what to do."""
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """One downloaded image with the caption row it came from.
+
+    `jpeg` is a complete upright RGB JPEG of `size` (width, height) pixels; `sha256` is that of the bytes received.
+    """
+
+    key: str
+    caption: str
+    url: str
+    size: tuple[int, int]
+    sha256: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class RegionSample:
+    """The detected regions of one image, best score first.
+
+    Shapes: boxes (R, 4) f32, (x0, y0, x1, y1) in pixels of the stored image of `size` (width, height);
+    labels (R,) i16; scores and background (R,) f32; features (R, D) f32. 0 <= R.
+    """
+
+    key: str
+    size: tuple[int, int]
+    boxes: Float
+    labels: npt.NDArray[np.int16]
+    scores: Float
+    background: Float
+    features: Float
+
+
+@dataclass(frozen=True)
+class RegionLayout:
+    """Where each field of a `.rgn` record lies, for a given R, D and encoding. Offsets and sizes in bytes."""
+
+    max_regions: int
+    feature_dim: int
+    encoding: Encoding
+
+    @property
+    def labels_offset(self) -> int:
+        return _HEADER_BYTES + 16 * self.max_regions
+
+    @property
+    def scores_offset(self) -> int:
+        return self.labels_offset + 2 * self.max_regions
+
+    @property
+    def background_offset(self) -> int:
+        return self.scores_offset + 2 * self.max_regions
+
+    @property
+    def scales_offset(self) -> int:
+        return self.background_offset + 2 * self.max_regions
+
+    @property
+    def features_offset(self) -> int:
+        end = self.scales_offset + 2 * self.max_regions
+        return -(-end // _ALIGN) * _ALIGN
+
+    @property
+    def feature_dtype(self) -> np.dtype[np.uint8] | np.dtype[np.float16]:
+        return np.dtype(np.uint8) if self.encoding == "sqrt8" else np.dtype(np.float16)
+
+    @property
+    def record_bytes(self) -> int:
+        return self.features_offset + self.max_regions * self.feature_dim * self.feature_dtype.itemsize
+
+    @property
+    def tar_bytes(self) -> int:
+        """Stride of a record in its tar: member header, record, padding."""
+        return _TAR_BLOCK + -(-self.record_bytes // _TAR_BLOCK) * _TAR_BLOCK
+
+
+class ShardEntry(BaseModel):
+    """One committed feature shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    samples: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+class FeatureManifest(BaseModel):
+    """What a feature set is: written last, beside its shards. Shards of different extractors refuse to mix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["rgn/1"] = "rgn/1"
+    max_regions: int = Field(ge=1, description="R")
+    feature_dim: int = Field(ge=1, description="D")
+    encoding: Encoding
+    labels: tuple[str, ...] = Field(description="name of each foreground class; its length is C")
+    extractor: str = Field(description="fingerprint of the extractor")
+    extractor_details: dict[str, object] = Field(description="what the fingerprint was made of")
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def layout(self) -> RegionLayout:
+        return RegionLayout(self.max_regions, self.feature_dim, self.encoding)
+
+
+# --- tar ------------------------------------------------------------------------------------------------------------
+
+
+def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
+    """Write members (name, content) as a plain ustar tar whose bytes depend on nothing else."""
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mode = 0o644
+            tar.addfile(info, io.BytesIO(content))
+
+
+def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
+    """Members (name, content) of a tar, in order.
+
+    Raises:
+        ShardError: the tar is cut or damaged, or holds something that is not a plain file.
+    """
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for info in tar:
+                content = tar.extractfile(info)
+                if content is None:
+                    raise ShardError(f"{shard}: member {info.name!r} is not a plain file; write this shard again")
+                data = content.read()
+                if len(data) != info.size:
+                    raise ShardError(f"{shard}: member {info.name!r} is cut; write this shard again")
+                yield info.name, data
+            stream.seek(0, io.SEEK_END)
+            if stream.tell() < tar.offset + _TAR_BLOCK:
+                raise ShardError(f"{shard}: the tar's end marker is missing; write this shard again")
+    except (tarfile.TarError, EOFError) as error:
+        raise ShardError(f"{shard}: not a whole tar ({error}); write this shard again") from error
+
+
+# --- image samples --------------------------------------------------------------------------------------------------
+
+
+def encode_image(sample: ImageSample) -> list[tuple[str, bytes]]:
+    """The two members of an image sample, in tar order."""
+    about = {
+        "format": IMAGE_FORMAT,
+        "key": sample.key,
+        "caption": sample.caption,
+        "url": sample.url,
+        "width": sample.size[0],
+        "height": sample.size[1],
+        "sha256": sample.sha256,
+    }
+    text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
+    return [(f"{sample.key}.jpg", sample.jpeg), (f"{sample.key}.json", text)]
+
+
+def decode_image(key: str, jpeg: bytes, about: bytes) -> ImageSample:
+    """Inverse of `encode_image`.
+
+    Raises:
+        ShardError: the JSON is not ours, or of another format version.
+    """
+    try:
+        fields = json.loads(about)
+        if fields["format"] != IMAGE_FORMAT:
+            raise ShardError(f"key {key}: format {fields['format']!r}, expected {IMAGE_FORMAT!r}; download it again")
+        size = (int(fields["width"]), int(fields["height"]))
+        return ImageSample(key, fields["caption"], fields["url"], size, fields["sha256"], jpeg)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ShardError(f"key {key}: its .json is not an image sample's ({error!r}); download it again") from error
+
+
+def read_image_shard(stream: IO[bytes], shard: str) -> Iterator[ImageSample]:
+    """The samples of an image shard, in order; `shard` names it in errors."""
+    jpegs: dict[str, bytes] = {}
+    for name, content in read_tar(stream, shard):
+        key, _, extension = name.partition(".")
+        if extension == "jpg":
+            jpegs[key] = content
+        elif extension == "json" and key in jpegs:
+            yield decode_image(key, jpegs.pop(key), content)
+        else:
+            raise ShardError(f"{shard}: unexpected member {name!r}; write this shard again")
+    if jpegs:
+        raise ShardError(f"{shard}: {sorted(jpegs)[0]}.jpg has no .json; write this shard again")
+
+
+# --- region samples -------------------------------------------------------------------------------------------------
+
+
+def quantise(features: Float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
+    """The sqrt8 encoding: q = round(255 sqrt(x / scale)), with scale the row's maximum.
+
+    The scale is rounded up to half precision first and then used for the row, so storing it in two bytes adds no
+    error and no q exceeds 255. Exact zeros stay zeros.
+
+    Args:
+        features: (R, D), all >= 0 and finite.
+
+    Returns:
+        q (R, D) uint8 and scales (R,) float16.
+    """
+    largest = features.max(axis=1, initial=0.0)
+    with np.errstate(over="ignore"):
+        scales = largest.astype(np.float16)
+    scales = np.where(scales.astype(np.float32) < largest, np.nextafter(scales, np.float16(np.inf)), scales)
+    if not np.isfinite(scales).all():
+        raise ValueError(f"largest feature {float(largest.max())} is beyond half precision (65504)")
+    divisor = np.where(scales > 0, scales, 1).astype(np.float32)
+    q = np.rint(255.0 * np.sqrt(features / divisor[:, None]))
+    return q.astype(np.uint8), scales.astype(np.float16)
+
+
+def dequantise(q: npt.NDArray[np.uint8], scales: npt.NDArray[np.float16]) -> Float:
+    """Inverse of `quantise` within its error: x = q^2 scale / 255^2. Training does this on the device instead."""
+    values = q.astype(np.float32)
+    return np.asarray(values * values * (scales.astype(np.float32) / 65025.0)[..., None], dtype=np.float32)
+
+
+def check_regions(sample: RegionSample) -> None:
+    """Raise ShardError, naming the key, unless shapes, order and values are those `RegionSample` promises."""
+    count = len(sample.boxes)
+    for name in ("labels", "scores", "background", "features"):
+        length = len(getattr(sample, name))
+        if length != count:
+            raise ShardError(f"key {sample.key}: {count} boxes but {length} {name}; extract this shard again")
+    if sample.boxes.shape != (count, 4) or sample.features.ndim != 2:
+        raise ShardError(f"key {sample.key}: boxes {sample.boxes.shape}, features {sample.features.shape}")
+    if not (np.isfinite(sample.boxes).all() and np.isfinite(sample.features).all()):
+        raise ShardError(f"key {sample.key}: a box or feature is not finite; check the detector's weights")
+    if count and (np.diff(sample.scores) > 0).any():
+        raise ShardError(f"key {sample.key}: regions are not ordered best score first")
+
+
+def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
+    """One `.rgn` record.
+
+    Raises:
+        ShardError: more regions than the layout's, another D, or negative features with sqrt8.
+    """
+    check_regions(sample)
+    count, dim = sample.features.shape
+    if count > layout.max_regions or dim != layout.feature_dim:
+        raise ShardError(
+            f"key {sample.key}: {count} regions x {dim}, but the shard holds up to "
+            f"{layout.max_regions} x {layout.feature_dim}"
+        )
+    if layout.encoding == "sqrt8":
+        if count and float(sample.features.min()) < 0:
+            raise ShardError(
+                f"key {sample.key}: feature {float(sample.features.min()):.4g} is negative and sqrt8 stores none; "
+                "set extractor.encoding to 'fp16'"
+            )
+        features, scales = quantise(sample.features)
+    else:
+        if count and float(np.abs(sample.features).max()) > 65504:
+            raise ShardError(f"key {sample.key}: a feature is beyond half precision (65504)")
+        features, scales = sample.features.astype(np.float16), np.ones(count, np.float16)
+    record = bytearray(layout.record_bytes)
+    _HEADER.pack_into(
+        record,
+        0,
+        _MAGIC,
+        1,
+        layout.max_regions,
+        layout.feature_dim,
+        _ENCODINGS.index(layout.encoding),
+        sample.size[0],
+        sample.size[1],
+        count,
+        0,
+    )
+    for offset, array in (
+        (_HEADER_BYTES, sample.boxes.astype("<f4")),
+        (layout.labels_offset, sample.labels.astype("<i2")),
+        (layout.scores_offset, sample.scores.astype("<f2")),
+        (layout.background_offset, sample.background.astype("<f2")),
+        (layout.scales_offset, scales.astype("<f2")),
+        (layout.features_offset, features),
+    ):
+        content = array.tobytes()
+        record[offset : offset + len(content)] = content
+    return bytes(record)
+
+
+def decode_layout(key: str, record: bytes) -> tuple[RegionLayout, tuple[int, int], int]:
+    """Header of a `.rgn` record: its layout, the image's (width, height), and the number of valid regions.
+
+    Raises:
+        ShardError: not a record, another format version, or cut.
+    """
+    if len(record) < _HEADER_BYTES or record[:4] != _MAGIC:
+        raise ShardError(f"key {key}: not a .rgn record; extract this shard again")
+    _, version, regions, dim, encoding, width, height, count, _ = _HEADER.unpack_from(record)
+    if version != 1:
+        raise ShardError(f"key {key}: .rgn version {version}, this program reads 1; extract this shard again")
+    if encoding >= len(_ENCODINGS) or count > regions:
+        raise ShardError(f"key {key}: damaged .rgn header; extract this shard again")
+    return RegionLayout(regions, dim, _ENCODINGS[encoding]), (width, height), count
+
+
+def decode_regions(key: str, record: bytes) -> RegionSample:
+    """Inverse of `encode_regions`, within the encoding's error; padding rows are left out.
+
+    Raises:
+        ShardError: as `decode_layout`, or the record's length is not the layout's.
+    """
+    layout, size, count = decode_layout(key, record)
+    if len(record) != layout.record_bytes:
+        raise ShardError(f"key {key}: {len(record)} bytes, expected {layout.record_bytes}; extract this shard again")
+
+    def field(offset: int, dtype: str, width: int = 1) -> np.ndarray:
+        return np.frombuffer(record, dtype, count * width, offset)
+
+    raw = field(layout.features_offset, layout.feature_dtype.str, layout.feature_dim).reshape(count, -1)
+    if layout.encoding == "sqrt8":
+        features = dequantise(raw, field(layout.scales_offset, "<f2"))
+    else:
+        features = raw.astype(np.float32)
+    sample = RegionSample(
+        key=key,
+        size=size,
+        boxes=field(_HEADER_BYTES, "<f4", 4).reshape(count, 4).copy(),
+        labels=field(layout.labels_offset, "<i2").copy(),
+        scores=field(layout.scores_offset, "<f2").astype(np.float32),
+        background=field(layout.background_offset, "<f2").astype(np.float32),
+        features=features.reshape(count, layout.feature_dim),
+    )
+    check_regions(sample)
+    return sample
+
+
+def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
+    """The samples of a feature shard, in order; `shard` names it in errors."""
+    for name, content in read_tar(stream, shard):
+        key, _, extension = name.partition(".")
+        if extension != "rgn":
+            raise ShardError(f"{shard}: unexpected member {name!r}; extract this shard again")
+        yield decode_regions(key, content)
+
+
+def parse_manifest(text: str | bytes, where: str) -> FeatureManifest:
+    """A feature manifest from its JSON.
+
+    Raises:
+        ShardError: not a manifest, or of another format version.
+    """
+    try:
+        return FeatureManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ShardError(
+            f"{where}: not a feature manifest of format {REGION_FORMAT} "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); extract again"
+        ) from error

@@ -1,0 +1,210 @@
+"""The parameters of every flow: frozen models, composed from the rooms' configs. They check that the rooms agree.
+
+`RebuildParams` is a whole experiment. A stage's own parameters are a part of it, so one JSON file serves every
+command, deployment and history row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from feature_extraction.config import ExtractorConfig
+from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
+from tasks.config import DatasetConfig, DownloadConfig, Name
+
+Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
+
+
+class Params(BaseModel):
+    """Base of this room's models: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DownloadParams(Params):
+    """Caption/URL rows to image shards, for one or more datasets."""
+
+    root_uri: str = Field(description="folder or fsspec URI under which everything is kept")
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    download: DownloadConfig = DownloadConfig()
+    max_workers: int = Field(default=2, ge=1, description="shards downloaded at once")
+
+
+class ExtractParams(Params):
+    """Image shards to feature shards."""
+
+    root_uri: str
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    extractor: ExtractorConfig = ExtractorConfig()
+    max_workers: int = Field(default=1, ge=1, description="shards extracted at once, one process each")
+
+
+class PretrainParams(Params):
+    """Feature shards of the pretraining dataset to a pretrained checkpoint."""
+
+    root_uri: str
+    dataset: Name
+    split: Name = "train"
+    extractor: ExtractorConfig
+    vocabulary_path: str
+    encoder: EncoderConfig = EncoderConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+
+
+class FinetuneParams(Params):
+    """Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
+
+    root_uri: str
+    dataset: Name
+    split: Name = "train"
+    validation_split: Name | None = "val"
+    extractor: ExtractorConfig
+    vocabulary_path: str
+    encoder: EncoderConfig = EncoderConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    pretraining: PretrainParams | None = Field(
+        default=None, description="which pretraining run to start from; needed where finetune.start is 'pretrained'"
+    )
+
+    @model_validator(mode="after")
+    def _check_start(self) -> FinetuneParams:
+        if self.finetune.start == "pretrained" and self.pretraining is None:
+            raise ValueError(
+                "finetune.start='pretrained' needs the parameters of a pretraining run; "
+                "set pretraining, or finetune.start='scratch'"
+            )
+        return self
+
+
+class EvaluateParams(Params):
+    """A checkpoint and a retrieval split to one row of the history."""
+
+    root_uri: str
+    setting: Setting
+    dataset: Name
+    split: Name = "test"
+    extractor: ExtractorConfig
+    scoring: ScoringConfig = ScoringConfig()
+    pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
+    finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")
+
+    @model_validator(mode="after")
+    def _check_run(self) -> EvaluateParams:
+        if (self.pretraining if self.setting == "zero-shot" else self.finetuning) is None:
+            needed = "pretraining" if self.setting == "zero-shot" else "finetuning"
+            raise ValueError(f"setting={self.setting!r} needs {needed}")
+        return self
+
+
+class RebuildParams(Params):
+    """One whole experiment: from caption/URL rows to the retrieval table."""
+
+    root_uri: str = "data"
+    pretraining_dataset: DatasetConfig
+    retrieval_dataset: DatasetConfig
+    download: DownloadConfig = DownloadConfig()
+    extractor: ExtractorConfig = ExtractorConfig()
+    vocabulary_path: str
+    encoder: EncoderConfig = EncoderConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    task_specific: FinetuneConfig | None = Field(
+        default=None, description="training without pretraining, for comparison; None leaves that row out"
+    )
+    scoring: ScoringConfig = ScoringConfig()
+    evaluation_split: Name = "test"
+    max_workers: int = Field(default=2, ge=1, description="shards worked on at once")
+
+    @model_validator(mode="after")
+    def _check_rooms_agree(self) -> RebuildParams:
+        if self.encoder.max_regions > self.extractor.max_regions:
+            raise ValueError(
+                f"encoder.max_regions={self.encoder.max_regions} exceeds "
+                f"extractor.max_regions={self.extractor.max_regions}"
+            )
+        if self.pretraining_dataset.name == self.retrieval_dataset.name:
+            raise ValueError(f"both datasets are named {self.retrieval_dataset.name!r}; give them different names")
+        for split in ("train", self.evaluation_split):
+            if split not in self.retrieval_dataset.splits:
+                raise ValueError(f"retrieval_dataset has no split {split!r}")
+        if "train" not in self.pretraining_dataset.splits:
+            raise ValueError("pretraining_dataset has no split 'train'")
+        if self.task_specific is not None and self.task_specific.start != "scratch":
+            raise ValueError("task_specific.start must be 'scratch': that is what task-specific means")
+        return self
+
+    def with_root(self, root_uri: str) -> RebuildParams:
+        return self.model_copy(update={"root_uri": root_uri})
+
+    def with_seed(self, seed: int) -> RebuildParams:
+        """The same experiment with another seed for every training run; images and regions stay."""
+        return self.model_copy(
+            update={
+                "pretrain": self.pretrain.model_copy(update={"seed": seed}),
+                "finetune": self.finetune.model_copy(update={"seed": seed}),
+                "task_specific": self.task_specific and self.task_specific.model_copy(update={"seed": seed}),
+            }
+        )
+
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        return (self.pretraining_dataset, self.retrieval_dataset)
+
+    def for_download(self) -> DownloadParams:
+        return DownloadParams(
+            root_uri=self.root_uri, datasets=self.datasets, download=self.download, max_workers=self.max_workers
+        )
+
+    def for_extract(self) -> ExtractParams:
+        return ExtractParams(
+            root_uri=self.root_uri, datasets=self.datasets, extractor=self.extractor, max_workers=self.max_workers
+        )
+
+    def for_pretrain(self) -> PretrainParams:
+        return PretrainParams(
+            root_uri=self.root_uri,
+            dataset=self.pretraining_dataset.name,
+            extractor=self.extractor,
+            vocabulary_path=self.vocabulary_path,
+            encoder=self.encoder,
+            pretrain=self.pretrain,
+        )
+
+    def for_finetune(self, finetune: FinetuneConfig | None = None) -> FinetuneParams:
+        """Parameters of the finetuning run, or of another one such as `task_specific`."""
+        config = finetune or self.finetune
+        return FinetuneParams(
+            root_uri=self.root_uri,
+            dataset=self.retrieval_dataset.name,
+            validation_split="val" if "val" in self.retrieval_dataset.splits else None,
+            extractor=self.extractor,
+            vocabulary_path=self.vocabulary_path,
+            encoder=self.encoder,
+            finetune=config,
+            scoring=self.scoring,
+            pretraining=self.for_pretrain() if config.start == "pretrained" else None,
+        )
+
+    def for_evaluate(self, setting: Setting) -> EvaluateParams:
+        return EvaluateParams(
+            root_uri=self.root_uri,
+            setting=setting,
+            dataset=self.retrieval_dataset.name,
+            split=self.evaluation_split,
+            extractor=self.extractor,
+            scoring=self.scoring,
+            pretraining=self.for_pretrain() if setting == "zero-shot" else None,
+            finetuning=None
+            if setting == "zero-shot"
+            else self.for_finetune(self.task_specific if setting == "task-specific" else self.finetune),
+        )
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The rows of the table that this experiment can fill, beside chance."""
+        if self.task_specific is None:
+            return ("zero-shot", "pretrain+finetune")
+        return ("zero-shot", "task-specific", "pretrain+finetune")

@@ -1,0 +1,151 @@
+"""Small JSON records that tasks hand to each other. No images, no tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Base of every record: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Outcome(StrEnum):
+    """What became of one caption row. Every input row ends as exactly one of these.
+
+    `duplicate` stands in a shard's own table only: the URL is an earlier row's, which fetches it for both. The
+    captions receipt counts such a row under the outcome of that fetch.
+    """
+
+    OK = "ok"
+    DUPLICATE = "duplicate"
+    BAD_ROW = "bad_row"
+    BAD_URL = "bad_url"
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    RATE_LIMITED = "rate_limited"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    BOMB = "bomb"
+    TOO_SMALL = "too_small"
+
+
+class Stage(StrEnum):
+    """The hops of the data's journey that leave receipts."""
+
+    MANIFEST = "manifest"
+    DOWNLOAD = "download"
+    EXTRACT = "extract"
+    PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
+    EVALUATE = "evaluate"
+
+
+class CaptionRow(Record):
+    """One row of the manifest. `key` is the zero-padded number of the input row and never changes."""
+
+    key: str
+    caption: str
+    url: str
+
+
+class Failure(Record):
+    """Why one image did not arrive."""
+
+    key: str
+    reason: Outcome
+    detail: str
+
+
+class FileDigest(Record):
+    """Size and sha256 of a file that a task has published."""
+
+    bytes: int
+    sha256: str
+
+
+class Receipt(Record):
+    """The last thing written beside a shard. Same fingerprint: the work is done; other or absent: redo it.
+
+    `counts` maps an outcome (or another named count, such as `regions`) to a number of rows.
+    """
+
+    stage: Stage
+    dataset: str
+    split: str
+    shard: int
+    fingerprint: str
+    counts: dict[str, int]
+    files: dict[str, FileDigest]
+    seconds: float = Field(description="wall time of the work, in seconds")
+    created_at: str = Field(description="UTC, ISO 8601")
+
+    def content_digest(self) -> str:
+        """Digest of what the shard holds, not of when it was made: equal bytes leave later stages valid."""
+        return fingerprint({name: digest.sha256 for name, digest in self.files.items()})
+
+
+class ShardResult(Record):
+    """What a shard's task hands back: its receipt, and whether the work had been done before."""
+
+    receipt: Receipt
+    skipped: bool
+
+
+class ShardRef(Record):
+    """One shard by name: dataset, split and number. Shard 42 stays shard 42 from download to batch."""
+
+    dataset: str
+    split: str
+    shard: int
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.split}/{self.shard:05d}"
+
+
+class CheckpointRef(Record):
+    """A finished training run: where its final checkpoint lies, and what made it."""
+
+    run: str = Field(description="folder name of the run")
+    stage: Stage
+    uri: str = Field(description="folder of the checkpoint, save_pretrained layout")
+    step: int
+    fingerprint: str
+    skipped: bool = Field(default=False, description="True when the run was already complete")
+
+
+class HistoryRow(Record):
+    """One evaluation: metrics and where they came from. Appended, never changed."""
+
+    setting: str = Field(description="zero-shot, task-specific, pretrain+finetune, ...")
+    run: str
+    dataset: str
+    split: str
+    seed: int
+    metrics: dict[str, Any] = Field(description="RetrievalMetrics as JSON")
+    checkpoint_fingerprint: str
+    data_fingerprint: str
+    code_version: str
+    created_at: str
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Sha256 of a JSON-able mapping in canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,268 @@
+"""Where everything is kept. The only file that knows paths, and the only one that publishes.
+
+    ROOT/datasets/DATASET/SPLIT/manifest.parquet      every input row, with its key    + manifest.json
+                               captions.parquet       rows whose image arrived         + captions.json
+                               images/images-00042.tar                                 + images-00042.json
+                               images/outcomes-00042.parquet
+    ROOT/features/EXTRACTOR/DATASET/SPLIT/regions-00042.tar                            + regions-00042.json
+                                          manifest.json                                (written last)
+    ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
+    ROOT/scores/EVALUATION/                           scores.npz, metrics.json
+    ROOT/history.jsonl                                one line per evaluation, append-only
+    ROOT/report.html
+
+The `.json` on the right is the receipt, written last. A file is published whole or not at all: `.part`, fsync,
+rename, fsync of the folder; on an object store, one upload. kill -9 at any moment leaves no torn file under a final
+name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, TypeVar
+
+import fsspec
+from pydantic import BaseModel, ValidationError
+
+from tasks.errors import UserError
+from tasks.records import FileDigest, Receipt
+
+Model = TypeVar("Model", bound=BaseModel)
+PART = ".part"
+
+
+class Root:
+    """A folder, local or on an object store, under which everything is kept. Paths below are relative to it."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/") or "/"
+        try:
+            self._fs, base = fsspec.core.url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise UserError(
+                f"root {uri!r} cannot be opened ({error}); give a folder, or install its fsspec driver"
+            ) from error
+        self._base = str(base).rstrip("/")
+        protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
+        self.is_local = "file" in protocols
+
+    def path(self, relative: str) -> str:
+        """The full name of a path below the root, as its file system wants it."""
+        return f"{self._base}/{relative}" if relative else self._base
+
+    def local(self, relative: str, needed_for: str = "this step") -> Path:
+        """The same as a local path.
+
+        Raises:
+            UserError: the root is not a local folder.
+        """
+        if not self.is_local:
+            raise UserError(f"{needed_for} needs a local root, and {self.uri} is not one; copy the root to a disk")
+        return Path(self.path(relative))
+
+    def check_writable(self) -> None:
+        """Raise UserError unless files can be written under the root. Leaves nothing behind but the folder."""
+        probe = f".writable-{os.getpid()}"
+        try:
+            self.publish_bytes(probe, b"")
+            self._fs.rm(self.path(probe))
+        except OSError as error:
+            raise UserError(f"cannot write under root {self.uri}: {error}; give a folder you may write to") from error
+
+    def exists(self, relative: str) -> bool:
+        return bool(self._fs.exists(self.path(relative)))
+
+    def size(self, relative: str) -> int:
+        return int(self._fs.size(self.path(relative)))
+
+    def names(self, relative: str) -> list[str]:
+        """Names in a folder, sorted; unfinished `.part` files are left out. An absent folder is empty."""
+        self._fs.invalidate_cache()
+        try:
+            entries = self._fs.ls(self.path(relative), detail=False)
+        except FileNotFoundError:
+            return []
+        names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+        return sorted(name for name in names if not name.endswith(PART))
+
+    @contextmanager
+    def open(self, relative: str) -> Iterator[IO[bytes]]:
+        """A seekable stream to read from."""
+        with self._fs.open(self.path(relative), "rb") as stream:
+            yield stream
+
+    def read_bytes(self, relative: str) -> bytes:
+        with self.open(relative) as stream:
+            return stream.read()
+
+    def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
+        """Write a file whole or not at all, and return its digest. An existing file is replaced."""
+        if not self.is_local:
+            # One upload is atomic on an object store, but only the whole content is one upload.
+            buffer = io.BytesIO()
+            write(buffer)
+            content = buffer.getvalue()
+            self._fs.makedirs(self.path(relative).rsplit("/", 1)[0], exist_ok=True)
+            self._fs.pipe_file(self.path(relative), content)
+            return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        target = Path(self.path(relative))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{os.getpid()}{PART}")
+        try:
+            with part.open("wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            with part.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            size = part.stat().st_size
+            part.replace(target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _fsync_folder(target.parent)
+        return FileDigest(bytes=size, sha256=sha256)
+
+    def publish_bytes(self, relative: str, content: bytes) -> FileDigest:
+        return self.publish(relative, lambda stream: stream.write(content))
+
+    def publish_model(self, relative: str, model: BaseModel) -> FileDigest:
+        """Publish a pydantic model as indented JSON."""
+        return self.publish_bytes(relative, (model.model_dump_json(indent=2) + "\n").encode())
+
+    def read_model(self, relative: str, model: type[Model]) -> Model | None:
+        """The model in a JSON file; None where the file is absent.
+
+        Raises:
+            UserError: the file is there but is not such a model (it was edited, or is of another version).
+        """
+        try:
+            content = self.read_bytes(relative)
+        except FileNotFoundError:
+            return None
+        try:
+            return model.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "content"
+            raise UserError(
+                f"{self.path(relative)} is not a {model.__name__} ({where}: {problem['msg']}); "
+                "it was changed by hand or by another version: remove it to have it made again"
+            ) from error
+
+    def append_line(self, relative: str, line: str) -> None:
+        """Append one line to a text file, durably. On an object store the whole file is written again."""
+        if self.is_local:
+            target = Path(self.path(relative))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("ab") as stream:
+                stream.write(line.encode() + b"\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            return
+        before = self.read_bytes(relative) if self.exists(relative) else b""
+        self.publish_bytes(relative, before + line.encode() + b"\n")
+
+    def done(self, relative: str, fingerprint: str) -> Receipt | None:
+        """The receipt at this path if it has this fingerprint and its files stand with their sizes; else None."""
+        receipt = self.read_model(relative, Receipt)
+        if receipt is None or receipt.fingerprint != fingerprint:
+            return None
+        folder = relative.rsplit("/", 1)[0]
+        for name, digest in receipt.files.items():
+            file = f"{folder}/{name}"
+            if not self.exists(file) or self.size(file) != digest.bytes:
+                return None
+        return receipt
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def split_folder(dataset: str, split: str) -> str:
+    return f"datasets/{dataset}/{split}"
+
+
+def manifest_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/manifest.parquet"
+
+
+def manifest_receipt_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/manifest.json"
+
+
+def captions_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/captions.parquet"
+
+
+def captions_receipt_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/captions.json"
+
+
+def image_shard_path(dataset: str, split: str, shard: int) -> str:
+    return f"{split_folder(dataset, split)}/images/images-{shard:05d}.tar"
+
+
+def outcomes_path(dataset: str, split: str, shard: int) -> str:
+    return f"{split_folder(dataset, split)}/images/outcomes-{shard:05d}.parquet"
+
+
+def image_receipt_path(dataset: str, split: str, shard: int) -> str:
+    return f"{split_folder(dataset, split)}/images/images-{shard:05d}.json"
+
+
+def features_folder(extractor: str, dataset: str, split: str) -> str:
+    """`extractor` is the extractor's fingerprint; its first twelve digits name the folder."""
+    return f"features/{extractor[:12]}/{dataset}/{split}"
+
+
+def region_shard_name(shard: int) -> str:
+    return f"regions-{shard:05d}.tar"
+
+
+def region_receipt_name(shard: int) -> str:
+    return f"regions-{shard:05d}.json"
+
+
+def feature_manifest_path(extractor: str, dataset: str, split: str) -> str:
+    return f"{features_folder(extractor, dataset, split)}/manifest.json"
+
+
+def run_folder(run: str) -> str:
+    return f"runs/{run}"
+
+
+def scores_folder(evaluation: str) -> str:
+    return f"scores/{evaluation}"
+
+
+HISTORY = "history.jsonl"
+REPORT = "report.html"
+
+
+def now() -> str:
+    """UTC time in ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Stopwatch:
+    """Wall time since it was made, in seconds."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return round(time.monotonic() - self._start, 3)
