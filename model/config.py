@@ -37,6 +37,11 @@ class EncoderConfig(Config):
         description="concat: one linear layer of [feature; box code] (v1); "
         "sum: linear of the feature + linear of the box code (v3)",
     )
+    feature_norm: Literal["none", "layer"] = Field(
+        default="none",
+        description="layer: LayerNorm of the raw feature before its projection, for detectors of unusual feature scale",
+    )
+    initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
 
@@ -44,8 +49,11 @@ class EncoderConfig(Config):
     def _check_sizes(self) -> EncoderConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}")
-        if self.max_text_tokens > self.max_positions:
-            raise ValueError(f"max_text_tokens={self.max_text_tokens} exceeds max_positions={self.max_positions}")
+        if self.max_text_tokens >= self.max_positions:
+            raise ValueError(
+                f"max_text_tokens={self.max_text_tokens} must be below max_positions={self.max_positions}: "
+                "the closing [SEP] takes one position"
+            )
         return self
 
 
@@ -85,7 +93,7 @@ class PretrainConfig(LoopConfig):
     region_mask: Literal["zeros", "noise"] = Field(
         default="zeros",
         description="zeros: 90% zeroed, 10% kept (v3); noise: 80% normal noise of the feature's own spread, "
-        "10% another region of the batch, 10% kept (v1)",
+        "10% another region of the batch, 10% kept (v1 leaves the noise's spread and the share of regions open)",
     )
     min_label_score: float = Field(
         default=0.0, ge=0, le=1, description="masked regions below this score are no label target"
@@ -115,6 +123,9 @@ class FinetuneConfig(LoopConfig):
     negatives: int = Field(default=3, ge=1, description="wrong images and wrong captions sampled per pair, a side")
     text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
     image_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-image hinge")
+    validation_steps: int | None = Field(
+        default=None, ge=1, description="steps between validations (all pairs of the validation split); None: never"
+    )
     mean_hinge_share: float = Field(
         default=0.0,
         ge=0,

@@ -1,0 +1,126 @@
+"""Exact scores of every image with every caption: python -m model.scoring --config job.json (a `ScoreJob`).
+
+Each image and each caption is embedded once; captions of one length share a batch, so nothing is padded but short
+region lists; the last layer computes [CLS] alone. No shortlist, no approximation.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.checkpoint import load_model, write_whole
+from model.command import run_job
+from model.config import ScoreJob, ScoringConfig
+from model.data import Captions, FeatureStore, load_captions, pad_words
+from model.encoder import UnicoderVL, dequantise
+from model.errors import InputError
+from model.metrics import retrieval_metrics
+from model.progress import Progress, report
+from model.tokenizer import TokenTable, tokenize
+from model.training import pick_device, set_up_torch
+
+SCORES_FORMAT = "scores/1"
+_EMBED_IMAGES = 256
+
+
+def check_fits(model: UnicoderVL, store: FeatureStore, checkpoint: str) -> None:
+    """Raise InputError unless the model was trained on features of this extractor."""
+    manifest = store.manifest
+    if model.feature_dim != manifest.feature_dim or model.num_labels != len(manifest.labels):
+        raise InputError(
+            f"{checkpoint} reads {model.feature_dim}-wide features and {model.num_labels} labels, but "
+            f"{store.folder} has {manifest.feature_dim} and {len(manifest.labels)}; extract with the same detector"
+        )
+    if model.extractor != manifest.extractor:
+        raise InputError(
+            f"{checkpoint} was trained on features of extractor {model.extractor[:12]}, but {store.folder} comes from "
+            f"{manifest.extractor[:12]}; features of different extractors do not mix: extract with the same one"
+        )
+
+
+@torch.inference_mode()
+def score_split(
+    model: UnicoderVL,
+    store: FeatureStore,
+    captions: Captions,
+    tokens: TokenTable,
+    config: ScoringConfig,
+    device: torch.device,
+) -> npt.NDArray[np.float32]:
+    """Matching logits of all pairs: (images, captions) f32.
+
+    Images are those that have a caption, in the order of the feature store (`captions.images`).
+    """
+    rows = captions.images
+    scores = np.empty((len(rows), len(captions.texts)), np.float32)
+    bert = model.bert
+    embedded, masks = [], []
+    for start in range(0, len(rows), _EMBED_IMAGES):
+        regions = store.read(rows[start : start + _EMBED_IMAGES], bert.max_regions).to(device)
+        embedded.append(bert.embed_regions(regions, dequantise(regions)))
+        masks.append(regions.mask)
+    image_states, image_masks = torch.cat(embedded), torch.cat(masks)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for number in range(len(tokens)):
+        by_length[len(tokens[number])].append(number)
+    done, begun = 0, time.monotonic()
+    reported = begun
+    for numbers in by_length.values():
+        words = pad_words([tokens[number] for number in numbers], 0).to(device)
+        text, closing = bert.embed_words(words)
+        pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(numbers)))
+        columns = np.array(numbers)
+        for start in range(0, len(pairs), config.batch_size):
+            chunk = pairs[start : start + config.batch_size]
+            image, word = chunk[:, 0].to(device), chunk[:, 1].to(device)
+            mask = bert.join_masks(words.mask[word], image_masks[image])
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                states = bert.join(text[word], closing[word], image_states[image])
+                logits = model.matching(bert.run(states, mask, cls_only=True)[:, 0]).squeeze(-1)
+            scores[chunk[:, 0].numpy(), columns[chunk[:, 1].numpy()]] = logits.float().cpu().numpy()
+            done += len(chunk)
+            now = time.monotonic()
+            if now - reported > 2 or done == scores.size:
+                reported = now
+                rate = done / max(now - begun, 1e-9)
+                report(Progress(stage="score", done=done, total=scores.size, unit="pairs", per_second=rate))
+    return scores
+
+
+def run_scoring(job: ScoreJob) -> int:
+    set_up_torch(job.scoring.num_threads)
+    device = pick_device(job.scoring.device)
+    model, vocabulary = load_model(job.checkpoint_path)
+    store = FeatureStore(job.data.features_path)
+    check_fits(model, store, job.checkpoint_path)
+    captions = load_captions(job.data, store)
+    tokens = tokenize(vocabulary, captions.texts, model.config.max_text_tokens)
+    scores = score_split(model.to(device), store, captions, tokens, job.scoring, device)
+    metrics = retrieval_metrics(scores, captions.image_of)
+    output = Path(job.output_path)
+    output.mkdir(parents=True, exist_ok=True)
+    part = output / "scores.part.npz"
+    np.savez(
+        part,
+        format=SCORES_FORMAT,
+        scores=scores,
+        image_keys=np.array([store.keys[row] for row in captions.images]),
+        caption_ids=np.array(captions.ids),
+        caption_image=captions.image_of,
+    )
+    part.replace(output / "scores.npz")
+    about = {"job": job.model_dump(mode="json"), "data": job.data.name}
+    write_whole(output / "metrics.json", json.dumps(metrics.model_dump(mode="json") | about, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("model.scoring", ScoreJob, run_scoring))
