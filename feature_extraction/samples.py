@@ -367,7 +367,7 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
     def field(offset: int, dtype: str, width: int = 1) -> np.ndarray:
         return np.frombuffer(record, dtype, count * width, offset)
 
-    raw = field(layout.features_offset, layout.feature_dtype.str, layout.feature_dim).reshape(count, -1)
+    raw = field(layout.features_offset, layout.feature_dtype.str, layout.feature_dim).reshape(count, layout.feature_dim)
     if layout.encoding == "sqrt8":
         features = dequantise(raw, field(layout.scales_offset, "<f2"))
     else:
@@ -379,7 +379,7 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
         labels=field(layout.labels_offset, "<i2").copy(),
         scores=field(layout.scores_offset, "<f2").astype(np.float32),
         background=field(layout.background_offset, "<f2").astype(np.float32),
-        features=features.reshape(count, layout.feature_dim),
+        features=features,
     )
     check_regions(sample)
     return sample

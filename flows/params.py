@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
+from tasks import train
 from tasks.config import DatasetConfig, DownloadConfig, Name
+from tasks.records import CheckpointRef
+from tasks.storage import Root
 
 Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
 
@@ -52,6 +55,14 @@ class PretrainParams(Params):
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()
 
+    def spec(self) -> train.PretrainSpec:
+        return train.PretrainSpec(
+            data=train.DataSpec(self.dataset, self.split, self.extractor),
+            vocabulary_path=self.vocabulary_path,
+            encoder=self.encoder,
+            pretrain=self.pretrain,
+        )
+
 
 class FinetuneParams(Params):
     """Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
@@ -76,7 +87,23 @@ class FinetuneParams(Params):
                 "finetune.start='pretrained' needs the parameters of a pretraining run; "
                 "set pretraining, or finetune.start='scratch'"
             )
+        if self.finetune.start == "scratch" and self.pretraining is not None:
+            raise ValueError("finetune.start='scratch' reads no pretraining run; leave pretraining out")
+        if self.pretraining is not None and self.pretraining.encoder != self.encoder:
+            raise ValueError("encoder differs from pretraining.encoder; a checkpoint is finetuned as it was trained")
         return self
+
+    def spec(self) -> train.FinetuneSpec:
+        validation = self.validation_split
+        return train.FinetuneSpec(
+            data=train.DataSpec(self.dataset, self.split, self.extractor),
+            vocabulary_path=self.vocabulary_path,
+            encoder=self.encoder,
+            finetune=self.finetune,
+            pretraining=None if self.pretraining is None else self.pretraining.spec(),
+            validation=None if validation is None else train.DataSpec(self.dataset, validation, self.extractor),
+            scoring=self.scoring,
+        )
 
 
 class EvaluateParams(Params):
@@ -96,7 +123,35 @@ class EvaluateParams(Params):
         if (self.pretraining if self.setting == "zero-shot" else self.finetuning) is None:
             needed = "pretraining" if self.setting == "zero-shot" else "finetuning"
             raise ValueError(f"setting={self.setting!r} needs {needed}")
+        start = {"task-specific": "scratch", "pretrain+finetune": "pretrained"}.get(self.setting)
+        if start is not None and self.finetuning is not None and self.finetuning.finetune.start != start:
+            raise ValueError(f"setting={self.setting!r} scores a run with finetune.start={start!r}")
         return self
+
+    def checkpoint(self, root: Root) -> CheckpointRef:
+        """The complete run that is to be scored.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.setting == "zero-shot":
+            assert self.pretraining is not None
+            return train.find_pretrained(root, self.pretraining.spec())
+        assert self.finetuning is not None
+        return train.find_finetuned(root, self.finetuning.spec())
+
+    def data(self) -> train.DataSpec:
+        """The split that is scored."""
+        return train.DataSpec(self.dataset, self.split, self.extractor)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run that is scored."""
+        if self.setting == "zero-shot":
+            assert self.pretraining is not None
+            return self.pretraining.pretrain.seed
+        assert self.finetuning is not None
+        return self.finetuning.finetune.seed
 
 
 class RebuildParams(Params):
@@ -117,6 +172,11 @@ class RebuildParams(Params):
     scoring: ScoringConfig = ScoringConfig()
     evaluation_split: Name = "test"
     max_workers: int = Field(default=2, ge=1, description="shards worked on at once")
+    max_trainings: int = Field(
+        default=1,
+        ge=1,
+        description="training and scoring processes at once; more than one where they have a device each",
+    )
 
     @model_validator(mode="after")
     def _check_rooms_agree(self) -> RebuildParams:

@@ -37,9 +37,15 @@ class EncoderConfig(Config):
         description="concat: one linear layer of [feature; box code] (v1); "
         "sum: linear of the feature + linear of the box code (v3)",
     )
-    feature_norm: Literal["none", "layer"] = Field(
+    feature_norm: Literal["none", "layer", "standard"] = Field(
         default="none",
-        description="layer: LayerNorm of the raw feature before its projection, for detectors of unusual feature scale",
+        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: LayerNorm; "
+        "standard: each dimension's mean and spread over training images taken out. For small models and detectors of "
+        "unusual feature scale",
+    )
+    pooler: bool = Field(
+        default=False,
+        description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
     )
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1)

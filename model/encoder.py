@@ -71,6 +71,27 @@ class WordEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(total + self.token_type_embeddings.weight[segment]))
 
 
+class Standardise(nn.Module):
+    """(x - mean) / spread per feature dimension; both are measured once (`fit`) and kept in the checkpoint."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(width))
+
+    def fit(self, features: Tensor) -> None:
+        """Measure on features (N, D). A dimension that never changes is left at spread 1."""
+        spread = features.std(0)
+        self.mean.copy_(features.mean(0))
+        self.spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.spread
+
+
 class RegionEmbeddings(nn.Module):
     """Feature and location of a region to one vector; regions have no position but their box."""
 
@@ -78,7 +99,8 @@ class RegionEmbeddings(nn.Module):
         super().__init__()
         self._with_area = config.box_code == "corners_area"
         code = 5 if self._with_area else 4
-        self.feature_norm = nn.LayerNorm(feature_dim) if config.feature_norm == "layer" else nn.Identity()
+        norms = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardise}
+        self.feature_norm = norms[config.feature_norm](feature_dim)
         if config.region_fusion == "sum":
             self.feature = nn.Linear(feature_dim, config.hidden_size)
             self.location = nn.Linear(code, config.hidden_size)
@@ -256,6 +278,8 @@ class UnicoderVL(nn.Module, PyTorchModelHubMixin):
         self.cls = nn.ModuleDict({"predictions": WordHead(vocab_size, self.config)})
         self.region_labels = nn.Linear(self.config.hidden_size, num_labels)
         self.matching = nn.Linear(self.config.hidden_size, 1)
+        width = self.config.hidden_size
+        self.pooler = nn.Sequential(nn.Linear(width, width), nn.Tanh()) if self.config.pooler else nn.Identity()
         self.apply(self._init_weights)
 
     @torch.no_grad()
@@ -265,9 +289,13 @@ class UnicoderVL(nn.Module, PyTorchModelHubMixin):
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 
+    def match(self, cls: Tensor) -> Tensor:
+        """Matching logits (B,) from the last states of [CLS] (B, H)."""
+        return self.matching(self.pooler(cls)).squeeze(-1)
+
     def score(self, words: Words, regions: Regions) -> Tensor:
         """Matching logits (B,) of unmasked pairs; the last layer computes [CLS] alone."""
         text, closing = self.bert.embed_words(words)
         states = self.bert.join(text, closing, self.bert.embed_regions(regions, dequantise(regions)))
         states = self.bert.run(states, self.bert.join_masks(words.mask, regions.mask), cls_only=True)
-        return self.matching(states[:, 0]).squeeze(-1)
+        return self.match(states[:, 0])

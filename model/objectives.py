@@ -165,7 +165,7 @@ def pretraining_losses(model: UnicoderVL, batch: PretrainBatch) -> Losses:
     at_words, at_regions = batch.word_targets != IGNORE, batch.region_targets != IGNORE
     word_logits = model.cls["predictions"](encoded.words[at_words], model.bert.embeddings.word_embeddings.weight)
     label_logits = model.region_labels(encoded.regions[at_regions])
-    match_logits = model.matching(encoded.cls).squeeze(-1)
+    match_logits = model.match(encoded.cls)
     words, labels, matched = batch.word_targets[at_words], batch.region_targets[at_regions], batch.matched
     return Losses(
         mlm=_mean_cross_entropy(word_logits, words),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,16 +13,20 @@ from model.checkpoint import write_whole
 from model.command import run_job
 from model.config import EncoderConfig, FeatureSource, PretrainJob
 from model.data import Captions, FeatureStore, load_captions
-from model.encoder import UnicoderVL
+from model.encoder import Standardise, UnicoderVL, dequantise
 from model.objectives import PretrainBatch, PretrainBatches, pretraining_losses
 from model.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, set_up_torch, train
 
 
+_STANDARDISE_IMAGES = 1024
+"""Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible."""
+
+
 def build_model(encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary, seed: int) -> UnicoderVL:
     """A model with new weights whose widths fit the features and the vocabulary."""
     torch.manual_seed(seed)
-    return UnicoderVL(
+    model = UnicoderVL(
         vocab_size=vocabulary.size,
         feature_dim=store.manifest.feature_dim,
         num_labels=len(store.manifest.labels),
@@ -29,6 +34,11 @@ def build_model(encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabul
         encoder=encoder.model_dump(mode="json"),
         extractor=store.manifest.extractor,
     )
+    norm = model.bert.region_embeddings.feature_norm
+    if isinstance(norm, Standardise):
+        regions = store.read(np.arange(min(len(store), _STANDARDISE_IMAGES)), encoder.max_regions)
+        norm.fit(dequantise(regions)[regions.mask])
+    return model
 
 
 def open_data(

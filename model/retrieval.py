@@ -99,7 +99,7 @@ def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
     states = bert.join(text[word], closing[word], regions[image])
     mask = bert.join_masks(batch.words.mask[word], batch.regions.mask[image])
     cls = bert.run(states, mask, cls_only=True)[:, 0]
-    logits: Tensor = model.matching(cls).view_as(batch.image_slots).float()
+    logits: Tensor = model.match(cls).view_as(batch.image_slots).float()
     return logits
 
 

@@ -84,7 +84,7 @@ def score_split(
             mask = bert.join_masks(words.mask[word], image_masks[image])
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 states = bert.join(text[word], closing[word], image_states[image])
-                logits = model.matching(bert.run(states, mask, cls_only=True)[:, 0]).squeeze(-1)
+                logits = model.match(bert.run(states, mask, cls_only=True)[:, 0])
             scores[chunk[:, 0].numpy(), columns[chunk[:, 1].numpy()]] = logits.float().cpu().numpy()
             done += len(chunk)
             now = time.monotonic()

@@ -1,7 +1,11 @@
-"""The one exception that means: the user can mend this. The command line prints it and exits with 2."""
+"""What the command line prints without a traceback: errors that explain themselves."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input. The message is one sentence: what, where, what to do."""
+    """Bad input: the user can mend this. The message is one sentence: what, where, what to do. Exit code 2."""
+
+
+class StageError(RuntimeError):
+    """A stage failed. The message says which part, and where its log or its other parts are. Exit code 1."""

@@ -4,7 +4,9 @@
                                captions.parquet       rows whose image arrived         + captions.json
                                images/images-00042.tar                                 + images-00042.json
                                images/outcomes-00042.parquet
+    ROOT/features/EXTRACTOR/extractor.json            what the fingerprint EXTRACTOR stands for
     ROOT/features/EXTRACTOR/DATASET/SPLIT/regions-00042.tar                            + regions-00042.json
+                                          failed-00042.parquet  (where pictures failed)
                                           manifest.json                                (written last)
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
     ROOT/scores/EVALUATION/                           scores.npz, metrics.json
@@ -228,12 +230,20 @@ def features_folder(extractor: str, dataset: str, split: str) -> str:
     return f"features/{extractor[:12]}/{dataset}/{split}"
 
 
+def extractor_path(extractor: str) -> str:
+    return f"features/{extractor[:12]}/extractor.json"
+
+
 def region_shard_name(shard: int) -> str:
     return f"regions-{shard:05d}.tar"
 
 
 def region_receipt_name(shard: int) -> str:
     return f"regions-{shard:05d}.json"
+
+
+def failed_regions_name(shard: int) -> str:
+    return f"failed-{shard:05d}.parquet"
 
 
 def feature_manifest_path(extractor: str, dataset: str, split: str) -> str:

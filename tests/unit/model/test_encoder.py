@@ -94,7 +94,7 @@ def test_the_order_of_regions_changes_no_score_but_their_boxes_do(batch):
 
 def test_the_last_layer_for_cls_alone_gives_the_full_passs_score(batch):
     model, words, regions = batch
-    full = model.matching(model.bert(words, regions, dequantise(regions)).cls).squeeze(-1)
+    full = model.match(model.bert(words, regions, dequantise(regions)).cls)
     torch.testing.assert_close(model.score(words, regions), full, atol=1e-5, rtol=1e-5)
 
 

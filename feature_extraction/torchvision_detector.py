@@ -1,0 +1,181 @@
+"""Faster R-CNN on torchvision: the small detector that ships with the demo, behind the `Detector` interface.
+
+torchvision's class 0 is the background and its pictures are RGB in 0..1; here the background is a separate
+probability and foreground classes count from 0.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from feature_extraction.config import ExtractorConfig
+from feature_extraction.detector import Detections, Image, check_shapes, keep_regions
+from feature_extraction.vocabulary import check_length, read_vocabulary
+
+SIDE = 128
+FEATURE_DIM = 128
+LABELS_KEY = "labels"
+
+
+def build_small_detector(num_classes: int, num_proposals: int = 300) -> FasterRCNN:
+    """A Faster R-CNN small enough to train on a CPU in minutes: about 628,000 parameters at 64 classes.
+
+    Five convolutions (24-48-64-96-96 channels, stride 8), four square anchors a place, RoIAlign 5x5 and a two-layer
+    head of width 128. A picture's shorter side is brought to 128 pixels, so 128x128 ones pass unchanged.
+
+    Args:
+        num_classes: foreground classes C; the classifier has C + 1 outputs, the background first.
+        num_proposals: proposals classified per picture outside training.
+    """
+    backbone = nn.Sequential(
+        *_convolution(3, 24, stride=2),
+        *_convolution(24, 48, stride=2),
+        *_convolution(48, 64, stride=2),
+        *_convolution(64, 96, stride=1),
+        *_convolution(96, 96, stride=1),
+    )
+    # FasterRCNN reads the width of the feature map from this attribute.
+    setattr(backbone, "out_channels", 96)  # noqa: B010 - a plain assignment would be one of a submodule, to mypy
+    return FasterRCNN(
+        backbone,
+        min_size=SIDE,
+        max_size=4 * SIDE,
+        rpn_anchor_generator=AnchorGenerator(sizes=((14, 20, 28, 38),), aspect_ratios=((1.0,),)),
+        rpn_pre_nms_top_n_train=400,
+        rpn_post_nms_top_n_train=150,
+        rpn_batch_size_per_image=64,
+        # About a quarter outlives the proposals' own NMS, whose time grows with the square of their count.
+        rpn_pre_nms_top_n_test=4 * num_proposals,
+        rpn_post_nms_top_n_test=num_proposals,
+        box_roi_pool=MultiScaleRoIAlign(featmap_names=["0"], output_size=5, sampling_ratio=2),
+        box_head=TwoMLPHead(96 * 5 * 5, FEATURE_DIM),
+        box_predictor=FastRCNNPredictor(FEATURE_DIM, num_classes + 1),
+        box_batch_size_per_image=64,
+    )
+
+
+def _convolution(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+def save_small_weights(model: FasterRCNN, path: Path, labels: Sequence[str], about: Mapping[str, str]) -> None:
+    """Write the weights in half precision as safetensors, with the label names and `about` in the metadata.
+
+    Batch statistics are stored as they are; the count of batches that made them is not needed to detect.
+    """
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float16).contiguous()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+    path.write_bytes(save(tensors, metadata={**about, LABELS_KEY: "\n".join(labels)}))
+
+
+def load_small_detector(path: Path, num_proposals: int = 300) -> tuple[FasterRCNN, tuple[str, ...]]:
+    """The small detector, single precision and ready to detect, and its label names.
+
+    Raises:
+        ValueError: the file is not such a detector's: unreadable, without label names, or with missing, unexpected
+            or mis-shaped weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            labels = tuple((file.metadata() or {}).get(LABELS_KEY, "").split("\n"))
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"weights {path} cannot be read ({error}); make them with: python -m tasks.world.train_detector"
+        ) from error
+    if labels == ("",):
+        raise ValueError(f"weights {path} name no labels; they are not those of the small detector")
+    model = build_small_detector(len(labels), num_proposals)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"weights {path} do not fit the small detector with {len(labels)} labels: {len(wrong)} keys differ, first "
+            f"{name}: {_shape(found.get(name))} in the file, {_shape(expected.get(name))} in the model"
+        )
+    # What is left out are counts of batches, which detection does not use.
+    model.load_state_dict(tensors, strict=False)
+    return model.eval(), labels
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))
+
+
+class TorchvisionDetector:
+    """The small detector behind the `Detector` interface. Features are the box head's outputs, after its ReLU."""
+
+    feature_dim = FEATURE_DIM
+
+    def __init__(self, config: ExtractorConfig, device: torch.device) -> None:
+        """Load the detector that `config` names onto `device`.
+
+        Raises:
+            ValueError: unknown model, no or unfit weights, or a vocabulary of another length.
+        """
+        if config.model != "small":
+            raise ValueError(
+                f"extractor.model={config.model!r} is no torchvision detector of ours; "
+                "set extractor.model='small', or extractor.backend='detectron2'"
+            )
+        if config.weights is None:
+            raise ValueError("extractor.weights is not set, and backend 'torchvision' has no default; give their path")
+        model, labels = load_small_detector(Path(config.weights), config.num_proposals)
+        if config.vocabulary is not None:
+            names = read_vocabulary(Path(config.vocabulary))
+            labels = check_length(names, len(labels), f"vocabulary {config.vocabulary}")
+        self.labels = labels
+        self._model = model.to(device)
+        self._device = device
+        self._config = config
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[Image]) -> list[Detections]:
+        """Regions of images of equal shape; see `Detector.detect`."""
+        height, width = check_shapes(images)
+        pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
+        batch, _ = self._model.transform(list(pixels))
+        maps = OrderedDict({"0": self._model.backbone(batch.tensors)})
+        proposals, _ = self._model.rpn(batch, maps)
+        head = self._model.roi_heads
+        vectors = head.box_head(head.box_roi_pool(maps, proposals, batch.image_sizes))
+        logits, deltas = head.box_predictor(vectors)
+        probabilities = logits.softmax(dim=1)
+        resized_height, resized_width = batch.image_sizes[0]
+        x, y = width / resized_width, height / resized_height
+        boxes = head.box_coder.decode(deltas, proposals) * torch.tensor([x, y, x, y], device=self._device)
+        counts = [len(one) for one in proposals]
+        return [
+            keep_regions(
+                probabilities=image_probabilities[:, 1:].cpu().numpy(),
+                background=image_probabilities[:, 0].cpu().numpy(),
+                class_boxes=image_boxes[:, 1:].cpu().numpy(),
+                vectors=image_vectors,
+                size=(width, height),
+                config=self._config,
+            )
+            for image_probabilities, image_boxes, image_vectors in zip(
+                probabilities.split(counts), boxes.split(counts), vectors.split(counts), strict=True
+            )
+        ]

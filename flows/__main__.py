@@ -1,0 +1,291 @@
+"""The command line: unicoder-vl, or python -m flows.
+
+Results go to stdout, everything said on the way to stderr. Exit codes: 0 done; 2 bad input, found before anything is
+written, one sentence on stderr; 1 a stage failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn, cast, get_args
+
+import typer
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from flows import checks
+from flows.params import RebuildParams, Setting
+from flows.progress import counts_text, duration, log_to_stderr
+from flows.recipes import RECIPES
+from flows.results import EvaluationResult, RebuildResult, StageSummary
+from flows.server import prefect_server, wait_for_server
+from flows.status import read_status, status_text
+from flows.world import uses_world, world_served
+from tasks.errors import StageError, UserError
+from tasks.records import CheckpointRef, Outcome
+from tasks.report import table_text
+
+log = logging.getLogger("flows.main")
+
+app = typer.Typer(
+    name="unicoder-vl",
+    help="Vision-language pretraining from caption/URL rows to a retrieval table. Every command resumes where the last "
+    "one ended: what stands is not done again.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+_RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."
+Root = Annotated[
+    str | None, typer.Option("--root", help="Folder or fsspec URI for everything that is made.  [default: data]")
+]
+Recipe = Annotated[str | None, typer.Option("--recipe", help=_RECIPE_HELP)]
+Params = Annotated[
+    Path | None, typer.Option("--params", help="JSON file of parameters; `unicoder-vl params` prints one to edit.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every training run; data stays as it is.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line of stdout.")]
+
+
+@app.command()
+def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
+    """Rows to retrieval table on a self-made small web, in minutes, without network or GPU."""
+    with _exit_codes():
+        _rebuild(_load("demo", None, root, seed), json)
+
+
+@app.command()
+def rebuild(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """All stages: download, extract, pretrain, finetune, evaluate, report."""
+    with _exit_codes():
+        _rebuild(_load(recipe, params, root, seed), json)
+
+
+@app.command()
+def download(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """Caption/URL rows to image shards and captions."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed)
+        with ExitStack() as stack:
+            if uses_world(loaded):
+                stack.enter_context(world_served(loaded))
+            checks.check_download(loaded)
+            stack.enter_context(prefect_server())
+            from flows.download import download as download_flow
+
+            wait_for_server()
+            summaries = download_flow(loaded.for_download())
+        _print_stages(summaries, json)
+
+
+@app.command()
+def extract(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """Image shards to feature shards."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed)
+        checks.check_extract(loaded)
+        with prefect_server():
+            from flows.extract import extract as extract_flow
+
+            wait_for_server()
+            summaries = extract_flow(loaded.for_extract())
+        _print_stages(summaries, json)
+
+
+@app.command()
+def pretrain(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """Feature shards to a pretrained checkpoint."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed).for_pretrain()
+        checks.check_pretrain(loaded)
+        with prefect_server():
+            from flows.pretrain import pretrain as pretrain_flow
+
+            wait_for_server()
+            checkpoint = pretrain_flow(loaded)
+        _print_checkpoint(checkpoint, json)
+
+
+@app.command()
+def finetune(
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    setting: Annotated[
+        str, typer.Option("--setting", help="pretrain+finetune, or task-specific: without pretraining.")
+    ] = "pretrain+finetune",
+    json: Json = False,
+) -> None:
+    """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed)
+        _check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
+        finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        checks.check_finetune(finetuning)
+        with prefect_server():
+            from flows.finetune import finetune as finetune_flow
+
+            wait_for_server()
+            checkpoint = finetune_flow(finetuning)
+        _print_checkpoint(checkpoint, json)
+
+
+@app.command()
+def evaluate(
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    setting: Annotated[
+        str, typer.Option("--setting", help="Which checkpoint: zero-shot, task-specific or pretrain+finetune.")
+    ] = "pretrain+finetune",
+    json: Json = False,
+) -> None:
+    """A checkpoint to recall at 1, 5 and 10, both ways, and one row of the history."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed)
+        evaluation = loaded.for_evaluate(_check_setting(setting, loaded, get_args(Setting)))
+        checks.check_evaluate(evaluation)
+        with prefect_server():
+            from flows.evaluate import evaluate as evaluate_flow
+
+            wait_for_server()
+            result = evaluate_flow(evaluation)
+        _print_evaluation(result, json)
+
+
+@app.command()
+def status(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """How far an experiment is, and the command that would come next. Changes nothing."""
+    with _exit_codes():
+        loaded = _load(recipe, params, root, seed)
+        source = f"--recipe {recipe}" if params is None else f"--params {params}"
+        options = f"{source} --root {loaded.root_uri}" + ("" if seed is None else f" --seed {seed}")
+        found = read_status(loaded, options)
+        _print(found, status_text(found), json)
+
+
+@app.command("params")
+def print_params(root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None) -> None:
+    """Print parameters as JSON, to be edited and given to --params."""
+    with _exit_codes():
+        typer.echo(_load(recipe, params, root, seed).model_dump_json(indent=2))
+
+
+def _rebuild(params: RebuildParams, json: bool) -> None:
+    with ExitStack() as stack:
+        if uses_world(params):
+            checks.check_extract(params)
+            stack.enter_context(world_served(params))
+        checks.check_rebuild(params)
+        stack.enter_context(prefect_server())
+        from flows.rebuild import rebuild as rebuild_flow
+
+        wait_for_server()
+        result = rebuild_flow(params)
+    _print(result, rebuild_text(result), json)
+
+
+def rebuild_text(result: RebuildResult) -> str:
+    """Table, lost rows and why, what was skipped, and where the report is."""
+    lines = [table_text(list(result.table)), ""]
+    for name, counts in result.outcomes.items():
+        rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)
+        lost = {outcome: number for outcome, number in counts.items() if outcome != Outcome.OK}
+        lines.append(f"{name}: {ok:,} of {rows:,} rows have an image; lost: {counts_text(lost)}")
+    ran, skipped = _by_stage(result.stages, "ran"), _by_stage(result.stages, "skipped")
+    lines += [
+        "",
+        f"done now: {counts_text(ran)} ({duration(result.seconds)})",
+        f"done before, skipped: {counts_text(skipped)}",
+        f"report: {result.report_path}",
+    ]
+    return "\n".join(lines)
+
+
+def _by_stage(stages: tuple[StageSummary, ...], field: str) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for summary in stages:
+        unit = "shards" if summary.stage.value in ("download", "extract") else "runs"
+        name = f"{summary.stage.value} {unit}"
+        sums[name] = sums.get(name, 0) + int(getattr(summary, field))
+    return sums
+
+
+def _print_stages(summaries: list[StageSummary], json: bool) -> None:
+    if json:
+        print(TypeAdapter(dict[str, list[StageSummary]]).dump_json({"stages": summaries}).decode())
+        return
+    for summary in summaries:
+        print(
+            f"{summary.name}: {summary.ran} shards done, {summary.skipped} done before; {counts_text(summary.counts)}"
+        )
+
+
+def _print_checkpoint(checkpoint: CheckpointRef, json: bool) -> None:
+    state = "was done before" if checkpoint.skipped else "done"
+    _print(checkpoint, f"{checkpoint.run}: {state}, {checkpoint.step} steps\ncheckpoint: {checkpoint.uri}", json)
+
+
+def _print_evaluation(result: EvaluationResult, json: bool) -> None:
+    _print(result, table_text([result.chance, result.table_row]), json)
+
+
+def _print(result: BaseModel, text: str, json: bool) -> None:
+    print(result.model_dump_json() if json else text)
+
+
+def _load(recipe: str | None, params: Path | None, root: str | None, seed: int | None) -> RebuildParams:
+    loaded = checks.load_params(recipe, params, root)
+    return loaded if seed is None else loaded.with_seed(seed)
+
+
+def _check_setting(setting: str, params: RebuildParams, known: tuple[str, ...]) -> Setting:
+    if setting not in known:
+        raise UserError(f"there is no setting {setting!r} here; known are {', '.join(known)}")
+    if setting == "task-specific" and params.task_specific is None:
+        raise UserError("these parameters have no task_specific training; set task_specific in the --params file")
+    return cast(Setting, setting)
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Turn what went wrong into an exit code and, where the message says it all, a line on stderr."""
+    log_to_stderr()
+    try:
+        yield
+    except UserError as error:
+        _end(str(error), 2)
+    except ValidationError as error:
+        _end(f"params: {checks.validation_text(error)}", 2)
+    except StageError as error:
+        _end(str(error), 1)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command goes on from here", 130)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Finds bad input before Prefect is imported and before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fsspec
+from pydantic import ValidationError
+
+from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
+from flows.recipes import RECIPES, recipe
+from tasks import train
+from tasks.config import DatasetConfig
+from tasks.errors import UserError
+from tasks.extract import extractor_fingerprint
+from tasks.storage import Root
+
+_EXPECTED = "expected caption TAB url in every row, without header"
+
+
+def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:
+    """The parameters that a command line names: a recipe's, or a file's; the root overrides the file's.
+
+    Raises:
+        UserError: neither or both are named, the recipe is unknown, or the file is not such parameters.
+    """
+    known = ", ".join(sorted(RECIPES))
+    if params_path is None and recipe_name is None:
+        raise UserError(f"name what to run: --recipe NAME (known: {known}) or --params FILE.json")
+    if params_path is not None and recipe_name is not None:
+        raise UserError("--recipe and --params exclude each other; give one")
+    if params_path is None:
+        assert recipe_name is not None
+        return recipe(recipe_name, root_uri or "data")
+    params = read_params(params_path)
+    return params if root_uri is None else params.with_root(root_uri)
+
+
+def read_params(path: Path) -> RebuildParams:
+    """Parameters from a JSON file, as `unicoder-vl params` prints them.
+
+    Raises:
+        UserError: the file cannot be read, is not JSON, or a field of it is wrong; names the first such field.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"params file {path} cannot be read ({error.strerror}); see `unicoder-vl params`") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); see `unicoder-vl params --recipe demo`") from error
+    try:
+        return RebuildParams.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path.name}: {validation_text(error)}") from error
+
+
+def validation_text(error: ValidationError) -> str:
+    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        what = "there is no such field"
+    elif first["type"] != "missing" and where and not isinstance(first["input"], dict | list):
+        what += f" (it is {first['input']!r})"
+    more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
+    return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def check_download(params: RebuildParams) -> None:
+    """Raise UserError unless every split's rows can be read and the root can be written."""
+    for dataset in params.datasets:
+        for split in dataset.splits:
+            _check_rows(dataset, split)
+    Root(params.root_uri).check_writable()
+
+
+def check_extract(params: RebuildParams) -> None:
+    """Raise UserError unless the extractor's files are there and the root can be written."""
+    extractor_fingerprint(params.extractor)
+    Root(params.root_uri).check_writable()
+
+
+def check_rebuild(params: RebuildParams) -> None:
+    """Raise UserError unless a whole experiment could begin."""
+    root = Root(params.root_uri)
+    if not root.is_local:
+        root.local("", "training")
+    extractor_fingerprint(params.extractor)
+    train.check_vocabulary(params.vocabulary_path)
+    check_download(params)
+
+
+def check_pretrain(params: PretrainParams) -> None:
+    """Raise UserError unless what pretraining reads is there."""
+    train.pretraining_run(Root(params.root_uri), params.spec())
+    Root(params.root_uri).check_writable()
+
+
+def check_finetune(params: FinetuneParams) -> None:
+    """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too."""
+    train.finetuning_run(Root(params.root_uri), params.spec())
+    Root(params.root_uri).check_writable()
+
+
+def check_evaluate(params: EvaluateParams) -> None:
+    """Raise UserError unless the checkpoint and the features of the split are there."""
+    root = Root(params.root_uri)
+    params.checkpoint(root)
+    train.resolve_data(root, params.data())
+    root.check_writable()
+
+
+def _check_rows(dataset: DatasetConfig, split: str) -> None:
+    """Raise UserError unless a split's rows can be opened and one of them has a tab. Reads up to that row."""
+    uri = dataset.splits[split]
+    where = f"caption rows of {dataset.name}/{split}"
+    empty = True
+    try:
+        with fsspec.open(uri, "rb", compression="infer") as stream:
+            for line in stream:
+                empty = False
+                if b"\t" in line:
+                    return
+    except FileNotFoundError as error:
+        raise UserError(f"{where} not found: {uri}; give the path or URI of a TSV file, {_EXPECTED}") from error
+    except (OSError, ValueError, ImportError, EOFError) as error:
+        raise UserError(f"{where} cannot be read: {uri} ({error}); give a readable TSV file") from error
+    if empty:
+        raise UserError(f"{where} are empty: {uri}; {_EXPECTED}")
+    raise UserError(f"no row of {uri} holds a tab; {_EXPECTED}")

@@ -1,0 +1,33 @@
+"""Feature shards to a pretrained checkpoint."""
+
+from __future__ import annotations
+
+import logging
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.params import PretrainParams
+from flows.progress import ProgressLog
+from tasks import train
+from tasks.launch import stopping_children
+from tasks.records import CheckpointRef
+from tasks.storage import Root
+
+log = logging.getLogger(__name__)
+
+
+@task(name="pretrain", cache_policy=NO_CACHE)
+def pretrain_task(params: PretrainParams) -> CheckpointRef:
+    root, spec = Root(params.root_uri), params.spec()
+    run = train.pretraining_run(root, spec)
+    checkpoint = train.pretrain(root, spec, ProgressLog(log, run, "steps").follow)
+    log.info("%s: %s, %d steps", run, "already done" if checkpoint.skipped else "done", checkpoint.step)
+    return checkpoint
+
+
+@flow(name="pretrain", flow_run_name="pretrain on {params.dataset}/{params.split}")
+def pretrain(params: PretrainParams) -> CheckpointRef:
+    """Train the encoder on masked words, masked object labels and matching."""
+    with stopping_children():
+        return pretrain_task(params)

@@ -1,0 +1,38 @@
+"""What flows return: JSON, for the next flow, the command line and Prefect."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from tasks.report import SettingRow
+
+from tasks.records import HistoryRow, Record, Stage
+
+
+class StageSummary(Record):
+    """What one stage did for one split, or for one run."""
+
+    stage: Stage
+    name: str = Field(description="dataset/split of shards; the run's folder, or the setting, of training and scoring")
+    ran: int = Field(description="shards or runs worked on now")
+    skipped: int = Field(description="shards or runs that stood already")
+    counts: dict[str, int] = Field(default={}, description="rows by outcome, samples, steps: what the stage counts")
+
+
+class EvaluationResult(Record):
+    """One evaluation, and the chance it is to be compared with."""
+
+    row: HistoryRow
+    table_row: SettingRow
+    chance: SettingRow
+    skipped: bool = Field(description="True where the scores stood already")
+
+
+class RebuildResult(Record):
+    """What a whole experiment came to."""
+
+    root_uri: str
+    table: tuple[SettingRow, ...] = Field(description="chance first")
+    outcomes: dict[str, dict[str, int]] = Field(description="dataset/split -> rows by outcome; ok is what arrived")
+    stages: tuple[StageSummary, ...]
+    report_path: str
+    seconds: float = Field(description="wall time, seconds")

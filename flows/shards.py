@@ -1,0 +1,107 @@
+"""Maps a task over shards: one log line per shard, and a broken shard does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+
+from flows.progress import counts_text
+from flows.results import StageSummary
+from tasks.errors import StageError, UserError
+from tasks.records import ShardRef, ShardResult, Stage
+
+_NAMED = 8
+
+
+def run_shards(
+    task: Task[Any, ShardResult],
+    refs: Sequence[ShardRef],
+    parameters: dict[str, Any],
+    max_workers: int,
+    logger: logging.Logger,
+) -> list[ShardResult]:
+    """Run a task for every shard, `max_workers` at once.
+
+    Args:
+        task: takes `ref` and `parameters`.
+        refs: the shards, in the order of the results.
+        parameters: of `runner.map`: a list with one value per shard, or `unmapped(value)`.
+
+    Raises:
+        UserError: a shard failed because of the input; the first such message.
+        StageError: shards failed otherwise. Either way, the other shards were done first.
+    """
+    if not refs:
+        return []
+    results: dict[ShardRef, ShardResult] = {}
+    errors: dict[ShardRef, BaseException] = {}
+    runner: ThreadPoolTaskRunner[ShardResult] = ThreadPoolTaskRunner(max_workers=max_workers)
+    with runner:
+        futures = runner.map(task, {"ref": list(refs), **parameters})
+        names = {future.task_run_id: ref for future, ref in zip(futures, refs, strict=True)}
+        for number, future in enumerate(as_completed(list(futures)), 1):
+            ref = names[future.task_run_id]
+            result: object = future.result(raise_on_failure=False)
+            if isinstance(result, BaseException):
+                errors[ref] = result
+                logger.error("%s: %s", _shard_name(ref), result)
+            else:
+                assert isinstance(result, ShardResult)
+                results[ref] = result
+                if not result.skipped:
+                    logger.info("%s [%d/%d]", _result_line(result), number, len(refs))
+    _raise_first(errors, len(refs))
+    _log_skipped(list(results.values()), logger)
+    return [results[ref] for ref in refs]
+
+
+def summarize(
+    stage: Stage, name: str, results: Sequence[ShardResult], counts: dict[str, int] | None = None
+) -> StageSummary:
+    """The summary of one split; `counts` are the sums over its shards unless given."""
+    if counts is None:
+        sums: dict[str, int] = defaultdict(int)
+        for result in results:
+            for key, number in result.receipt.counts.items():
+                sums[key] += number
+        counts = dict(sums)
+    skipped = sum(result.skipped for result in results)
+    return StageSummary(stage=stage, name=name, ran=len(results) - skipped, skipped=skipped, counts=counts)
+
+
+def _shard_name(ref: ShardRef) -> str:
+    return f"{ref.dataset}/{ref.split} {ref.shard:05d}"
+
+
+def _result_line(result: ShardResult) -> str:
+    receipt = result.receipt
+    name = f"{receipt.dataset}/{receipt.split} {receipt.shard:05d}"
+    return f"{name}: {counts_text(receipt.counts)} ({receipt.seconds:.1f} s)"
+
+
+def _log_skipped(results: Sequence[ShardResult], logger: logging.Logger) -> None:
+    skipped: dict[str, int] = defaultdict(int)
+    for result in results:
+        if result.skipped:
+            skipped[f"{result.receipt.dataset}/{result.receipt.split}"] += 1
+    for name, number in skipped.items():
+        logger.info("%s: %d %s already done", name, number, "shard" if number == 1 else "shards")
+
+
+def _raise_first(errors: dict[ShardRef, BaseException], total: int) -> None:
+    for error in errors.values():
+        if isinstance(error, UserError):
+            raise error
+    if errors:
+        named = ", ".join(str(ref) for ref in list(errors)[:_NAMED]) + (", ..." if len(errors) > _NAMED else "")
+        first = next(iter(errors.values()))
+        raise StageError(
+            f"{len(errors)} of {total} shards failed: {named}; the others are done, run the command again for these. "
+            f"The first failed with {type(first).__name__}: {first}"
+        ) from first

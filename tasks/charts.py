@@ -1,0 +1,119 @@
+"""Charts for the report as SVG text: no script, no library. Colours come from the style sheet in `tasks/page.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+Points = Sequence[tuple[float, float]]
+
+COLOURS = 5
+"""The style sheet names this many series colours, --s0 to --s4; a chart with more series uses them again, dashed."""
+
+_WIDTH, _HEIGHT = 360, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 26
+_MOST_POINTS = 300
+_BAR_HEIGHT, _BAR_GAP = 16, 8
+_NAME_WIDTH, _VALUE_WIDTH = 128, 92
+
+
+def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: bool) -> str:
+    """One line per named series, with a legend that gives each one's last value.
+
+    Args:
+        title: above the chart.
+        series: name -> (x, y) points in order of x; finite, at least one point each.
+        x_label: what x counts.
+        percent: y are fractions: the axis runs from 0 to 100%. Otherwise it runs from 0, or the lowest value where
+            that is negative, to the highest.
+    """
+    if not series or not all(series.values()):
+        raise ValueError(f"chart {title!r} has a series without points")
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    low_x, high_x = min(xs), max(xs)
+    y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else _ticks(min(0.0, *ys), max(ys))
+    low_y, high_y = y_ticks[0], y_ticks[-1]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - low_x) / (high_x - low_x) if high_x > low_x else 0.5
+        up = (y - low_y) / (high_y - low_y)
+        return (
+            _LEFT + across * (_WIDTH - _LEFT - _RIGHT),
+            _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
+        )
+
+    parts = []
+    for tick in y_ticks:
+        _, y = place(low_x, tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_value(tick, percent)}</text>')
+    baseline = _HEIGHT - 8
+    if high_x > low_x:
+        parts.append(f'<text x="{_LEFT}" y="{baseline}">{low_x:g}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle:.0f}" y="{baseline}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{baseline}" text-anchor="end">{high_x:g}</text>')
+    legend = []
+    for number, (name, points) in enumerate(series.items()):
+        look = f"s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+        placed = [place(x, y) for x, y in _thinned(points)]
+        if len(placed) > 1:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+            parts.append(f'<polyline class="{look}" points="{path}"/>')
+        end_x, end_y = placed[-1]
+        parts.append(f'<circle class="{look}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
+        last = _value(points[-1][1], percent)
+        legend.append(f'<li><span class="key {look}"></span>{escape(name)} <b>{last}</b></li>')
+    return _figure(title, _HEIGHT, parts) + f'<ul class="legend">{"".join(legend)}</ul></figure>'
+
+
+def bar_chart(title: str, counts: Mapping[str, int], total: int) -> str:
+    """One horizontal bar per count, longest first, with the count and its share of `total`."""
+    if not counts or min(counts.values()) < 1 or total < 1:
+        raise ValueError(f"chart {title!r} needs positive counts, got {dict(counts)} of {total}")
+    longest = max(counts.values())
+    parts = []
+    y = 4
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        length = count / longest * (_WIDTH - _NAME_WIDTH - _VALUE_WIDTH)
+        text_y = y + _BAR_HEIGHT - 4
+        parts.append(f'<text x="{_NAME_WIDTH - 8}" y="{text_y}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect class="bar" x="{_NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{_BAR_HEIGHT}" rx="2"/>'
+        )
+        parts.append(
+            f'<text class="value" x="{_NAME_WIDTH + length + 6:.1f}" y="{text_y}">{count:,} '
+            f"({count / total:.2%})</text>"
+        )
+        y += _BAR_HEIGHT + _BAR_GAP
+    return _figure(title, y, parts) + "</figure>"
+
+
+def _figure(title: str, height: int, parts: Sequence[str]) -> str:
+    """A figure with its caption and drawing, not yet closed."""
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
+
+
+def _thinned(points: Points) -> list[tuple[float, float]]:
+    """At most _MOST_POINTS points: the means of equal groups of neighbours."""
+    size = math.ceil(len(points) / _MOST_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers, a constant step apart, that enclose both ends: 3 to 6 of them."""
+    span = high - low if high > low else 1.0
+    power = 10.0 ** math.floor(math.log10(span / 4))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if span / (factor * power) <= 4)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * n for n in range(first, max(last, first + 2) + 1)]
+
+
+def _value(value: float, percent: bool) -> str:
+    return f"{value:.0%}" if percent else f"{value:.3g}"

@@ -1,0 +1,203 @@
+"""Starts a compute room's module as a subprocess, follows its progress, and leaves no survivor.
+
+The child leads its own process group and is tethered to this process (`tasks.tether`), so:
+
+- an exception or Ctrl-C here: SIGTERM to the group (training writes a checkpoint), `GRACE_SECONDS`, SIGKILL;
+- this process killed with SIGKILL: the kernel kills the child;
+- a child that ends by itself and leaves processes of its group behind: those are killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from pydantic import BaseModel, ValidationError
+
+from model.progress import Progress
+from tasks import tether
+from tasks.errors import StageError, UserError
+
+GRACE_SECONDS = 30.0
+_BAD_INPUT = 2
+_LOG_LINES_SHOWN = 15
+
+
+class _Child:
+    """A running module: its process, its log, and the threads that watch both."""
+
+    def __init__(self, arguments: list[str], log: IO[bytes]) -> None:
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+        self._log = log
+        self._log_lock = threading.Lock()
+        self.last_stderr: deque[str] = deque(maxlen=_LOG_LINES_SHOWN)
+        self._stderr_reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._stderr_reader.start()
+        self._waiter = threading.Thread(target=self._wait, daemon=True)
+        self._waiter.start()
+
+    def stdout_lines(self) -> Iterator[bytes]:
+        """Lines of stdout as they come, until the last process of the group has closed it."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._copy(line)
+            yield line
+
+    def join(self) -> int:
+        """Wait for the end; the exit status, negative for a signal."""
+        self._waiter.join()
+        self._stderr_reader.join()
+        return self.process.returncode
+
+    def stop(self, grace_seconds: float) -> None:
+        """SIGTERM to the group; SIGKILL to whatever is left of it after the grace time. Returns when all are gone."""
+        self._signal(signal.SIGTERM)
+        self._waiter.join(grace_seconds)
+        if self._waiter.is_alive():
+            self._signal(signal.SIGKILL)
+        self._waiter.join()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def _wait(self) -> None:
+        self.process.wait()
+        # Grandchildren would keep the pipes, and perhaps an accelerator, open.
+        self._signal(signal.SIGKILL)
+
+    def _read_stderr(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._copy(line)
+            text = line.decode(errors="replace").strip()
+            if text:
+                self.last_stderr.append(text)
+
+    def _copy(self, line: bytes) -> None:
+        with self._log_lock:
+            self._log.write(line)
+            self._log.flush()
+
+
+class _Children:
+    """The modules that run now. Once closed, no further one starts: an interrupt must not race with a new child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[_Child] = set()
+        self._closed = False
+
+    def open(self) -> None:
+        with self._lock:
+            self._closed = False
+
+    def start(self, arguments: list[str], log: IO[bytes]) -> _Child:
+        with self._lock:
+            if self._closed:
+                raise StageError("interrupted: no further process is started")
+            child = _Child(arguments, log)
+            self._running.add(child)
+            return child
+
+    def forget(self, child: _Child) -> None:
+        with self._lock:
+            self._running.discard(child)
+
+    def stop_all(self, grace_seconds: float) -> None:
+        with self._lock:
+            self._closed = True
+            children = list(self._running)
+        stoppers = [threading.Thread(target=child.stop, args=(grace_seconds,)) for child in children]
+        for stopper in stoppers:
+            stopper.start()
+        for stopper in stoppers:
+            stopper.join()
+
+
+_children = _Children()
+
+
+@contextmanager
+def stopping_children(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
+    """Stop every running module when this block is interrupted.
+
+    Ctrl-C and a worker's cancellation reach the main thread alone. Tasks in other threads would go on waiting for
+    their children, and the flow for its tasks.
+    """
+    _children.open()
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            _children.stop_all(grace_seconds)
+        raise
+
+
+def run_module(
+    module: str,
+    job: BaseModel,
+    job_path: Path,
+    log_path: Path,
+    on_progress: Callable[[Progress], None],
+    grace_seconds: float = GRACE_SECONDS,
+) -> None:
+    """Run `python -m MODULE --config JOB_PATH` to its end.
+
+    Args:
+        module: for instance `model.pretrain`; reports `model.progress.Progress` as JSON lines on stdout.
+        job: written to `job_path` first.
+        log_path: gets everything the child writes, on both streams; appended to.
+        on_progress: called in this thread for every report.
+        grace_seconds: from SIGTERM to SIGKILL when this call is interrupted.
+
+    Raises:
+        UserError: the child ended with 2; the message is the last line of its stderr.
+        StageError: the child failed; the message names the log file and shows its last lines.
+    """
+    job_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    job_path.write_text(job.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    with log_path.open("ab") as log:
+        child = _children.start(tether.command(module, "--config", str(job_path)), log)
+        try:
+            for line in child.stdout_lines():
+                progress = _parse_progress(line)
+                if progress is not None:
+                    on_progress(progress)
+            status = child.join()
+        except BaseException:
+            child.stop(grace_seconds)
+            child.join()
+            raise
+        finally:
+            _children.forget(child)
+    if status == _BAD_INPUT:
+        raise UserError(child.last_stderr[-1] if child.last_stderr else f"{module} refused its input; see {log_path}")
+    if status != 0:
+        ending = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+        last_lines = "".join(f"\n    {line}" for line in child.last_stderr)
+        raise StageError(f"{module} {ending}; its log is {log_path}{last_lines}")
+
+
+def _parse_progress(line: bytes) -> Progress | None:
+    """A report, or None for a line that a library printed: those are in the log."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        return Progress.model_validate_json(line)
+    except ValidationError:
+        return None

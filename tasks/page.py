@@ -1,0 +1,98 @@
+"""The frame and the look of the report: one style sheet, light and dark, for wide and narrow screens."""
+
+from __future__ import annotations
+
+from html import escape
+
+
+def html_page(title: str, note: str, body: str) -> str:
+    """A whole document around `body`, which is HTML; `title` and `note` are text."""
+    return _PAGE.format(title=escape(title), note=escape(note), style=_STYLE, body=body)
+
+
+# The policy forbids scripts and every fetch: text from the web stays text even where an escape were forgotten.
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<header><h1>{title}</h1><p class="note">{note}</p></header>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --paper: #fbfbfa; --card: #ffffff; --ink: #1c1d20; --dim: #63666d; --line: #e1e2e5; --good: #15803d;
+  --s0: #2463c4; --s1: #c05a0e; --s2: #15803d; --s3: #8a3fc0; --s4: #b3264c;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #16171a; --card: #1f2125; --ink: #ececee; --dim: #a2a6ae; --line: #35383e; --good: #5cc98a;
+    --s0: #7eaef5; --s1: #f0a05c; --s2: #5cc98a; --s3: #c596f0; --s4: #f286a4;
+  }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 32px 16px 64px; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
+h2 { font-size: 1.25rem; margin: 40px 0 12px; }
+h3 { font-size: 1rem; margin: 24px 0 8px; overflow-wrap: anywhere; }
+.note { color: var(--dim); font-size: .875rem; margin: 8px 0; }
+.wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px; text-align: right; white-space: nowrap; }
+th { font-weight: 500; }
+thead th { color: var(--dim); }
+th:first-child, .text { text-align: left; }
+tbody tr { border-top: 1px solid var(--line); }
+.recall thead tr:last-child th { text-align: right; }
+.recall thead th[colspan] { text-align: center; }
+.recall tbody b { font-weight: 700; color: var(--good); }
+.recall tbody td:nth-child(5), .recall thead tr:last-child th:nth-child(4) { padding-left: 24px; }
+@media (max-width: 480px) {
+  .recall { font-size: .75rem; }
+  .recall th, .recall td { padding: 7px 4px; }
+  .recall tbody td:nth-child(5), .recall thead tr:last-child th:nth-child(4) { padding-left: 10px; }
+}
+.charts { display: grid; gap: 16px; margin: 0 0 16px; }
+.charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+figcaption { font-size: .875rem; margin-bottom: 8px; }
+svg { display: block; width: 100%; height: auto; }
+svg text { font: 11px system-ui, sans-serif; fill: var(--dim); font-variant-numeric: tabular-nums; }
+svg .value { fill: var(--ink); }
+.grid { stroke: var(--line); }
+.bar { fill: var(--s0); }
+polyline { fill: none; stroke: var(--key); stroke-width: 1.75; stroke-linejoin: round; }
+circle { fill: var(--key); }
+.s0 { --key: var(--s0); } .s1 { --key: var(--s1); } .s2 { --key: var(--s2); } .s3 { --key: var(--s3); }
+.s4 { --key: var(--s4); }
+polyline.again { stroke-dasharray: 5 3; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 14px; margin: 8px 0 0; padding: 0; }
+.legend { font-size: .8125rem; color: var(--dim); }
+.legend b { color: var(--ink); font-weight: 600; }
+.key { display: inline-block; width: 14px; margin-right: 6px; vertical-align: middle; }
+.key { border-top: 3px solid var(--key); }
+.key.again { border-top-style: dashed; }
+.gallery { list-style: none; margin: 0; padding: 0; display: grid; gap: 12px; }
+.gallery { grid-template-columns: repeat(auto-fill, minmax(min(45%, 190px), 1fr)); }
+.gallery li, .gallery figure { height: 100%; }
+.gallery figcaption { margin: 8px 0 0; line-height: 1.35; }
+.gallery small { color: var(--dim); }
+.gallery .right { border: 2px solid var(--good); padding: 11px; }
+.caption { font-weight: 500; }
+.region { fill: none; stroke: #ffffff; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+pre { overflow-x: auto; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+pre { font-size: .8125rem; }
+summary { cursor: pointer; }
+"""

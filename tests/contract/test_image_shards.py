@@ -1,0 +1,72 @@
+"""Image shards are WebDataset shards: our users' own reader sees the same keys and bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from feature_extraction.samples import ImageSample, encode_image, read_image_shard, write_tar
+from tasks import download as download_room
+from tasks.config import DatasetConfig, DownloadConfig
+from tasks.download import download_shard
+from tasks.fetch import Fetched
+from tasks.manifest import list_shards, make_manifest
+from tasks.records import Outcome
+from tasks.storage import Root
+
+webdataset = pytest.importorskip("webdataset")
+
+
+def jpeg(seed: int) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+class Web:
+    """Pictures by the number in a URL, in place of the network; number 2 is not there."""
+
+    def __init__(self, config: DownloadConfig) -> None:
+        pass
+
+    def fetch(self, url: str, pause: object = None) -> Fetched:
+        number = int(url.rsplit("/", 1)[-1])
+        if number == 2:
+            return Fetched(Outcome.NOT_FOUND, "HTTP 404", None, 404, 1, 0.0)
+        return Fetched(Outcome.OK, "", jpeg(number), 200, 1, 0.0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_webdataset_reads_a_downloaded_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_room, "Fetcher", Web)
+    rows = tmp_path / "rows.tsv"
+    rows.write_text("".join(f"caption {n}, “quoted”\thttp://x.example/{n}\n" for n in range(5)), encoding="utf-8")
+    root = Root(str(tmp_path / "root"))
+    dataset = DatasetConfig(name="tiny", splits={"train": str(rows)})
+    make_manifest(root, dataset, "train")
+    download_shard(root, dataset, list_shards(root, dataset, "train")[0], DownloadConfig())
+
+    path = tmp_path / "root/datasets/tiny/train/images/images-00000.tar"
+    samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == ["000000000", "000000001", "000000003", "000000004"]
+    assert [sample["jpg"] for sample in samples] == [jpeg(n) for n in (0, 1, 3, 4)]
+    assert json.loads(samples[2]["json"])["caption"] == "caption 3, “quoted”"
+    with path.open("rb") as stream:
+        ours = list(read_image_shard(stream, path.name))
+    assert [(sample.key, sample.jpeg) for sample in ours] == [(s["__key__"], s["jpg"]) for s in samples]
+
+
+def test_image_sample_round_trips() -> None:
+    sample = ImageSample("000000007", 'a "dog"\tat night', "http://x.example/7", (50, 40), "0" * 64, jpeg(7))
+    stream = io.BytesIO()
+    write_tar(stream, encode_image(sample))
+    stream.seek(0)
+    assert list(read_image_shard(stream, "images-00000.tar")) == [sample]

@@ -1,0 +1,138 @@
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_extraction.samples import (
+    RegionLayout,
+    RegionSample,
+    ShardError,
+    decode_layout,
+    decode_regions,
+    encode_regions,
+    read_region_shard,
+    write_tar,
+)
+
+
+def make_sample(key: str, count: int, dim: int, seed: int = 0) -> RegionSample:
+    """Regions whose features look like a detector's after its ReLU: a third exact zeros, a heavy tail."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((count, dim)).astype(np.float32) ** 2
+    features[rng.random((count, dim)) < 1 / 3] = 0
+    top_left = rng.uniform(0, 300, (count, 2))
+    return RegionSample(
+        key=key,
+        size=(640, 480),
+        boxes=np.concatenate([top_left, top_left + rng.uniform(5, 100, (count, 2))], axis=1).astype(np.float32),
+        labels=rng.integers(0, 1600, count).astype(np.int16),
+        scores=np.sort(rng.random(count).astype(np.float32))[::-1],
+        background=rng.random(count).astype(np.float32),
+        features=features,
+    )
+
+
+def shard(samples: list[RegionSample], layout: RegionLayout) -> bytes:
+    buffer = io.BytesIO()
+    write_tar(buffer, ((f"{sample.key}.rgn", encode_regions(sample, layout)) for sample in samples))
+    return buffer.getvalue()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 7), st.integers(1, 40), st.sampled_from(["sqrt8", "fp16"]), st.integers(0, 99))
+def test_regions_round_trip(count, dim, encoding, seed):
+    sample = make_sample("k", count, dim, seed)
+    layout = RegionLayout(7, dim, encoding)
+    record = encode_regions(sample, layout)
+    assert decode_layout("k", record) == (layout, (640, 480), count)
+    back = decode_regions("k", record)
+    assert (back.key, back.size) == ("k", (640, 480))
+    np.testing.assert_array_equal(back.boxes, sample.boxes)
+    np.testing.assert_array_equal(back.labels, sample.labels)
+    np.testing.assert_array_equal(back.scores, sample.scores.astype(np.float16))
+    np.testing.assert_array_equal(back.background, sample.background.astype(np.float16))
+    assert back.features.shape == (count, dim)
+    assert encode_regions(back, layout)[: layout.features_offset] == record[: layout.features_offset]
+
+
+def test_sqrt8_keeps_zeros_and_nearly_everything_else():
+    sample = make_sample("k", 100, 2048)
+    back = decode_regions("k", encode_regions(sample, RegionLayout(100, 2048, "sqrt8")))
+    error = np.linalg.norm(back.features - sample.features) / np.linalg.norm(sample.features)
+    assert error <= 0.006
+    assert (back.features[sample.features == 0] == 0).all()
+
+
+def test_fp16_is_exact_to_half_precision_and_keeps_negatives():
+    sample = make_sample("k", 5, 64)
+    sample.features[0, :8] = -1.25
+    back = decode_regions("k", encode_regions(sample, RegionLayout(5, 64, "fp16")))
+    np.testing.assert_array_equal(back.features, sample.features.astype(np.float16))
+
+
+def test_sqrt8_refuses_a_negative_feature_and_says_what_to_do():
+    sample = make_sample("k7", 5, 64)
+    sample.features[3, 2] = -0.01
+    with pytest.raises(ShardError, match=r"key k7: feature -0.01 is negative .*extractor.encoding to 'fp16'"):
+        encode_regions(sample, RegionLayout(5, 64, "sqrt8"))
+
+
+def test_a_hundred_regions_of_2048_take_208_kilobytes_in_a_tar():
+    layout = RegionLayout(100, 2048, "sqrt8")
+    assert layout.tar_bytes <= 208_384  # 204,800 of them features; the tar adds 512 and rounds up
+    one, two = (len(shard([make_sample(str(n), 100, 2048) for n in range(count)], layout)) for count in (20, 40))
+    assert (two - one) / 20 <= layout.tar_bytes + 512  # a tar ends on a multiple of 10,240
+
+
+def test_records_lie_at_a_fixed_stride():
+    layout = RegionLayout(4, 16, "sqrt8")
+    content = shard([make_sample(f"k{n}", n, 16, n) for n in range(5)], layout)
+    for n in range(5):
+        record = content[n * layout.tar_bytes + 512 :][: layout.record_bytes]
+        np.testing.assert_array_equal(decode_regions(f"k{n}", record).boxes, make_sample(f"k{n}", n, 16, n).boxes)
+
+
+def test_equal_samples_make_equal_bytes():
+    layout = RegionLayout(4, 16, "sqrt8")
+    samples = [make_sample(f"k{n}", 3, 16, n) for n in range(3)]
+    assert shard(samples, layout) == shard(samples, layout)
+    with tarfile.open(fileobj=io.BytesIO(shard(samples, layout))) as tar:
+        assert {(member.mtime, member.uid, member.uname) for member in tar} == {(0, 0, "")}
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.5, 0.9])
+def test_a_cut_shard_is_refused(keep):
+    layout = RegionLayout(4, 16, "sqrt8")
+    content = shard([make_sample(f"k{n}", 3, 16) for n in range(9)], layout)
+    end = int(9 * layout.tar_bytes * keep)
+    with pytest.raises(ShardError, match=r"regions-00042\.tar"):
+        list(read_region_shard(io.BytesIO(content[:end]), "regions-00042.tar"))
+
+
+def test_a_shard_cut_between_two_records_is_refused():
+    layout = RegionLayout(4, 16, "sqrt8")
+    content = shard([make_sample(f"k{n}", 3, 16) for n in range(9)], layout)
+    with pytest.raises(ShardError, match="end marker"):
+        list(read_region_shard(io.BytesIO(content[: 5 * layout.tar_bytes]), "regions-00042.tar"))
+
+
+def test_too_many_regions_or_another_width_are_refused():
+    with pytest.raises(ShardError, match="5 regions x 16"):
+        encode_regions(make_sample("k", 5, 16), RegionLayout(4, 16, "sqrt8"))
+    with pytest.raises(ShardError, match="5 regions x 16"):
+        encode_regions(make_sample("k", 5, 16), RegionLayout(5, 17, "sqrt8"))
+
+
+def test_webdataset_reads_our_shards(tmp_path):
+    layout = RegionLayout(4, 16, "sqrt8")
+    samples = [make_sample(f"00000{n}", n, 16, n) for n in range(5)]
+    path = tmp_path / "regions-00000.tar"
+    path.write_bytes(shard(samples, layout))
+    read = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [one["__key__"] for one in read] == [sample.key for sample in samples]
+    for one, sample in zip(read, samples, strict=True):
+        assert one["rgn"] == encode_regions(sample, layout)

@@ -1,0 +1,102 @@
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from feature_extraction.config import ExtractorConfig
+from feature_extraction.detector import Detections, check_shapes
+from feature_extraction.extract import ExtractFailure, extract_regions
+from feature_extraction.samples import ImageSample, RegionSample
+
+CONFIG = ExtractorConfig(backend="torchvision", model="small", batch_size=3)
+
+
+class GreyDetector:
+    """Finds one region, the whole picture, whose feature is its mean grey: enough to tell pictures apart."""
+
+    labels = ("picture",)
+    feature_dim = 2
+
+    def __init__(self) -> None:
+        self.calls: list[list[tuple[int, ...]]] = []
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        height, width = check_shapes(images)
+        self.calls.append([image.shape for image in images])
+        one = np.ones(1, np.float32)
+        box = np.array([[0, 0, width, height]], np.float32)
+        zero = np.zeros(1, np.int16)
+        return [Detections(box, zero, one, one * 0, np.full((1, 2), image.mean(), np.float32)) for image in images]
+
+
+def sample(key: str, grey: int, size: tuple[int, int] = (40, 32)) -> ImageSample:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", size, (grey, grey, grey)).save(buffer, "JPEG", quality=95)
+    return ImageSample(key, "caption", "http://example.org/x.jpg", size, "0" * 64, buffer.getvalue())
+
+
+def cut(whole: ImageSample) -> ImageSample:
+    return ImageSample(whole.key, "", "", whole.size, "", whole.jpeg[: len(whole.jpeg) // 2])
+
+
+def keys(results) -> list[str]:
+    return [result.key for result in results]
+
+
+def test_results_come_in_the_order_of_the_images_though_shapes_are_mixed():
+    sizes = [(40, 32), (32, 40), (40, 32), (16, 16), (32, 40), (40, 32), (40, 32)]
+    samples = [sample(f"{n:03d}", 20 * n, size) for n, size in enumerate(sizes)]
+    detector = GreyDetector()
+    results = list(extract_regions(samples, detector, CONFIG))
+    assert keys(results) == [one.key for one in samples]
+    for n, result in enumerate(results):
+        assert isinstance(result, RegionSample)
+        assert result.features[0, 0] == pytest.approx(20 * n, abs=2)
+        assert result.boxes.tolist() == [[0, 0, *sizes[n]]]
+        assert result.size == sizes[n]
+    assert sorted(map(len, detector.calls)) == [1, 1, 2, 3]
+    assert all(len(set(call)) == 1 for call in detector.calls)
+
+
+def test_an_endless_stream_is_read_a_window_at_a_time():
+    def endless():
+        n = 0
+        while True:
+            yield sample(f"{n:06d}", 100)
+            n += 1
+
+    results = extract_regions(endless(), GreyDetector(), CONFIG)
+    assert keys(next(results) for _ in range(50)) == [f"{n:06d}" for n in range(50)]
+
+
+def test_no_images_give_no_regions():
+    assert list(extract_regions([], GreyDetector(), CONFIG)) == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "detail"),
+    [
+        (cut(sample("001", 9)), "Truncated"),
+        (ImageSample("001", "", "", (40, 32), "", b"<html>"), "cannot identify"),
+        (ImageSample("001", "", "", (41, 32), "", sample("001", 9).jpeg), "40x32, its sample says 41x32"),
+    ],
+    ids=["cut", "not-an-image", "other-size"],
+)
+def test_a_broken_picture_is_one_failure_among_good_ones(broken, detail):
+    results = list(extract_regions([sample("000", 10), broken, sample("002", 30)], GreyDetector(), CONFIG))
+    assert keys(results) == ["000", "001", "002"]
+    assert isinstance(results[1], ExtractFailure)
+    assert detail in results[1].detail
+    assert isinstance(results[0], RegionSample)
+    assert isinstance(results[2], RegionSample)
+
+
+def test_an_error_of_the_detector_is_not_taken_for_a_broken_picture():
+    class Broken(GreyDetector):
+        def detect(self, images):
+            raise ValueError("weights are broken")
+
+    with pytest.raises(ValueError, match="weights are broken"):
+        list(extract_regions([sample("000", 10)], Broken(), CONFIG))

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tasks.charts import bar_chart, line_chart
+
+
+def points_of(svg: str) -> list[list[tuple[float, float]]]:
+    lines = re.findall(r'points="([^"]*)"', svg)
+    return [[(float(x), float(y)) for x, y in (pair.split(",") for pair in line.split())] for line in lines]
+
+
+def test_line_runs_from_corner_to_corner_of_the_plot() -> None:
+    ((first, last),) = points_of(line_chart("t", {"a": [(0, 0.0), (10, 1.0)]}, "step", percent=True))
+    # A drawing of 360 x 190 with margins: left 44, right 12, top 10, bottom 26.
+    assert (first, last) == ((44.0, 164.0), (348.0, 10.0))
+
+
+def test_values_are_placed_in_proportion() -> None:
+    ((_, middle, _),) = points_of(line_chart("t", {"a": [(0, 0), (5, 2.0), (10, 4.0)]}, "step", percent=False))
+    assert middle == (196.0, 87.0)
+
+
+def test_long_series_are_averaged_into_few_points_and_keep_the_last_value() -> None:
+    zigzag = [(float(x), float(x % 2)) for x in range(10_000)]
+    svg = line_chart("t", {"a": zigzag}, "step", percent=True)
+    (line,) = points_of(svg)
+    assert len(line) <= 300
+    assert {y for _, y in line} == {87.0}  # the mean of every group is a half
+    assert "a <b>100%</b>" in svg
+
+
+def test_single_and_equal_values_are_drawn() -> None:
+    dot = line_chart("t", {"a": [(3, 0.0)]}, "step", percent=False)
+    assert "<polyline" not in dot and dot.count("<circle") == 1
+    (flat,) = points_of(line_chart("t", {"a": [(0, 5.0), (1, 5.0)]}, "step", percent=False))
+    assert flat[0][1] == flat[1][1]
+
+
+def test_negative_values_stay_inside_the_drawing() -> None:
+    (line,) = points_of(line_chart("t", {"a": [(0, -3.0), (1, 2.0)]}, "step", percent=False))
+    assert all(10 <= y <= 164 for _, y in line)
+
+
+@pytest.mark.parametrize("highest", [1e-6, 0.07, 0.9, 1.0, 3.2, 99.0, 12_345.0])
+def test_axis_encloses_the_values_with_few_round_ticks(highest: float) -> None:
+    svg = line_chart("t", {"a": [(0, 0.0), (1, highest)]}, "step", percent=False)
+    ticks = [float(text) for text in re.findall(r'text-anchor="end">([^<]+)</text>', svg)[:-1]]
+    assert 3 <= len(ticks) <= 6
+    assert ticks[0] == 0 and ticks[-1] >= highest * 0.999
+
+
+def test_sixth_series_is_dashed_instead_of_looking_like_the_first() -> None:
+    svg = line_chart("t", {name: [(0, 0.0), (1, 1.0)] for name in "abcdef"}, "step", percent=True)
+    assert re.findall(r'<polyline class="([^"]+)"', svg) == ["s0", "s1", "s2", "s3", "s4", "s0 again"]
+
+
+def test_bars_are_sorted_and_in_proportion() -> None:
+    svg = bar_chart("t", {"few": 1, "many": 4}, total=10)
+    assert [float(width) for width in re.findall(r'width="([\d.]+)"', svg)] == [140.0, 35.0]
+    assert svg.index("many") < svg.index("few")
+    assert "4 (40.00%)" in svg
+
+
+def test_names_are_escaped() -> None:
+    evil = "<b>&"
+    for svg in (line_chart(evil, {evil: [(0, 1.0)]}, evil, percent=True), bar_chart(evil, {evil: 1}, total=1)):
+        assert evil not in svg
+        assert "&lt;b&gt;&amp;" in svg
+
+
+def test_charts_of_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="without points"):
+        line_chart("t", {"a": []}, "step", percent=True)
+    with pytest.raises(ValueError, match="positive counts"):
+        bar_chart("t", {"a": 0}, total=1)

@@ -1,0 +1,379 @@
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import tasks.world
+from feature_extraction.config import ExtractorConfig
+from feature_extraction.samples import (
+    ImageSample,
+    ShardError,
+    encode_image,
+    parse_manifest,
+    read_region_shard,
+    write_tar,
+)
+from tasks import storage
+from tasks.errors import UserError
+from tasks.extract import ExtractorPool, extract_shard, extractor_fingerprint, write_feature_manifest
+from tasks.records import Receipt, ShardRef, Stage, fingerprint
+from tasks.storage import Root
+from tasks.world.scenes import LABELS, render_scene
+
+SHIPPED = Path(tasks.world.__file__).with_name("detector.safetensors")
+REPOSITORY = SHIPPED.parents[2]
+CONFIG = ExtractorConfig(
+    backend="torchvision", model="small", weights=str(SHIPPED), max_regions=6, num_proposals=32, device="cpu"
+)
+DATASET, SPLIT = "pictures", "train"
+
+
+def ref(shard: int) -> ShardRef:
+    return ShardRef(dataset=DATASET, split=SPLIT, shard=shard)
+
+
+def scene_sample(number: int) -> ImageSample:
+    buffer = io.BytesIO()
+    image = render_scene(np.random.default_rng(number), 2, 4).image
+    image.save(buffer, "JPEG", quality=92)
+    return ImageSample(
+        f"{number:09d}", "a caption", f"http://example.org/{number}", image.size, "0" * 64, buffer.getvalue()
+    )
+
+
+def publish_images(root: Root, shard: int, samples: list[ImageSample]) -> None:
+    members = [member for sample in samples for member in encode_image(sample)]
+    digest = root.publish(storage.image_shard_path(DATASET, SPLIT, shard), lambda out: write_tar(out, members))
+    receipt = Receipt(
+        stage=Stage.DOWNLOAD,
+        dataset=DATASET,
+        split=SPLIT,
+        shard=shard,
+        fingerprint=fingerprint({"download": shard}),
+        counts={"ok": len(samples)},
+        files={f"images-{shard:05d}.tar": digest},
+        seconds=0.1,
+        created_at=storage.now(),
+    )
+    root.publish_model(storage.image_receipt_path(DATASET, SPLIT, shard), receipt)
+
+
+def finish_download(root: Root) -> None:
+    receipt = Receipt(
+        stage=Stage.DOWNLOAD, dataset=DATASET, split=SPLIT, shard=0, fingerprint="", counts={}, files={}, seconds=0,
+        created_at=storage.now(),
+    )  # fmt: skip
+    root.publish_model(storage.captions_receipt_path(DATASET, SPLIT), receipt)
+
+
+@pytest.fixture
+def root(tmp_path) -> Root:
+    """A root with two image shards of three scenes each."""
+    root = Root(str(tmp_path / "data"))
+    for shard in range(2):
+        publish_images(root, shard, [scene_sample(10 * shard + n) for n in range(3)])
+    finish_download(root)
+    return root
+
+
+def folder(config: ExtractorConfig = CONFIG) -> str:
+    return storage.features_folder(extractor_fingerprint(config)[0], DATASET, SPLIT)
+
+
+def read_regions(root: Root, shard: int, config: ExtractorConfig = CONFIG):
+    with root.open(f"{folder(config)}/{storage.region_shard_name(shard)}") as stream:
+        return list(read_region_shard(stream, "regions"))
+
+
+def test_one_record_per_image_in_key_order_and_a_receipt_that_counts_them(root):
+    result = extract_shard(root, ref(1), CONFIG)
+    regions = read_regions(root, 1)
+    assert [sample.key for sample in regions] == ["000000010", "000000011", "000000012"]
+    assert not result.skipped
+    assert result.receipt.counts == {"ok": 3, "failed": 0, "regions": sum(len(sample.boxes) for sample in regions)}
+    content = root.read_bytes(f"{folder()}/regions-00001.tar")
+    assert result.receipt.files["regions-00001.tar"].sha256 == hashlib.sha256(content).hexdigest()
+    assert root.names(folder()) == ["regions-00001.json", "regions-00001.tar"]
+
+
+def test_the_stored_regions_name_what_the_picture_shows(root):
+    extract_shard(root, ref(0), CONFIG)
+    shown = render_scene(np.random.default_rng(1), 2, 4).objects
+    found = read_regions(root, 0)[1]
+    assert {LABELS[label] for label in found.labels[: len(shown)]} == {LABELS[item.label] for item in shown}
+
+
+def test_progress_counts_images(root):
+    seen: list[tuple[int, int]] = []
+    extract_shard(root, ref(0), CONFIG, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_resume_skips_shard_with_same_fingerprint(root):
+    first = extract_shard(root, ref(0), CONFIG)
+    before = Path(root.path(f"{folder()}/regions-00000.tar")).stat().st_mtime_ns
+    again = extract_shard(root, ref(0), CONFIG.model_copy(update={"batch_size": 1}))
+    assert again.skipped
+    assert again.receipt == first.receipt
+    assert Path(root.path(f"{folder()}/regions-00000.tar")).stat().st_mtime_ns == before
+
+
+def test_a_shard_is_extracted_again_when_its_images_changed_or_its_tar_is_cut(root):
+    extract_shard(root, ref(0), CONFIG)
+    publish_images(root, 0, [scene_sample(n) for n in (5, 6)])
+    assert not extract_shard(root, ref(0), CONFIG).skipped
+    assert [sample.key for sample in read_regions(root, 0)] == ["000000005", "000000006"]
+    shard = Path(root.path(f"{folder()}/regions-00000.tar"))
+    shard.write_bytes(shard.read_bytes()[:-600])
+    assert not extract_shard(root, ref(0), CONFIG).skipped
+
+
+def test_extracting_twice_gives_the_same_bytes(root):
+    digests = set()
+    for batch_size in (8, 8):
+        extract_shard(root, ref(0), CONFIG.model_copy(update={"batch_size": batch_size}))
+        digests.add(hashlib.sha256(root.read_bytes(f"{folder()}/regions-00000.tar")).hexdigest())
+        Path(root.path(f"{folder()}/regions-00000.json")).unlink()
+    assert len(digests) == 1
+
+
+def test_a_changed_config_makes_another_folder_and_leaves_the_first(root):
+    other = CONFIG.model_copy(update={"max_regions": 3})
+    extract_shard(root, ref(0), CONFIG)
+    assert not extract_shard(root, ref(0), other).skipped
+    assert folder(CONFIG) != folder(other)
+    assert max(len(sample.boxes) for sample in read_regions(root, 0, other)) == 3
+    assert max(len(sample.boxes) for sample in read_regions(root, 0, CONFIG)) > 3
+
+
+def test_a_corrupt_picture_is_one_failed_row(root):
+    good = [scene_sample(n) for n in range(3)]
+    broken = ImageSample(good[1].key, "", "", good[1].size, "", good[1].jpeg[:900])
+    publish_images(root, 0, [good[0], broken, good[2]])
+    result = extract_shard(root, ref(0), CONFIG)
+    assert (result.receipt.counts["ok"], result.receipt.counts["failed"]) == (2, 1)
+    assert [sample.key for sample in read_regions(root, 0)] == ["000000000", "000000002"]
+    table = pq.read_table(io.BytesIO(root.read_bytes(f"{folder()}/failed-00000.parquet")))
+    assert table.column("key").to_pylist() == ["000000001"]
+    assert "runcated" in table.column("detail").to_pylist()[0]
+    assert set(result.receipt.files) == {"regions-00000.tar", "failed-00000.parquet"}
+
+
+def test_a_shard_without_images_is_a_shard_without_regions(root):
+    publish_images(root, 0, [])
+    assert extract_shard(root, ref(0), CONFIG).receipt.counts == {"ok": 0, "failed": 0, "regions": 0}
+    assert read_regions(root, 0) == []
+
+
+def test_a_damaged_image_shard_is_an_error_and_publishes_nothing(root):
+    publish_images(root, 0, [scene_sample(2), scene_sample(1)])
+    with pytest.raises(ShardError, match=r"cannot extract pictures/train/00000: .*not in order"):
+        extract_shard(root, ref(0), CONFIG)
+    assert root.names(folder()) == []
+    assert list(Path(root.path(folder())).iterdir()) == []
+
+
+def test_an_image_shard_that_is_not_there_is_the_user_s_error(root):
+    with pytest.raises(UserError, match=r"pictures/train/00007 is not complete .*unicoder-vl download"):
+        extract_shard(root, ref(7), CONFIG)
+
+
+def test_works_under_a_root_that_is_not_a_local_folder():
+    root = Root("memory://extract-test")
+    publish_images(root, 0, [scene_sample(0)])
+    assert extract_shard(root, ref(0), CONFIG).receipt.counts["ok"] == 1
+    assert extract_shard(root, ref(0), CONFIG).skipped
+    assert len(read_regions(root, 0)) == 1
+
+
+# --- fingerprint
+
+
+def test_the_fingerprint_ignores_speed_and_where_the_weights_lie(tmp_path):
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(SHIPPED.read_bytes())
+    same = CONFIG.model_copy(update={"batch_size": 1, "device": "auto", "weights": str(moved)})
+    assert extractor_fingerprint(same) == extractor_fingerprint(CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_regions", 5),
+        ("min_score", 0.1),
+        ("min_regions", 1),
+        ("nms_threshold", 0.4),
+        ("num_proposals", 64),
+        ("encoding", "fp16"),
+        ("model", "other"),
+    ],
+)
+def test_whatever_changes_the_features_changes_the_fingerprint(field, value):
+    changed = CONFIG.model_copy(update={field: value})
+    assert extractor_fingerprint(changed)[0] != extractor_fingerprint(CONFIG)[0]
+
+
+def test_weights_and_vocabulary_count_by_their_content(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    vocabulary = tmp_path / "labels.txt"
+    seen = set()
+    for w, v in ((b"1", "a\nb"), (b"2", "a\nb"), (b"2", "a\nc")):
+        weights.write_bytes(w * 10)
+        vocabulary.write_text(v)
+        os.utime(weights, ns=(len(seen), len(seen)))
+        config = CONFIG.model_copy(update={"weights": str(weights), "vocabulary": str(vocabulary)})
+        seen.add(extractor_fingerprint(config)[0])
+    assert len(seen) == 3
+    vocabulary.write_bytes(b"a\r\nc\r\n")
+    assert extractor_fingerprint(config)[0] in seen
+
+
+def test_a_config_file_and_what_it_builds_on_count_by_their_content(tmp_path):
+    base, model = tmp_path / "base.yaml", tmp_path / "model.yaml"
+    model.write_text('_BASE_: "base.yaml"\n')
+    seen = set()
+    for depth in (50, 101):
+        base.write_text(f"MODEL: {{RESNETS: {{DEPTH: {depth}}}}}\n")
+        os.utime(base, ns=(depth, depth))
+        details = extractor_fingerprint(CONFIG.model_copy(update={"model": str(model)}))[1]
+        seen.add(json.dumps(details))
+        assert str(tmp_path) not in json.dumps(details)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("field", ["weights", "vocabulary"])
+def test_files_that_cannot_be_read_are_the_user_s_error(field):
+    with pytest.raises(UserError, match=rf"extractor\.{field}.*nowhere.*cannot be read"):
+        extractor_fingerprint(CONFIG.model_copy(update={field: "nowhere"}))
+
+
+def test_deciding_what_is_done_imports_no_torch(root):
+    extract_shard(root, ref(0), CONFIG)
+    extract_shard(root, ref(1), CONFIG)
+    program = f"""
+        import sys
+        from feature_extraction.config import ExtractorConfig
+        from tasks.extract import ExtractorPool, extract_shard, write_feature_manifest
+        from tasks.records import ShardRef
+        from tasks.storage import Root
+        config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
+        ref = ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=0)
+        assert extract_shard(Root({root.uri!r}), ref, config).skipped
+        with ExtractorPool(2) as pool:
+            assert pool.submit({root.uri!r}, ref, config).result().skipped
+            assert not pool._workers._processes
+        write_feature_manifest(Root({root.uri!r}), {DATASET!r}, {SPLIT!r}, config)
+        assert "torch" not in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], cwd=REPOSITORY, check=True)
+
+
+# --- manifest
+
+
+def test_the_feature_manifest_lists_every_shard_and_what_made_it(root):
+    receipts = [extract_shard(root, ref(shard), CONFIG).receipt for shard in range(2)]
+    manifest = write_feature_manifest(root, DATASET, SPLIT, CONFIG)
+    assert [entry.name for entry in manifest.shards] == ["regions-00000.tar", "regions-00001.tar"]
+    assert [entry.samples for entry in manifest.shards] == [3, 3]
+    assert [entry.sha256 for entry in manifest.shards] == [
+        r.files[f"regions-0000{r.shard}.tar"].sha256 for r in receipts
+    ]
+    assert (manifest.max_regions, manifest.feature_dim, manifest.encoding) == (6, 128, "sqrt8")
+    assert manifest.labels == LABELS
+    assert fingerprint(manifest.extractor_details) == manifest.extractor == extractor_fingerprint(CONFIG)[0]
+    path = storage.feature_manifest_path(manifest.extractor, DATASET, SPLIT)
+    assert parse_manifest(root.read_bytes(path), path) == manifest
+
+
+def test_a_manifest_of_missing_shards_is_refused_and_names_them(root):
+    extract_shard(root, ref(0), CONFIG)
+    with pytest.raises(UserError, match=r"1 of 2 shards of pictures/train .* \(1\); run: unicoder-vl extract"):
+        write_feature_manifest(root, DATASET, SPLIT, CONFIG)
+    assert "manifest.json" not in root.names(folder())
+
+
+def test_a_manifest_before_the_download_is_complete_is_refused(root):
+    extract_shard(root, ref(0), CONFIG)
+    extract_shard(root, ref(1), CONFIG)
+    Path(root.path(storage.image_receipt_path(DATASET, SPLIT, 0))).unlink()
+    with pytest.raises(UserError, match="run: unicoder-vl download"):
+        write_feature_manifest(root, DATASET, SPLIT, CONFIG)
+    with pytest.raises(UserError, match="run: unicoder-vl download"):
+        write_feature_manifest(root, DATASET, "val", CONFIG)
+
+
+# --- worker processes
+
+
+def test_workers_write_the_bytes_that_this_process_writes(root):
+    with ExtractorPool(2) as pool:
+        results = [pool.submit(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
+        assert len(pool._workers._processes) == 1  # an idle worker is used again
+        broken = CONFIG.model_copy(update={"model": "large"})
+        with pytest.raises(UserError, match=r"set extractor\.model='small'"):
+            pool.submit(root.uri, ref(0), broken).result()
+    for result in results:
+        name = f"regions-{result.receipt.shard:05d}"
+        Path(root.path(f"{folder()}/{name}.json")).unlink()
+        here = extract_shard(root, ref(result.receipt.shard), CONFIG)
+        assert here.receipt.files == result.receipt.files
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a parent-death signal")
+def test_workers_die_with_a_parent_that_is_killed(root):
+    program = f"""
+        import threading, time
+        from feature_extraction.config import ExtractorConfig
+        from tasks.extract import ExtractorPool
+        from tasks.records import ShardRef
+
+        if __name__ == "__main__":
+            config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
+            refs = [ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=shard) for shard in range(2)]
+            with ExtractorPool(2) as pool:
+                # The thread that asks for the worker ends long before the worker does.
+                thread = threading.Thread(target=lambda: pool.submit({root.uri!r}, refs[0], config).result())
+                thread.start()
+                thread.join()
+                assert not pool.submit({root.uri!r}, refs[1], config).result().skipped
+                print(*pool._workers._processes, flush=True)
+                time.sleep(60)
+    """
+    script = Path(root.path("parent.py"))
+    script.write_text(textwrap.dedent(program))
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    try:
+        assert parent.stdout is not None
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 1
+        os.kill(workers[0], 0)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while _is_running(workers[0]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _is_running(workers[0])
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,74 @@
+"""The history is append-only, holds each evaluation once, and survives a killed writer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import UserError
+from tasks.history import append_history, code_version, find_row, read_history
+from tasks.records import HistoryRow
+from tasks.storage import HISTORY, Root
+
+
+def row(setting: str = "zero-shot", checkpoint: str = "c1", data: str = "d1", seed: int = 0) -> HistoryRow:
+    return HistoryRow(
+        setting=setting,
+        run="pretrain-0123456789ab",
+        dataset="retrieval",
+        split="test",
+        seed=seed,
+        metrics={"images": 2},
+        checkpoint_fingerprint=checkpoint,
+        data_fingerprint=data,
+        code_version="1",
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Root:
+    return Root(str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_empty_root_has_no_history(root: Root) -> None:
+    assert read_history(root) == []
+
+
+def test_rows_come_back_in_order(root: Root) -> None:
+    rows = [row("zero-shot"), row("task-specific"), row("zero-shot", checkpoint="c2"), row("zero-shot", data="d2")]
+    for each in rows:
+        append_history(root, each)
+    assert read_history(root) == rows
+
+
+def test_same_evaluation_is_appended_once_and_the_first_row_stands(root: Root) -> None:
+    append_history(root, row(seed=1))
+    assert append_history(root, row(seed=2)).seed == 1
+    assert len(read_history(root)) == 1
+    assert find_row(root, "zero-shot", "c1", "d1") == row(seed=1)
+    assert find_row(root, "zero-shot", "c1", "other") is None
+
+
+def test_line_cut_by_a_kill_is_left_out_and_the_next_row_is_whole(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    append_history(root, row())
+    with (tmp_path / HISTORY).open("ab") as stream:
+        stream.write(b'{"setting": "task-spe')
+    assert read_history(root) == [row()]
+    append_history(root, row("task-specific"))
+    assert read_history(root) == [row(), row("task-specific")]
+
+
+def test_damaged_line_is_named(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    append_history(root, row())
+    root.append_line(HISTORY, "{}")
+    with pytest.raises(UserError, match=r"history\.jsonl, line 2 is not a history row"):
+        read_history(root)
+
+
+def test_code_version_is_stable_and_names_the_sources() -> None:
+    assert code_version() == code_version()
+    assert len(code_version().partition("+")[2]) == 12

@@ -1,0 +1,214 @@
+"""Every input row stands in the manifest, with the key it keeps for good."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import manifest as manifest_room
+from tasks.config import DatasetConfig
+from tasks.errors import UserError
+from tasks.manifest import ManifestRow, list_shards, make_manifest, read_manifest, read_manifest_shard
+from tasks.records import ShardRef
+from tasks.storage import Root
+
+GOLDEN = Path(__file__).parents[3] / "../shared/data/conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
+
+
+def dataset(path: Path | str, shard_size: int = 1024) -> DatasetConfig:
+    return DatasetConfig(name="tiny", splits={"train": str(path)}, shard_size=shard_size)
+
+
+def write(folder: Path, content: bytes, name: str = "rows.tsv") -> Path:
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def rows_of(folder: Path, content: bytes) -> list[ManifestRow]:
+    root = Root(str(folder / "root"))
+    make_manifest(root, dataset(write(folder, content)), "train")
+    return list(read_manifest(root, "tiny", "train"))
+
+
+def test_key_is_the_input_row_number(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b"a dog\thttp://a.example/1.jpg\nno tab here\na cat\thttps://a.example/2.jpg\n")
+    assert [row.key for row in rows] == ["000000000", "000000001", "000000002"]
+    assert [row.outcome for row in rows] == ["", "bad_row", ""]
+    assert [row.caption for row in rows] == ["a dog", "no tab here", "a cat"]
+    assert [row.fetches for row in rows] == [True, False, True]
+
+
+def test_quotes_are_ordinary_characters(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b'"unbalanced\thttp://a.example/1\nsays "hi"\thttp://a.example/2\n')
+    assert [row.caption for row in rows] == ['"unbalanced', 'says "hi"']
+
+
+def test_row_is_split_at_its_last_tab(tmp_path: Path) -> None:
+    (row,) = rows_of(tmp_path, b"one\ttwo\thttp://a.example/1\n")
+    assert (row.caption, row.url) == ("one\ttwo", "http://a.example/1")
+
+
+def test_windows_line_ends_and_byte_order_mark_are_no_part_of_a_row(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b"\xef\xbb\xbfa dog\thttp://a.example/1\r\na cat\thttp://a.example/2\r\n")
+    assert [(row.caption, row.url) for row in rows] == [
+        ("a dog", "http://a.example/1"),
+        ("a cat", "http://a.example/2"),
+    ]
+
+
+def test_row_that_is_not_utf8_is_a_bad_row_and_its_neighbours_stay(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b"caf\xe9\thttp://a.example/1\ncaf\xc3\xa9\thttp://a.example/2\n")
+    assert [row.outcome for row in rows] == ["bad_row", ""]
+    assert rows[1].caption == "café"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a.example/1", "file:///etc/passwd", "http:///1.jpg", "a.example/1", "", "http://a:b/", "http://[1/"]
+)
+def test_anything_but_http_with_a_host_is_a_bad_url(tmp_path: Path, url: str) -> None:
+    (row,) = rows_of(tmp_path, f"a dog\t{url}\n".encode())
+    assert row.outcome == "bad_url"
+
+
+def test_row_without_a_caption_is_a_bad_row(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b"a dog\thttp://a.example/1\n \thttp://a.example/2\n")
+    assert [row.outcome for row in rows] == ["", "bad_row"]
+
+
+def test_repeated_url_points_to_its_first_row(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    path = write(
+        tmp_path, b"a\thttp://x.example/1\nb\thttp://x.example/2\nc\thttp://x.example/1\nd\tftp://x\ne\tftp://x\n"
+    )
+    result = make_manifest(root, dataset(path), "train")
+    image_keys = [row.image_key for row in read_manifest(root, "tiny", "train")]
+    assert image_keys == ["000000000", "000000001", "000000000", "000000003", "000000004"]
+    assert result.receipt.counts == {"rows": 5, "bad_row": 0, "bad_url": 2, "duplicate": 1}
+
+
+def test_manifest_of_the_same_rows_is_skipped_wherever_they_lie(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    content = b"a dog\thttp://a.example/1\n"
+    first = make_manifest(root, dataset(write(tmp_path, content)), "train")
+    moved = make_manifest(root, dataset(write(tmp_path, content, "moved.tsv")), "train")
+    packed = make_manifest(root, dataset(write(tmp_path, gzip.compress(content), "rows.tsv.gz")), "train")
+    assert [first.skipped, moved.skipped, packed.skipped] == [False, True, True]
+
+
+def test_changed_rows_make_a_new_manifest(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    make_manifest(root, dataset(write(tmp_path, b"a dog\thttp://a.example/1\n")), "train")
+    again = make_manifest(root, dataset(write(tmp_path, b"a cat\thttp://a.example/1\n")), "train")
+    assert not again.skipped
+    assert [row.caption for row in read_manifest(root, "tiny", "train")] == ["a cat"]
+
+
+def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path, b"a dog\thttp://a.example/1\nb\n")
+    results = [make_manifest(Root(str(tmp_path / name)), dataset(path), "train") for name in ("one", "two")]
+    assert results[0].receipt.files == results[1].receipt.files
+
+
+def test_gzipped_rows_on_a_memory_root(tmp_path: Path) -> None:
+    root = Root(f"memory://{tmp_path.name}-manifest")
+    path = write(tmp_path, gzip.compress(b"a dog\thttp://a.example/1\n"), "rows.tsv.gz")
+    make_manifest(root, dataset(path), "train")
+    assert read_manifest_shard(root, ShardRef(dataset="tiny", split="train", shard=0), 1024)[0].caption == "a dog"
+
+
+def test_shards_cover_all_rows_across_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_room, "ROW_GROUP", 4)
+    root = Root(str(tmp_path / "root"))
+    config = dataset(write(tmp_path, b"".join(b"c%d\thttp://a.example/%d\n" % (i, i) for i in range(11))), shard_size=3)
+    make_manifest(root, config, "train")
+    shards = list_shards(root, config, "train")
+    assert [ref.shard for ref in shards] == [0, 1, 2, 3]
+    captions = [[row.caption for row in read_manifest_shard(root, ref, 3)] for ref in shards]
+    assert captions == [["c0", "c1", "c2"], ["c3", "c4", "c5"], ["c6", "c7", "c8"], ["c9", "c10"]]
+
+
+def test_shard_beyond_the_manifest_is_refused(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    make_manifest(root, dataset(write(tmp_path, b"a\thttp://a.example/1\n")), "train")
+    with pytest.raises(UserError, match="has 1 rows"):
+        read_manifest_shard(root, ShardRef(dataset="tiny", split="train", shard=1), 1024)
+
+
+def test_missing_manifest_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unicoder-vl download"):
+        list_shards(Root(str(tmp_path)), dataset("rows.tsv"), "train")
+
+
+def test_unknown_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no split 'val'; it has train"):
+        make_manifest(Root(str(tmp_path)), dataset("rows.tsv"), "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.tsv", None, "not found: .*rows.tsv; give the path"),
+        ("rows.tsv", b"", "empty"),
+        ("rows.tsv", b"caption,url\na dog,http://a.example/1\n", "caption TAB url"),
+        ("rows.tsv.gz", b"a dog\thttp://a.example/1\n", "cannot be read to the end"),
+        ("rows.tsv.gz", gzip.compress(b"a dog\thttp://a.example/1\n" * 99)[:-9], "cannot be read to the end"),
+    ],
+)
+def test_unusable_input_is_named_and_leaves_nothing(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    root = tmp_path / "root"
+    if content is not None:
+        write(tmp_path, content, name)
+    with pytest.raises(UserError, match=message):
+        make_manifest(Root(str(root)), dataset(tmp_path / name), "train")
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_folder_instead_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        make_manifest(Root(str(tmp_path / "root")), dataset(tmp_path), "train")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=12),
+            st.sampled_from([b"a dog\thttp://a.example/1", b"b\thttp://b.example/2", b"\t", b'"\thttps://c.example']),
+        ),
+        max_size=12,
+    )
+)
+def test_every_input_row_is_accounted_for(lines: list[bytes]) -> None:
+    content = b"anchor\thttp://anchor.example\n" + b"\n".join(lines)
+    name = hashlib.sha256(content).hexdigest()
+    root = Root(f"memory://property-{name}")
+    root.publish_bytes("rows.tsv", content)
+    config = dataset(f"memory://property-{name}/rows.tsv")
+    counts = make_manifest(root, config, "train").receipt.counts
+    rows = list(read_manifest(root, "tiny", "train"))
+    expected = content.count(b"\n") + (not content.endswith(b"\n"))
+    assert counts["rows"] == len(rows) == expected
+    fetched = sum(row.fetches for row in rows)
+    assert fetched + counts["bad_row"] + counts["bad_url"] + counts["duplicate"] == expected
+    assert len({row.url for row in rows if not row.outcome}) == fetched
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the published validation rows are not beside the checkout")
+def test_published_validation_rows_parse_whole(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    config = dataset(GOLDEN)
+    counts = make_manifest(root, config, "train").receipt.counts
+    assert counts["rows"] == 15_833
+    assert counts["bad_row"] == counts["bad_url"] == 0
+    assert len(list_shards(root, config, "train")) == 16
+    first = next(read_manifest(root, "tiny", "train"))
+    assert first.caption == "author : a life in photography -- in pictures"
+    assert first.url.endswith("--anita-ekberg-bob-hope.jpg")

@@ -1,0 +1,192 @@
+"""Runs are named by what their weights depend on, and found again by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from feature_extraction.config import ExtractorConfig
+from feature_extraction.samples import FeatureManifest
+from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig
+from tasks.errors import UserError
+from tasks.extract import extractor_fingerprint
+from tasks.records import FileDigest, Receipt, Stage
+from tasks.storage import Root, captions_receipt_path, feature_manifest_path, run_folder
+from tasks.train import (
+    DataSpec,
+    FinalRecord,
+    FinetuneSpec,
+    PretrainSpec,
+    find_finetuned,
+    find_pretrained,
+    finetuning_run,
+    pretrain,
+    pretraining_run,
+)
+
+EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=4)
+
+
+def publish_data(root: Root, dataset: str, captions: str = "c", labels: tuple[str, ...] = ("cat",)) -> None:
+    extractor, details = extractor_fingerprint(EXTRACTOR)
+    manifest = FeatureManifest(
+        max_regions=4,
+        feature_dim=8,
+        encoding="sqrt8",
+        labels=labels,
+        extractor=extractor,
+        extractor_details=details,
+        shards=(),
+    )
+    root.publish_model(feature_manifest_path(extractor, dataset, "train"), manifest)
+    receipt = Receipt(
+        stage=Stage.DOWNLOAD,
+        dataset=dataset,
+        split="train",
+        shard=0,
+        fingerprint="f",
+        counts={"ok": 1},
+        files={"captions.parquet": FileDigest(bytes=1, sha256=captions)},
+        seconds=0,
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+    root.publish_model(captions_receipt_path(dataset, "train"), receipt)
+
+
+def complete(root: Root, run: str, weights: str) -> None:
+    """What a run that ended well leaves behind, as far as others look at it."""
+    folder = run_folder(run)
+    root.publish_bytes(f"{folder}/checkpoints/step-0000005/model.safetensors", b"weights")
+    final = FinalRecord(step=5, checkpoint="checkpoints/step-0000005", weights_sha256=weights)
+    root.publish_model(f"{folder}/final.json", final)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    root = Root(str(tmp_path / "root"))
+    publish_data(root, "web")
+    publish_data(root, "retrieval")
+    return root
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> PretrainSpec:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n")
+    return PretrainSpec(
+        data=DataSpec("web", "train", EXTRACTOR),
+        vocabulary_path=str(tmp_path / "vocab.txt"),
+        encoder=EncoderConfig(hidden_size=8, num_heads=2),
+        pretrain=PretrainConfig(steps=5),
+    )
+
+
+@pytest.fixture
+def full(spec: PretrainSpec) -> FinetuneSpec:
+    return FinetuneSpec(
+        data=replace(spec.data, dataset="retrieval"),
+        vocabulary_path=spec.vocabulary_path,
+        encoder=spec.encoder,
+        finetune=FinetuneConfig(steps=5),
+        pretraining=spec,
+    )
+
+
+def with_pretrain(**change: object) -> Callable[[PretrainSpec], PretrainSpec]:
+    return lambda spec: replace(spec, pretrain=spec.pretrain.model_copy(update=change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_pretrain(seed=1),
+        with_pretrain(steps=6),
+        with_pretrain(precision="bf16"),
+        with_pretrain(optim=OptimConfig(learning_rate=1)),
+        lambda spec: replace(spec, encoder=EncoderConfig(hidden_size=8, num_heads=4)),
+    ],
+)
+def test_what_changes_weights_makes_another_run(
+    root: Root, spec: PretrainSpec, change: Callable[[PretrainSpec], PretrainSpec]
+) -> None:
+    assert pretraining_run(root, change(spec)) != pretraining_run(root, spec)
+
+
+@pytest.mark.parametrize(
+    "change", [with_pretrain(device="cpu", num_threads=3), with_pretrain(log_steps=1, checkpoint_steps=2)]
+)
+def test_what_changes_speed_or_logging_finds_the_same_run(
+    root: Root, spec: PretrainSpec, change: Callable[[PretrainSpec], PretrainSpec]
+) -> None:
+    assert pretraining_run(root, change(spec)) == pretraining_run(root, spec)
+
+
+def test_other_bytes_of_any_input_make_another_run(root: Root, spec: PretrainSpec) -> None:
+    names = [pretraining_run(root, spec)]
+    publish_data(root, "web", captions="other")
+    names.append(pretraining_run(root, spec))
+    publish_data(root, "web", captions="other", labels=("cat", "dog"))
+    names.append(pretraining_run(root, spec))
+    Path(spec.vocabulary_path).write_text("[PAD]\n[UNK]\n")
+    names.append(pretraining_run(root, spec))
+    assert len(set(names)) == 4
+    assert all(name.startswith("pretrain-") and len(name) == len("pretrain-") + 12 for name in names)
+
+
+def test_moved_vocabulary_finds_the_same_run(root: Root, spec: PretrainSpec, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.txt").write_text(Path(spec.vocabulary_path).read_text())
+    assert pretraining_run(root, replace(spec, vocabulary_path=str(tmp_path / "elsewhere.txt"))) == pretraining_run(
+        root, spec
+    )
+
+
+def test_run_that_is_not_complete_is_named_with_its_command(root: Root, spec: PretrainSpec) -> None:
+    run = pretraining_run(root, spec)
+    with pytest.raises(UserError, match=rf"{run} is not a complete run; run `unicoder-vl pretrain`"):
+        find_pretrained(root, spec)
+    complete(root, run, "w")
+    found = find_pretrained(root, spec)
+    assert (found.run, found.step, found.fingerprint) == (run, 5, "w")
+    assert Path(found.uri).is_dir()
+
+
+def test_run_whose_checkpoint_is_gone_is_not_complete(root: Root, spec: PretrainSpec) -> None:
+    run = pretraining_run(root, spec)
+    complete(root, run, "w")
+    root.local(f"{run_folder(run)}/checkpoints/step-0000005/model.safetensors").unlink()
+    with pytest.raises(UserError, match="not a complete run"):
+        find_pretrained(root, spec)
+
+
+def test_complete_run_is_not_started_again(root: Root, spec: PretrainSpec) -> None:
+    complete(root, pretraining_run(root, spec), "w")
+    done = pretrain(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
+    assert done.skipped and done.fingerprint == "w"
+
+
+def test_finetuning_depends_on_the_weights_it_starts_from(root: Root, spec: PretrainSpec, full: FinetuneSpec) -> None:
+    with pytest.raises(UserError, match="unicoder-vl pretrain"):
+        finetuning_run(root, full)
+    complete(root, pretraining_run(root, spec), "w1")
+    first = finetuning_run(root, full)
+    complete(root, pretraining_run(root, spec), "w2")
+    second = finetuning_run(root, full)
+    scratch = replace(full, pretraining=None, finetune=full.finetune.model_copy(update={"start": "scratch"}))
+    assert len({first, second, finetuning_run(root, scratch)}) == 3
+    with pytest.raises(UserError, match="unicoder-vl finetune --setting task-specific"):
+        find_finetuned(root, scratch)
+
+
+def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> None:
+    other = replace(spec, data=replace(spec.data, extractor=EXTRACTOR.model_copy(update={"max_regions": 5})))
+    with pytest.raises(UserError, match=r"web/train has no finished features .*run `unicoder-vl extract`"):
+        pretraining_run(root, other)
+    with pytest.raises(UserError, match=r"absent/train has no captions .*run `unicoder-vl download`"):
+        pretraining_run(root, replace(spec, data=replace(spec.data, dataset="absent")))
+
+
+def test_missing_vocabulary_is_named(root: Root, spec: PretrainSpec) -> None:
+    with pytest.raises(UserError, match=r"vocabulary absent\.txt cannot be read"):
+        pretraining_run(root, replace(spec, vocabulary_path="absent.txt"))
