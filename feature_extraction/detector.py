@@ -239,7 +239,7 @@ def _import_problem(error: ImportError) -> ValueError:
 
 def _read_detectron2_config(config: ExtractorConfig) -> Any:
     """Detectron2's config node for `config.model`, with MODEL.WEIGHTS set to what is to be loaded."""
-    from yaml import YAMLError  # type: ignore[import-untyped]
+    from yaml import YAMLError
 
     try:
         from detectron2 import model_zoo

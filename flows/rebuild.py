@@ -17,8 +17,11 @@ from flows.finetune import finetune_task
 from flows.params import RebuildParams
 from flows.pretrain import pretrain_task
 from flows.results import EvaluationResult, RebuildResult, StageSummary
+from tasks.evaluate import evaluation_name
+from tasks.extract import extractor_fingerprint
+from tasks.gallery import GALLERY_RULE, make_gallery
 from tasks.launch import stopping_children
-from tasks.records import CheckpointRef, Stage
+from tasks.records import CheckpointRef, HistoryRow, Stage
 from tasks.report import SettingRow, make_report
 from tasks.storage import Root, Stopwatch
 
@@ -34,7 +37,7 @@ def rebuild(params: RebuildParams) -> RebuildResult:
     checkpoints, evaluations = _train_and_evaluate(params)
     table = (evaluations[0].chance, *(evaluation.table_row for evaluation in evaluations))
     outcomes = {summary.name: summary.counts for summary in downloads}
-    report_path = report_task(params, table, outcomes)
+    report_path = report_task(params, table, outcomes, evaluations[-1].row)
     return RebuildResult(
         root_uri=params.root_uri,
         table=table,
@@ -80,9 +83,17 @@ def _train_and_evaluate(params: RebuildParams) -> tuple[list[CheckpointRef], lis
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def report_task(params: RebuildParams, table: tuple[SettingRow, ...], outcomes: dict[str, dict[str, int]]) -> str:
+def report_task(
+    params: RebuildParams, table: tuple[SettingRow, ...], outcomes: dict[str, dict[str, int]], shown: HistoryRow
+) -> str:
+    """The page, with the gallery of one evaluation, and the table as a Prefect artifact."""
+    root = Root(params.root_uri)
+    extractor, _ = extractor_fingerprint(params.extractor)
+    evaluation = evaluation_name(shown.dataset, shown.split, shown.checkpoint_fingerprint, shown.data_fingerprint)
+    gallery = make_gallery(root, evaluation, shown.dataset, shown.split, extractor)
     title = f"{params.pretraining_dataset.name} to {params.retrieval_dataset.name}/{params.evaluation_split}"
-    path = make_report(Root(params.root_uri), title, list(table), outcomes, params.model_dump(mode="json"))
+    rule = f"Setting {shown.setting}. {GALLERY_RULE}"
+    path = make_report(root, title, list(table), outcomes, params.model_dump(mode="json"), gallery, rule)
     create_table_artifact(key="retrieval", table=[row.model_dump(mode="json") for row in table], description=title)
     log.info("%s", path)
     return str(path)

@@ -39,9 +39,9 @@ class EncoderConfig(Config):
     )
     feature_norm: Literal["none", "layer", "standard"] = Field(
         default="none",
-        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: LayerNorm; "
-        "standard: each dimension's mean and spread over training images taken out. For small models and detectors of "
-        "unusual feature scale",
+        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: "
+        "LayerNorm; standard: each dimension's mean and spread over training images taken out. For small models and "
+        "detectors of unusual feature scale",
     )
     pooler: bool = Field(
         default=False,

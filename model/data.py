@@ -135,7 +135,7 @@ class FeatureStore:
             yield key
 
     def read(self, rows: Sequence[int] | Index, max_regions: int) -> Regions:
-        """The first `max_regions` regions of these images, in this order."""
+        """The first `max_regions` regions of these images, in this order; R is the most that one of them has."""
         layout, count = self.layout, len(rows)
         width = min(max_regions, layout.max_regions)
         item = layout.feature_dtype.itemsize
@@ -157,6 +157,7 @@ class FeatureStore:
 
         sizes = field(12, "<u4", 2).astype(np.float32)
         valid = field(20, "<u4", 1).astype(np.int64)[:, 0]
+        width = max(1, min(width, int(valid.max(initial=0))))
         raw = field(layout.features_offset, layout.feature_dtype.str, width * layout.feature_dim)
         return Regions(
             features=torch.from_numpy(raw.reshape(count, width, layout.feature_dim)),

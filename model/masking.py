@@ -33,7 +33,7 @@ def mask_words(
     rate: float,
     mask_id: int,
     word_ids: npt.NDArray[np.int32],
-    special_ids: tuple[int, ...],
+    is_special: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """BERT's masking: `rate` of the word pieces are targets; 80% become [MASK], 10% a random word, 10% stay.
 
@@ -43,12 +43,13 @@ def mask_words(
     Args:
         ids: (T,) with [CLS] and [SEP].
         word_ids: ids that a random word is drawn from.
+        is_special: (V,) True for special tokens.
 
     Returns:
         Inputs (T,) and targets (T,), IGNORE where nothing is predicted.
     """
     targets = np.full(len(ids), IGNORE, np.int64)
-    candidates = np.flatnonzero(~np.isin(ids, special_ids))
+    candidates = np.flatnonzero(~is_special[ids])
     if len(candidates) == 0:
         return ids, targets
     chosen = candidates[rng.random(len(candidates)) < rate]

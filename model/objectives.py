@@ -80,8 +80,9 @@ class PretrainBatches:
             raise InputError("matching needs at least two images, so that there is a wrong one")
         self._store, self._captions, self._tokens = store, captions, tokens
         self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
-        self._special = vocabulary.special_ids
-        self._words = np.setdiff1d(np.arange(vocabulary.size, dtype=np.int32), self._special)
+        self._is_special = np.zeros(vocabulary.size, np.bool_)
+        self._is_special[list(vocabulary.special_ids)] = True
+        self._words = np.flatnonzero(~self._is_special).astype(np.int32)
         self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[captions.image_rows])
 
     def __call__(self, step: int) -> PretrainBatch:
@@ -122,7 +123,7 @@ class PretrainBatches:
                 config.word_mask_rate,
                 self._vocabulary.mask_id,
                 self._words,
-                self._special,
+                self._is_special,
             )
             hidden, predicted = mask_regions(
                 labels[slot], usable[slot], rng, config.region_mask_rate, config.region_mask

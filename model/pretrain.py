@@ -18,7 +18,6 @@ from model.objectives import PretrainBatch, PretrainBatches, pretraining_losses
 from model.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, set_up_torch, train
 
-
 _STANDARDISE_IMAGES = 1024
 """Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible."""
 

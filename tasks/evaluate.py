@@ -69,8 +69,7 @@ def evaluate(
     """
     resolved = resolve_data(root, data)
     data_fingerprint = scored_data_fingerprint(resolved, scoring)
-    evaluation = fingerprint({"format": SCORES_FORMAT, "weights": checkpoint.fingerprint, "data": data_fingerprint})
-    folder = scores_folder(f"{data.dataset}-{data.split}-{evaluation[:12]}")
+    folder = scores_folder(evaluation_name(data.dataset, data.split, checkpoint.fingerprint, data_fingerprint))
     skipped = root.exists(f"{folder}/metrics.json") and root.exists(f"{folder}/scores.npz")
     if not skipped:
         output = root.local(folder, "evaluation")
@@ -98,6 +97,12 @@ def evaluate(
         captions_per_image=_captions_per_image(root.local(f"{folder}/scores.npz", "evaluation")),
         skipped=skipped,
     )
+
+
+def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
+    """Folder name under ROOT/scores of an evaluation: its scores depend on the weights and the data, nothing else."""
+    scored = {"format": SCORES_FORMAT, "weights": checkpoint_fingerprint, "data": data_fingerprint}
+    return f"{dataset}-{split}-{fingerprint(scored)[:12]}"
 
 
 def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:

@@ -85,7 +85,7 @@ polyline.again { stroke-dasharray: 5 3; }
 .key { border-top: 3px solid var(--key); }
 .key.again { border-top-style: dashed; }
 .gallery { list-style: none; margin: 0; padding: 0; display: grid; gap: 12px; }
-.gallery { grid-template-columns: repeat(auto-fill, minmax(min(45%, 190px), 1fr)); }
+.gallery { grid-template-columns: repeat(auto-fill, minmax(min(45%, 165px), 1fr)); }
 .gallery li, .gallery figure { height: 100%; }
 .gallery figcaption { margin: 8px 0 0; line-height: 1.35; }
 .gallery small { color: var(--dim); }

@@ -60,14 +60,16 @@ class GalleryImage:
     correct: bool
     boxes: Sequence[tuple[float, float, float, float]]
     labels: Sequence[str]
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """A query caption and the images that scored best for it, best first."""
+    """A query caption and the images that scored best for it, best first; `about` is a line below the caption."""
 
     caption: str
     images: Sequence[GalleryImage]
+    about: str = ""
 
 
 def make_report(
@@ -77,6 +79,7 @@ def make_report(
     outcomes: Mapping[str, Mapping[str, int]],
     params: Mapping[str, Any],
     gallery: Sequence[GalleryEntry] = (),
+    gallery_rule: str = "Best scores first. Boxes are the detected regions.",
 ) -> str:
     """Write the page to ROOT/report.html and return its full name.
 
@@ -88,13 +91,14 @@ def make_report(
         outcomes: "dataset/split" -> outcome -> number of rows, as in the captions receipts.
         params: JSON-able parameters of the experiment.
         gallery: retrieved images to show.
+        gallery_rule: what the gallery shows and how it was chosen.
 
     Raises:
         UserError: a finished line of the history or of a run's metrics is not JSON of the right form.
     """
     sections = [
         ("Retrieval", _recall_table(table)),
-        ("Retrieved images", _gallery(gallery)),
+        ("Retrieved images", _gallery(gallery, gallery_rule)),
         ("Rows lost on the way", _outcomes(outcomes)),
         ("Training", _training_curves(root)),
         ("History", _history(read_history(root))),
@@ -176,14 +180,15 @@ def _percent(fraction: float | None) -> str:
     return _NO_VALUE if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _gallery(entries: Sequence[GalleryEntry]) -> str:
+def _gallery(entries: Sequence[GalleryEntry], rule: str) -> str:
     if not entries:
         return ""
     blocks = []
     for entry in entries:
         cards = "".join(f"<li>{_retrieved(image)}</li>" for image in entry.images)
-        blocks.append(f'<h3 class="caption">“{escape(entry.caption)}”</h3><ol class="gallery">{cards}</ol>')
-    return '<p class="note">Best scores first. Boxes are the detected regions.</p>' + "".join(blocks)
+        about = f'<p class="note">{escape(entry.about)}</p>' if entry.about else ""
+        blocks.append(f'<h3 class="caption">“{escape(entry.caption)}”</h3>{about}<ol class="gallery">{cards}</ol>')
+    return f'<p class="note">{escape(rule)}</p>' + "".join(blocks)
 
 
 def _retrieved(retrieved: GalleryImage) -> str:
@@ -204,11 +209,12 @@ def _retrieved(retrieved: GalleryImage) -> str:
         for (x0, y0, x1, y1), label in zip(retrieved.boxes, retrieved.labels, strict=True)
     )
     kind, mark = ("right", "✓ its image") if retrieved.correct else ("wrong", "another image")
+    place = "" if retrieved.rank is None else f"{retrieved.rank:,}. "
     labels = escape(", ".join(dict.fromkeys(retrieved.labels))) or "no regions"
     return (
         f'<figure class="{kind}"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{labels}">'
         f'<image href="data:image/jpeg;base64,{data}" width="{width}" height="{height}"/>{boxes}</svg>'
-        f"<figcaption><b>{retrieved.score:.3f}</b> {mark}<br><small>{labels}</small></figcaption></figure>"
+        f"<figcaption>{place}<b>{retrieved.score:.3f}</b> {mark}<br><small>{labels}</small></figcaption></figure>"
     )
 
 

@@ -238,6 +238,11 @@ def region_shard_name(shard: int) -> str:
     return f"regions-{shard:05d}.tar"
 
 
+def region_shard_number(name: str) -> int:
+    """Inverse of `region_shard_name`."""
+    return int(name.removeprefix("regions-").removesuffix(".tar"))
+
+
 def region_receipt_name(shard: int) -> str:
     return f"regions-{shard:05d}.json"
 

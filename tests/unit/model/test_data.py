@@ -11,20 +11,20 @@ from model.data import BatchOrder, FeatureStore, epoch_order, load_captions, pre
 from model.encoder import dequantise
 
 
-def test_read_gives_what_the_slow_shard_reader_gives(eight_pairs):
-    source, _ = eight_pairs
+def test_read_gives_what_the_slow_shard_reader_gives(make_world):
+    source, _ = make_world([[0, 1], [2], [], [3, 4, 5], [6], [7], [0], [1, 2]], [(0, "red")])
     store = FeatureStore(source.features_path)
     slow = []
     for entry in store.manifest.shards:
         with (store.folder / entry.name).open("rb") as stream:
             slow += list(read_region_shard(stream, entry.name))
-    rows = [7, 0, 3, 3]
+    rows = [7, 0, 3, 3, 2]
     batch = store.read(rows, max_regions=5)
     features = dequantise(batch).numpy()
     for slot, row in enumerate(rows):
         sample, count = slow[row], len(slow[row].boxes)
         assert store.keys[row] == sample.key
-        assert batch.mask[slot].tolist() == [True] * count + [False] * (5 - count)
+        assert batch.mask[slot].tolist() == [True] * count + [False] * (3 - count)
         np.testing.assert_allclose(features[slot, :count], sample.features, rtol=1e-5)
         np.testing.assert_array_equal(batch.boxes[slot, :count].numpy(), sample.boxes)
         np.testing.assert_array_equal(batch.labels[slot, :count].numpy(), sample.labels)
@@ -37,6 +37,13 @@ def test_read_takes_the_best_regions_when_fewer_are_wanted(eight_pairs):
     few, all_of_them = store.read([2], 2), store.read([2], 5)
     assert few.features.shape == (1, 2, 24)
     assert torch.equal(few.features[0], all_of_them.features[0, :2])
+
+
+def test_images_without_regions_still_have_one_masked_place(make_world):
+    source, _ = make_world([[], []], [(0, "red")])
+    batch = FeatureStore(source.features_path).read([0, 1], max_regions=5)
+    assert batch.features.shape == (2, 1, 24)
+    assert not batch.mask.any()
 
 
 def test_a_missing_or_cut_shard_is_named(eight_pairs):

@@ -2,7 +2,7 @@ import numpy as np
 
 from model.masking import IGNORE, KEPT, NOISED, SWAPPED, ZEROED, generator, mask_regions, mask_words
 
-SPECIAL = (0, 1, 2, 3, 4)
+SPECIAL = np.arange(1005) < 5
 WORDS = np.arange(5, 1005, dtype=np.int32)
 
 

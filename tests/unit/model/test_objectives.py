@@ -36,7 +36,7 @@ def test_a_mismatched_pair_never_holds_the_captions_own_image(parts):
         batch = make(step)
         for slot, (_, sample) in enumerate(make._order.step(step)):
             own = store.read([captions.image_rows[sample]], 4)
-            same = torch.equal(own.boxes[0], batch.regions.boxes[slot])
+            same = torch.equal(own.boxes[0, 0], batch.regions.boxes[slot, 0])
             assert same == bool(batch.matched[slot])
             matched += same
     assert abs(matched - 200) <= 5 * math.sqrt(400 * 0.25)

@@ -62,8 +62,8 @@ def test_negatives_are_never_a_true_partner_and_images_are_read_once(twelve, tin
         samples = [sample for _, sample in make._order.step(step)]
         assert len(batch.regions.mask) <= 4
         for slot, sample in enumerate(samples):
-            own = store.read([captions.image_rows[sample]], 4).boxes[0]
-            images = batch.regions.boxes[batch.image_slots[slot]]
+            own = store.read([captions.image_rows[sample]], 4).boxes[0, 0]
+            images = batch.regions.boxes[batch.image_slots[slot], 0]
             texts = [tuple(batch.words.ids[w][batch.words.mask[w]].tolist()) for w in batch.word_slots[slot]]
             assert all(torch.equal(image, own) for image in images[:4])
             assert not any(torch.equal(image, own) for image in images[4:])
