@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pydantic import Field
-from tasks.report import SettingRow
 
 from tasks.records import HistoryRow, Record, Stage
+from tasks.report import SettingRow
 
 
 class StageSummary(Record):
