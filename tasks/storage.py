@@ -20,9 +20,11 @@ name.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -116,7 +118,8 @@ class Root:
             return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
         target = Path(self.path(relative))
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}{PART}")
+        part = target.with_name(f"{target.name}.{platform.node()}.{os.getpid()}{PART}")
+        _drop_parts_of_the_dead(target)
         try:
             with part.open("wb") as stream:
                 write(stream)
@@ -183,6 +186,25 @@ class Root:
             if not self.exists(file) or self.size(file) != digest.bytes:
                 return None
         return receipt
+
+
+def _drop_parts_of_the_dead(target: Path) -> None:
+    """Remove what killed processes of this machine left half-written of a file."""
+    beginning = f"{target.name}.{platform.node()}."
+    for part in target.parent.glob(f"{glob.escape(beginning)}*{PART}"):
+        process = part.name.removeprefix(beginning).removesuffix(PART)
+        if process.isdigit() and int(process) != os.getpid() and not _is_alive(int(process)):
+            part.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _fsync_folder(folder: Path) -> None:
