@@ -20,7 +20,7 @@ from tests.toy import write_feature_set
 SAMPLES, PER_SHARD, REGIONS, WIDTH, BATCH = 512, 128, 100, 2048, 64
 DIFFERENT = 32
 """Samples made; they repeat under other keys, for a reader does not look at values."""
-ROUNDS = 5
+ROUNDS = 3
 
 
 def run() -> Iterator[str]:
@@ -51,7 +51,7 @@ def run() -> Iterator[str]:
                     count += len(batch[0])
                 assert count == SAMPLES
 
-            peer = cpu_cost(read_npy, 2)
+            peer = cpu_cost(read_npy, ROUNDS)
             yield (
                 f"  {peer / ours:.1f} x WebDataset .decode() of npy ({name}) + DataLoader with one worker "
                 f"({SAMPLES / peer:,.0f} samples/s per core)"

@@ -83,6 +83,14 @@ def test_everything_ran_once_and_left_its_files(first: RebuildResult, params: Re
     assert not list(Path(params.root_uri).rglob("*.part"))
 
 
+def test_report_shows_retrieved_images_of_the_finetuned_model(first: RebuildResult) -> None:
+    html = Path(first.report_path).read_text()
+    assert "Setting pretrain+finetune. Text-to-image retrieval" in html
+    # Four images, each the own one of a shown caption; a caption shows all four.
+    assert html.count("Its image ranks ") == 4
+    assert html.count("data:image/jpeg") == 16
+
+
 def test_result_is_json(first: RebuildResult) -> None:
     assert RebuildResult.model_validate_json(first.model_dump_json()) == first
     assert json.loads(first.model_dump_json())["table"][0]["setting"] == "chance"
