@@ -37,7 +37,7 @@ check: $(READY) ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY) ## speed, memory and size, as ratios against peers in the same run
+bench: $(READY) ## speed and size, as ratios against peers in the same run
 	$(BIN)/python -m tests.bench
 
 lock: $(READY) ## resolve requirements.txt again, for every supported Python

@@ -1,4 +1,4 @@
-"""Speed, memory and size as ratios against peers measured in the same run: python -m tests.bench [NAME ...]
+"""Speed and size as ratios against peers measured in the same run: python -m tests.bench [NAME ...]
 
 A figure is CPU time, not wall time, so that a busy machine disturbs it less; still, only ratios are worth quoting.
 Nothing here is asserted. One figure is one line: what, value, and what it was compared with.
