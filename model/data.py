@@ -31,11 +31,16 @@ _WINDOW_SHARDS = 16
 
 
 @dataclass(frozen=True)
-class _Tensors:
-    """Tensors that share their first dimension."""
+class Movable:
+    """A record of tensors, or of other such records, that goes to a device as a whole."""
 
     def to(self, device: torch.device) -> Self:
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class _Rows(Movable):
+    """Tensors that share their first dimension."""
 
     def take(self, index: Tensor) -> Self:
         """Rows by position, repeats allowed."""
@@ -43,7 +48,7 @@ class _Tensors:
 
 
 @dataclass(frozen=True)
-class Regions(_Tensors):
+class Regions(_Rows):
     """Regions of B images, best score first, padded to R.
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
@@ -61,7 +66,7 @@ class Regions(_Tensors):
 
 
 @dataclass(frozen=True)
-class Words(_Tensors):
+class Words(_Rows):
     """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool."""
 
     ids: Tensor

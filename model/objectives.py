@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import PretrainConfig
-from model.data import BatchOrder, Captions, FeatureStore, Regions, Words, pad_targets, pad_words
+from model.data import BatchOrder, Captions, FeatureStore, Movable, Regions, Words, pad_targets, pad_words
 from model.encoder import UnicoderVL, dequantise
 from model.errors import InputError
 from model.masking import IGNORE, NOISED, SWAPPED, ZEROED, generator, mask_regions, mask_words
@@ -23,7 +23,7 @@ from model.tokenizer import TokenTable, Vocabulary
 
 
 @dataclass(frozen=True)
-class PretrainBatch:
+class PretrainBatch(Movable):
     """B pairs with what is hidden and what must be predicted.
 
     Shapes: word_targets (B, T) i64 and region_targets (B, R) i64, IGNORE where nothing is predicted; region_fate (B, R)
@@ -36,16 +36,6 @@ class PretrainBatch:
     region_targets: Tensor
     region_fate: Tensor
     matched: Tensor
-
-    def to(self, device: torch.device) -> PretrainBatch:
-        return PretrainBatch(
-            self.words.to(device),
-            self.regions.to(device),
-            self.word_targets.to(device),
-            self.region_targets.to(device),
-            self.region_fate.to(device),
-            self.matched.to(device),
-        )
 
 
 @dataclass(frozen=True)

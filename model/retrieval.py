@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.config import FinetuneConfig
-from model.data import BatchOrder, Captions, FeatureStore, Index, Regions, Words, pad_words
+from model.data import BatchOrder, Captions, FeatureStore, Index, Movable, Regions, Words, pad_words
 from model.encoder import UnicoderVL, dequantise
 from model.errors import InputError
 from model.masking import generator
@@ -21,7 +21,7 @@ from model.tokenizer import TokenTable, Vocabulary
 
 
 @dataclass(frozen=True)
-class RetrievalBatch:
+class RetrievalBatch(Movable):
     """B matched pairs with N wrong captions and N wrong images each. Every distinct image is read once.
 
     Shapes: image_slots and word_slots (B, 1 + 2 N) i64, positions in `regions` and `words`: column 0 is the matched
@@ -32,14 +32,6 @@ class RetrievalBatch:
     regions: Regions
     image_slots: Tensor
     word_slots: Tensor
-
-    def to(self, device: torch.device) -> RetrievalBatch:
-        return RetrievalBatch(
-            self.words.to(device),
-            self.regions.to(device),
-            self.image_slots.to(device),
-            self.word_slots.to(device),
-        )
 
 
 class RetrievalBatches:

@@ -76,16 +76,16 @@ def score_split(
     for numbers in by_length.values():
         words = pad_words([tokens[number] for number in numbers], 0).to(device)
         text, closing = bert.embed_words(words)
-        pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(numbers)))
-        columns = np.array(numbers)
-        for start in range(0, len(pairs), config.batch_size):
-            chunk = pairs[start : start + config.batch_size]
-            image, word = chunk[:, 0].to(device), chunk[:, 1].to(device)
+        columns, pairs = np.array(numbers), len(rows) * len(numbers)
+        for start in range(0, pairs, config.batch_size):
+            # Pair p is image p // captions with caption p % captions of this length: a list of them all would be large.
+            chunk = torch.arange(start, min(start + config.batch_size, pairs))
+            image, word = (chunk // len(numbers)).to(device), (chunk % len(numbers)).to(device)
             mask = bert.join_masks(words.mask[word], image_masks[image])
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 states = bert.join(text[word], closing[word], image_states[image])
                 logits = model.match(bert.run(states, mask, cls_only=True)[:, 0])
-            scores[chunk[:, 0].numpy(), columns[chunk[:, 1].numpy()]] = logits.float().cpu().numpy()
+            scores[image.cpu().numpy(), columns[word.cpu().numpy()]] = logits.float().cpu().numpy()
             done += len(chunk)
             now = time.monotonic()
             if now - reported > 2 or done == scores.size:

@@ -13,14 +13,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import Checkpoint, finish_run, list_checkpoints, load_model, load_training, save_checkpoint
 from model.config import LoopConfig
-from model.data import prefetch
+from model.data import Movable, prefetch
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.optim import make_optimizer, make_schedule
@@ -31,11 +31,7 @@ STOPPED = 143
 """Exit status after SIGTERM: a checkpoint was written and the run can be resumed."""
 
 
-class MovableBatch(Protocol):
-    def to(self, device: torch.device) -> Self: ...
-
-
-B = TypeVar("B", bound=MovableBatch)
+B = TypeVar("B", bound=Movable)
 LossFunction = Callable[[UnicoderVL, B, int], tuple[Tensor, dict[str, Tensor]]]
 """Model, batch and step to the loss (scalar) and what to log beside it (scalars)."""
 
