@@ -92,6 +92,7 @@ def extract(
     """Image shards to feature shards."""
     with _exit_codes():
         loaded = _load(recipe, params, root, seed)
+        checks.check_downloaded(loaded)
         checks.check_extract(loaded)
         with prefect_server():
             from flows.extract import extract as extract_flow

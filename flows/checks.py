@@ -14,6 +14,7 @@ from tasks import train
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.extract import extractor_fingerprint
+from tasks.manifest import manifest_receipt
 from tasks.storage import Root
 
 _EXPECTED = "expected caption TAB url in every row, without header"
@@ -81,6 +82,13 @@ def check_extract(params: RebuildParams) -> None:
     """Raise UserError unless the extractor's files are there and the root can be written."""
     extractor_fingerprint(params.extractor)
     Root(params.root_uri).check_writable()
+
+
+def check_downloaded(params: RebuildParams) -> None:
+    """Raise UserError unless every split has been through the download at least as far as its manifest."""
+    for dataset in params.datasets:
+        for split in dataset.splits:
+            manifest_receipt(Root(params.root_uri), dataset.name, split)
 
 
 def check_rebuild(params: RebuildParams) -> None:

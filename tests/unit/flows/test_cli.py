@@ -116,7 +116,7 @@ def test_bad_value_is_named_with_what_it_is(tmp_path: Path, params: dict[str, An
 
 def test_disagreeing_rooms_are_one_sentence(tmp_path: Path, params: dict[str, Any]) -> None:
     params["encoder"]["max_regions"] = 50
-    assert refused(tmp_path, params) == "params.json: encoder.max_regions=50 exceeds extractor.max_regions=12\n"
+    assert refused(tmp_path, params) == "params.json: encoder.max_regions=50 exceeds extractor.max_regions=8\n"
 
 
 @pytest.mark.parametrize("command", ["extract", "pretrain", "finetune", "evaluate"])

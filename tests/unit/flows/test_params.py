@@ -25,7 +25,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("encoder.max_regions", 13, "encoder.max_regions=13 exceeds extractor.max_regions=12"),
+        ("encoder.max_regions", 13, "encoder.max_regions=13 exceeds extractor.max_regions=8"),
         ("pretraining_dataset.name", "retrieval", "both datasets are named 'retrieval'"),
         ("evaluation_split", "dev", "retrieval_dataset has no split 'dev'"),
         ("task_specific.start", "pretrained", "task_specific.start must be 'scratch'"),
