@@ -152,6 +152,8 @@ class Root:
             content = self.read_bytes(relative)
         except FileNotFoundError:
             return None
+        except NotADirectoryError as error:
+            raise UserError(f"cannot write under root {self.uri}: it is not a folder; give a folder") from error
         try:
             return model.model_validate_json(content)
         except ValidationError as error:
