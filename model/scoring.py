@@ -117,8 +117,8 @@ def run_scoring(job: ScoreJob) -> int:
         caption_image=captions.image_of,
     )
     part.replace(output / "scores.npz")
-    about = {"job": job.model_dump(mode="json"), "data": job.data.name}
-    write_whole(output / "metrics.json", json.dumps(metrics.model_dump(mode="json") | about, indent=2) + "\n")
+    about = {"format": SCORES_FORMAT, "data": job.data.name}
+    write_whole(output / "metrics.json", json.dumps(about | metrics.model_dump(mode="json"), indent=2) + "\n")
     return 0
 
 
