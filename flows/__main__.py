@@ -6,6 +6,7 @@ written, one sentence on stderr; 1 a stage failed.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -275,6 +276,11 @@ def _exit_codes() -> Iterator[None]:
         _end(f"params: {checks.validation_text(error)}", 2)
     except StageError as error:
         _end(str(error), 1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        _end(f"the disk is full{where}; free some space and run the same command again, it goes on from here", 1)
     except KeyboardInterrupt:
         _end("interrupted; the same command goes on from here", 130)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -198,3 +199,26 @@ def test_result_text_tells_losses_and_what_was_skipped() -> None:
     assert "done now: 1 download shards, 1 pretrain runs (1 min 1 s)" in text
     assert "done before, skipped: 6 download shards" in text
     assert "data/report.html" in text
+
+
+def test_a_full_disk_is_one_sentence_and_other_os_errors_are_not_hidden(
+    tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import checks
+
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(params))
+
+    def fail_with(number: int) -> None:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(checks, "check_downloaded", fail)
+
+    fail_with(errno.ENOSPC)
+    result = run("extract", "--params", str(path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("the disk is full; free some space") and result.stderr.count("\n") == 1
+    fail_with(errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        run("extract", "--params", str(path))
