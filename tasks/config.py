@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from tasks.records import Outcome
 
 
 class Config(BaseModel):
@@ -22,29 +24,113 @@ def _plain_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 
 
+RowsForm = Literal["tsv", "csv", "parquet", "karpathy", "coco", "tokens"]
+
+
+class RowsConfig(Config):
+    """Where the rows of one split come from, and how they are written."""
+
+    rows: str = Field(
+        min_length=1,
+        description="path or fsspec URI of the rows; .gz is unpacked. A relative path is relative to the working "
+        "directory",
+    )
+    form: RowsForm | None = Field(
+        default=None,
+        description="tsv: caption TAB url, no header, no quoting, as Google publishes it; csv and parquet: named "
+        "columns; karpathy: dataset_flickr30k.json or dataset_coco.json; coco: COCO's own captions json; tokens: "
+        "name#0 TAB caption, as Flickr8k. None: by the name's end, .json by its content",
+    )
+    caption_column: str = Field(default="caption", description="csv, parquet: name of the caption column")
+    url_column: str = Field(default="url", description="csv, parquet: name of the URL (or file name) column")
+    url_first: bool = Field(default=False, description="tsv: url TAB caption, as Conceptual 12M is published")
+    images: str | None = Field(
+        default=None,
+        description="folder or fsspec URI of pictures on disk: the rows then hold file names below it, and nothing is "
+        "requested from any network. Needed for karpathy, coco and tokens",
+    )
+    select: tuple[str, ...] | None = Field(
+        default=None,
+        description="karpathy: which of the file's splits; None: the one of this split's name, and with train also "
+        "restval",
+    )
+    names: str | None = Field(
+        default=None,
+        description="path or fsspec URI of a list of file names, one a line: only their rows belong to this split",
+    )
+
+
 class DatasetConfig(Config):
     """A named list of caption/URL rows, in one or more splits."""
 
     name: Name = Field(description="folder name of the dataset under the root")
-    splits: dict[Name, str] = Field(
+    splits: dict[Name, str | RowsConfig] = Field(
         min_length=1,
-        description="split -> path or fsspec URI of its rows (caption TAB url, no header, .gz allowed). "
-        "A relative path is relative to the working directory",
+        description="split -> its rows; a plain string is the path or URI of rows whose name tells their form",
     )
     shard_size: int = Field(default=1024, ge=1, description="manifest rows per image shard")
+
+    def rows_config(self, split: str) -> RowsConfig:
+        """The rows of one split.
+
+        Raises:
+            KeyError: the dataset has no such split.
+        """
+        rows = self.splits[split]
+        return RowsConfig(rows=rows) if isinstance(rows, str) else rows
+
+
+class RetryConfig(Config):
+    """Which failures of finished shards are tried again."""
+
+    outcomes: tuple[Outcome, ...] = Field(
+        default=tuple(outcome for outcome in Outcome if outcome.retryable),
+        min_length=1,
+        description="classes of failures to try again; by default those that may pass",
+    )
+    older_than_seconds: float = Field(default=0.0, ge=0, description="only those last tried at least so long ago")
+
+    @field_validator("outcomes")
+    @classmethod
+    def _check_outcomes(cls, outcomes: tuple[Outcome, ...]) -> tuple[Outcome, ...]:
+        for outcome in outcomes:
+            if outcome in (Outcome.OK, Outcome.DUPLICATE, Outcome.BAD_ROW):
+                raise ValueError(f"{outcome.value} is no failure that a request could mend")
+        return outcomes
 
 
 class DownloadConfig(Config):
     """How images are fetched, checked and kept."""
 
     threads: int = Field(default=32, ge=1, description="requests in flight per shard")
+    per_host: int = Field(default=8, ge=1, description="requests in flight per host and worker process")
     connect_timeout_seconds: float = Field(default=5.0, gt=0, description="longest wait for a connection, seconds")
     read_timeout_seconds: float = Field(default=10.0, gt=0, description="longest silence of a server, seconds")
     deadline_seconds: float = Field(
-        default=30.0, gt=0, description="longest time for one URL: redirects and body together, one attempt, seconds"
+        default=30.0,
+        gt=0,
+        description="longest time spent on one URL: name look-up, connection, redirects, headers and body of all "
+        "attempts together, seconds; waits between attempts are not counted",
     )
     retries: int = Field(default=2, ge=0, description="further attempts after a failure of a retryable class")
     backoff_seconds: float = Field(default=0.5, ge=0, description="wait before the first retry; doubles each time")
+    max_retry_after_seconds: float = Field(
+        default=60.0, ge=0, description="longest wait that a server's Retry-After is granted; asked for more: no retry"
+    )
+    host_failures: int = Field(
+        default=6,
+        ge=1,
+        description="URLs in a row of one host that end without an answer, or rate limited, before it counts as down; "
+        "its other URLs then end as host_down, unrequested",
+    )
+    host_down_seconds: float = Field(
+        default=600.0, ge=0, description="how long a host counts as down before one URL of it is tried again, seconds"
+    )
+    outage_patience_seconds: float = Field(
+        default=1800.0,
+        ge=0,
+        description="longest pause while the network itself is gone; then the stage fails, seconds",
+    )
     max_bytes: int = Field(default=20_000_000, ge=1, description="largest body read, bytes")
     max_redirects: int = Field(default=5, ge=0, description="redirects followed per URL")
     max_pixels: int = Field(default=50_000_000, ge=1, description="largest width x height decoded, pixels")
@@ -53,7 +139,17 @@ class DownloadConfig(Config):
         default=512, ge=32, description="larger images are shrunk to this shorter side, pixels; None keeps every size"
     )
     jpeg_quality: int = Field(default=90, ge=1, le=100, description="quality of images that must be re-encoded")
-    user_agent: str = Field(default="unicoder-vl/0.1 (research image fetcher)", min_length=1)
+    user_agent: str = Field(
+        default="unicoder-vl/0.1 (research image fetcher)",
+        min_length=1,
+        description="sent with every request; put an address of yours into it",
+    )
+    opt_out_directives: tuple[str, ...] = Field(
+        default=("noai", "noimageai", "noindex", "noimageindex"),
+        description="an answer whose X-Robots-Tag has one of these ends as opted_out; empty: the header is ignored",
+    )
+    robots_txt: bool = Field(default=False, description="ask every host for its robots.txt first, and obey it")
+    env_proxies: bool = Field(default=True, description="use HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment")
     allow_private_addresses: bool = Field(
         default=False, description="fetch from loopback and private networks; off, such a URL is blocked_address"
     )

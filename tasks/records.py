@@ -18,7 +18,7 @@ class Record(BaseModel):
 
 
 class Outcome(StrEnum):
-    """What became of one caption row. Every input row ends as exactly one of these.
+    """What became of one caption row. Every input row ends as exactly one of these; the list is closed.
 
     `duplicate` stands in a shard's own table only: the URL is an earlier row's, which fetches it for both. The
     captions receipt counts such a row under the outcome of that fetch.
@@ -29,11 +29,14 @@ class Outcome(StrEnum):
     BAD_ROW = "bad_row"
     BAD_URL = "bad_url"
     BLOCKED_ADDRESS = "blocked_address"
+    OPTED_OUT = "opted_out"
     DNS = "dns"
     CONNECT = "connect"
     TLS = "tls"
     TIMEOUT = "timeout"
+    HOST_DOWN = "host_down"
     NOT_FOUND = "not_found"
+    GONE = "gone"
     FORBIDDEN = "forbidden"
     RATE_LIMITED = "rate_limited"
     HTTP_4XX = "http_4xx"
@@ -44,6 +47,25 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"
     BOMB = "bomb"
     TOO_SMALL = "too_small"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trouble of this kind may pass: what `--only-failed` tries again unless told otherwise."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        Outcome.DNS,
+        Outcome.CONNECT,
+        Outcome.TLS,
+        Outcome.TIMEOUT,
+        Outcome.HOST_DOWN,
+        Outcome.RATE_LIMITED,
+        Outcome.HTTP_5XX,
+        Outcome.TRUNCATED,
+    }
+)
 
 
 class Stage(StrEnum):

@@ -4,6 +4,9 @@
                                captions.parquet       rows whose image arrived         + captions.json
                                images/images-00042.tar                                 + images-00042.json
                                images/outcomes-00042.parquet
+                               download.json          the settings that its images were made with
+                               placeholders.parquet   rows whose picture came from many URLs
+                               journal/00042.journal  what an unfinished shard has fetched so far
     ROOT/features/EXTRACTOR/extractor.json            what the fingerprint EXTRACTOR stands for
     ROOT/features/EXTRACTOR/DATASET/SPLIT/regions-00042.tar                            + regions-00042.json
                                           failed-00042.parquet  (where pictures failed)
@@ -11,7 +14,7 @@
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
     ROOT/scores/EVALUATION/                           scores.npz, metrics.json
     ROOT/history.jsonl                                one line per evaluation, append-only
-    ROOT/report.html
+    ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
 
 The `.json` on the right is the receipt, written last. A file is published whole or not at all: `.part`, fsync,
 rename, fsync of the folder; on an object store, one upload. kill -9 at any moment leaves no torn file under a final
@@ -105,6 +108,17 @@ class Root:
     def read_bytes(self, relative: str) -> bytes:
         with self.open(relative) as stream:
             return stream.read()
+
+    def remove(self, relative: str) -> None:
+        """Remove a file, durably; it is no error if there is none."""
+        if not self.is_local:
+            if self.exists(relative):
+                self._fs.rm(self.path(relative))
+            return
+        target = Path(self.path(relative))
+        if target.exists():
+            target.unlink()
+            _fsync_folder(target.parent)
 
     def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
         """Write a file whole or not at all, and return its digest. An existing file is replaced."""
@@ -247,6 +261,14 @@ def outcomes_path(dataset: str, split: str, shard: int) -> str:
 
 def image_receipt_path(dataset: str, split: str, shard: int) -> str:
     return f"{split_folder(dataset, split)}/images/images-{shard:05d}.json"
+
+
+def journal_path(dataset: str, split: str, shard: int) -> str:
+    return f"{split_folder(dataset, split)}/journal/{shard:05d}.journal"
+
+
+def download_settings_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/download.json"
 
 
 def features_folder(extractor: str, dataset: str, split: str) -> str:
