@@ -1,176 +1,179 @@
 """One URL -> its body, or why not. Bounded in time, bytes and redirects, and it never reaches into private networks.
 
-The limits hold where the bytes flow. Every read of a response, headers included, waits at most until the deadline,
-so a server that drips one byte at a time is cut off on time. Every connection resolves its host once, checks all
-addresses and connects to one of those it checked, so neither a redirect nor a second DNS answer can lead elsewhere.
+This is one attempt; when to try again is `tasks.schedule`'s to decide, from what a `FetchError` says. The limits hold
+where the bytes flow: see `tasks.connect`.
 
-urllib3 is used directly: one pool and one TLS context serve all threads, and no cookie, netrc or proxy setting of
-this machine leaks into requests. A look-up by the system's resolver cannot be interrupted; it has its own timeouts.
+urllib3 is used directly: one pool and one TLS context serve all threads, and no cookie or netrc entry of this machine
+leaks into requests.
 """
 
 from __future__ import annotations
 
 import email.utils
-import functools
-import http.client
 import io
-import ipaddress
-import random
-import socket
 import ssl
-import time
-from collections.abc import Callable
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from http.client import RemoteDisconnected
 from urllib.parse import urljoin, urlsplit
 
 import certifi
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     DecodeError,
     HTTPError,
+    IncompleteRead,
+    InvalidHeader,
     LocationParseError,
     LocationValueError,
     ProtocolError,
     SSLError,
 )
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
+from urllib3.util import parse_url
 
+from tasks.attempt import FetchError, attempting, current_attempt, failed, refused
 from tasks.config import DownloadConfig
+from tasks.connect import guarded_pools, open_socket
 from tasks.manifest import is_web_url
+from tasks.proxies import Proxies, Proxy
 from tasks.records import Outcome
+from tasks.resolve import Resolver, names_private_host
+from tasks.robots import ROBOTS_BYTES, RobotsRules, opts_out, product_token
 
-# Trouble that may pass. TRUNCATED is retried where the transfer was cut, not where the picture itself is.
-RETRYABLE = frozenset(
+__all__ = ["Answer", "FetchError", "Fetcher"]
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_CHUNK = 1 << 16
+_PORTS = {"http": 80, "https": 443}
+# What keeps a robots.txt from being known. Whatever else goes wrong with it, a site has no rules then.
+_NO_RULES_KNOWN = frozenset(
     {
+        Outcome.BLOCKED_ADDRESS,
         Outcome.DNS,
         Outcome.CONNECT,
+        Outcome.TLS,
         Outcome.TIMEOUT,
-        Outcome.RATE_LIMITED,
         Outcome.HTTP_5XX,
         Outcome.TRUNCATED,
     }
 )
-_STATUS_OUTCOMES = {
-    401: Outcome.FORBIDDEN,
-    403: Outcome.FORBIDDEN,
-    404: Outcome.NOT_FOUND,
-    410: Outcome.NOT_FOUND,
-    429: Outcome.RATE_LIMITED,
-}
-_REDIRECTS = (301, 302, 303, 307, 308)
-_CHUNK = 1 << 16
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-class FetchError(Exception):
-    """A URL that gave no body: the outcome it ends as, one human phrase, and what the server said."""
-
-    def __init__(
-        self, outcome: Outcome, detail: str, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.detail = detail
-        self.status = status
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)
-class Fetched:
-    """How one URL ended. `body` is set exactly when `outcome` is OK; `status` is that of the last answer."""
+class Answer:
+    """A URL's body, unpacked, and the status that came with it: 2xx, or None where no server was asked."""
 
-    outcome: Outcome
-    detail: str
-    body: bytes | None
+    body: bytes
     status: int | None
-    attempts: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """The limits of the attempt that runs in this thread, for the connections that urllib3 makes on its behalf."""
-
-    config: DownloadConfig
-    deadline: float
-
-    def wait(self, at_most: float) -> float:
-        """Seconds that the next socket operation may take.
-
-        Raises:
-            TimeoutError: the deadline has passed.
-        """
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"not finished after {self.config.deadline_seconds:g} s")
-        return min(at_most, left)
-
-
-_ATTEMPT: ContextVar[_Attempt] = ContextVar("attempt")
 
 
 class Fetcher:
-    """Fetches URLs, from any number of threads at once. Keeps connections alive between them."""
+    """Fetches URLs, from any number of threads at once. Keeps connections and what it learned of hosts between them.
+
+    TLS certificates are verified against the system's authorities (SSL_CERT_FILE and SSL_CERT_DIR name others) and
+    certifi's. Behind a proxy of the environment, names are looked up by the proxy: what is spelled as a private host is
+    refused here, and what else it may reach is the proxy's to decide.
+
+    Raises:
+        UserError: the environment names a proxy that cannot be used.
+    """
 
     def __init__(self, config: DownloadConfig) -> None:
         self._config = config
         tls = ssl.create_default_context()
         # Beside the system's authorities, for machines that have none.
         tls.load_verify_locations(certifi.where())
-        self._pool = _GuardedPools(
-            num_pools=2 * config.threads,
-            maxsize=config.threads,
-            headers={"User-Agent": config.user_agent},
-            ssl_context=tls,
-        )
+        self._resolver = Resolver()
+        self._proxies = Proxies() if config.env_proxies else None
+        self._pools = {proxy: guarded_pools(config, tls, proxy) for proxy in (None, *(self._proxies or ()))}
+        self._agent = product_token(config.user_agent)
+        self._opt_outs = frozenset(directive.lower() for directive in config.opt_out_directives)
+        self._robots = RobotsRules(self._robots_txt, self._agent) if config.robots_txt else None
 
     def close(self) -> None:
-        self._pool.clear()
+        """Close the connections that wait for further use."""
+        for pools in self._pools.values():
+            pools.clear()
+        self._resolver.close()
 
-    def fetch(self, url: str, pause: Callable[[float], object] = time.sleep) -> Fetched:
-        """Get a URL, trying again after trouble that may pass. `pause` waits that many seconds."""
-        start = time.monotonic()
-        for attempt in range(self._config.retries + 1):
-            status, body, outcome, detail = None, None, Outcome.OK, ""
+    def attempt(self, url: str, seconds: float) -> Answer:
+        """Try once to get a URL.
+
+        Args:
+            url: an http or https URL; its fragment and login are not sent.
+            seconds: the longest that this may take: name look-ups, connections, TLS handshakes, redirects, headers,
+                body and, where asked for, robots.txt together.
+
+        Raises:
+            FetchError: there is no body.
+            UserError: this process has run out of file descriptors.
+        """
+        with attempting(self._config, self._resolver, seconds):
+            return self._follow(url)
+
+    def connects(self, url: str) -> bool:
+        """Whether a connection to the URL's host, or to the proxy on the way, can be made now. Nothing is requested.
+
+        The name is looked up anew and a new connection made, within the connect timeout: what was known before the
+        network went away proves nothing.
+        """
+        with attempting(self._config, self._resolver, self._config.connect_timeout_seconds):
             try:
-                status, body = self._attempt(url)
-            except FetchError as error:
-                status, outcome, detail = error.status, error.outcome, error.detail
-                if outcome in RETRYABLE and attempt < self._config.retries:
-                    pause(self._retry_delay(attempt, error.retry_after))
-                    continue
-            break
-        return Fetched(outcome, detail, body, status, attempt + 1, round(time.monotonic() - start, 3))
-
-    def _retry_delay(self, attempt: int, retry_after: float | None) -> float:
-        """Seconds before the next attempt: exponential with jitter, or what the server asked for if that is longer."""
-        jitter = random.uniform(0.5, 1.5)  # noqa: S311 (it spreads load, it hides nothing)
-        backoff = self._config.backoff_seconds * 2**attempt * jitter
-        return min(max(backoff, retry_after or 0.0), self._config.deadline_seconds)
-
-    def _attempt(self, url: str) -> tuple[int, bytes]:
-        """One try at a URL, redirects and body together under one deadline."""
-        attempt = _Attempt(self._config, time.monotonic() + self._config.deadline_seconds)
-        token = _ATTEMPT.set(attempt)
-        try:
-            for _ in range(self._config.max_redirects + 1):
-                answer = self._one_request(url, attempt)
-                if isinstance(answer, str):
-                    url = answer
+                parts = parse_url(url)
+                host, port = (parts.host or "").strip("[]"), parts.port or _PORTS[parts.scheme or "http"]
+                proxy = self._proxy(url)
+                if proxy is None:
+                    open_socket(host, port, fresh=True).close()
                 else:
-                    return answer
-            raise FetchError(Outcome.TOO_MANY_REDIRECTS, f"more than {self._config.max_redirects} redirects")
-        finally:
-            _ATTEMPT.reset(token)
+                    open_socket(proxy.host, proxy.port, is_proxy=True, fresh=True).close()
+            except (FetchError, LocationParseError, TimeoutError):
+                return False
+            return True
 
-    def _one_request(self, url: str, attempt: _Attempt) -> tuple[int, bytes] | str:
-        """The status and body of a URL, or where it redirects to."""
+    def _follow(self, url: str, is_robots: bool = False) -> Answer:
+        """The answer at the end of a URL's redirects."""
+        for _ in range(self._config.max_redirects + 1):
+            answer = self._request(url, is_robots)
+            if isinstance(answer, Answer):
+                return answer
+            url = answer
+        raise failed(Outcome.TOO_MANY_REDIRECTS, f"more than {self._config.max_redirects} redirects")
+
+    def _request(self, url: str, is_robots: bool) -> Answer | str:
+        """The answer to one request, or where it redirects to."""
+        if self._robots is not None and not is_robots:
+            self._obey_robots(self._robots, url)
+        response = self._send(url)
+        reusable = False
         try:
-            response = self._pool.request(
+            redirects = response.status in _REDIRECTS and "Location" in response.headers
+            if not redirects and not 200 <= response.status < 300:
+                reusable = _take_rest(response)
+                raise refused(response.status, response.reason, _retry_after(response.headers.get("Retry-After")))
+            if not is_robots:
+                self._obey_header(response)
+            if redirects:
+                reusable = _take_rest(response)
+                return _redirect(url, response)
+            body = _read_robots(response) if is_robots else self._read(response)
+            reusable = not is_robots or len(body) < ROBOTS_BYTES
+            return Answer(body, response.status)
+        except (HTTPError, TimeoutError) as error:
+            raise _explain(error, response.status) from error
+        finally:
+            if reusable:
+                response.release_conn()
+            else:
+                response.close()  # What is left unread would be taken for the next answer.
+
+    def _send(self, url: str) -> urllib3.BaseHTTPResponse:
+        """Make the request and read the answer's head."""
+        attempt = current_attempt()
+        try:
+            return self._pools[self._proxy(url)].urlopen(
                 "GET",
                 url,
                 retries=False,
@@ -183,51 +186,99 @@ class Fetcher:
             )
         except (HTTPError, TimeoutError) as error:
             raise _explain(error, status=None) from error
-        finished = False
+
+    def _proxy(self, url: str) -> Proxy | None:
+        """The proxy that a request for the URL goes through; None: straight to its host."""
+        if self._proxies is None or len(self._pools) == 1:
+            return None
+        parts = parse_url(url)
+        host = (parts.host or "").strip("[]")
+        proxy = self._proxies.for_host(parts.scheme or "http", host, parts.port)
+        if proxy is not None and not self._config.allow_private_addresses and names_private_host(host):
+            raise failed(Outcome.BLOCKED_ADDRESS, f"{host} is not on the public network")
+        return proxy
+
+    def _obey_header(self, response: urllib3.BaseHTTPResponse) -> None:
+        directive = opts_out(response.headers.getlist("X-Robots-Tag"), self._opt_outs, self._agent)
+        if directive is not None:
+            raise failed(Outcome.OPTED_OUT, f"X-Robots-Tag: {directive}", response.status)
+
+    def _obey_robots(self, robots: RobotsRules, url: str) -> None:
         try:
-            if response.status in _REDIRECTS and "Location" in response.headers:
-                return _redirect(url, response)
-            _check_status(response)
-            body = self._read(response)
-            finished = True
-            return response.status, body
-        except (HTTPError, TimeoutError) as error:
-            raise _explain(error, response.status) from error
-        finally:
-            if finished:
-                response.release_conn()
-            else:
-                response.close()  # What is left unread would be taken for the next answer.
+            allowed = robots.allow(url, current_attempt().wait())
+        except TimeoutError as error:
+            raise failed(Outcome.TIMEOUT, "robots.txt: no answer in time") from error
+        if not allowed:
+            raise failed(Outcome.OPTED_OUT, "robots.txt")
+
+    def _robots_txt(self, url: str) -> bytes | None:
+        """The start of a robots.txt; None where the site has none."""
+        try:
+            return self._follow(url, is_robots=True).body
+        except FetchError as error:
+            if error.outcome not in _NO_RULES_KNOWN:
+                return None
+            raise failed(
+                error.outcome, f"robots.txt: {error.detail}", error.status, error.retry_after, error.transient
+            ) from error
 
     def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
         limit = self._config.max_bytes
-        declared = response.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise FetchError(Outcome.TOO_LARGE, f"{declared} bytes, limit {limit}", response.status)
+        declared = response.length_remaining or 0
+        if declared > limit:
+            raise failed(Outcome.TOO_LARGE, f"{declared} bytes, limit {limit}", response.status)
         body = io.BytesIO()
-        for chunk in response.stream(_CHUNK, decode_content=True):
+        for chunk in _chunks(response):
             if body.tell() + len(chunk) > limit:
-                raise FetchError(Outcome.TOO_LARGE, f"more than {limit} bytes", response.status)
+                raise failed(Outcome.TOO_LARGE, f"more than {limit} bytes", response.status)
             body.write(chunk)
         return body.getvalue()
 
 
-def _check_status(response: urllib3.BaseHTTPResponse) -> None:
-    status = response.status
-    if 200 <= status < 300:
-        return
-    outcome = _STATUS_OUTCOMES.get(status, Outcome.HTTP_5XX if status >= 500 else Outcome.HTTP_4XX)
-    raise FetchError(outcome, f"HTTP {status}", status, _retry_after(response.headers.get("Retry-After")))
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    try:
+        yield from response.stream(_CHUNK, decode_content=True)
+    except ValueError as error:  # A negative chunk length gets past urllib3, as far as the stream.
+        raise ProtocolError("bad chunk", error) from error
+
+
+def _read_robots(response: urllib3.BaseHTTPResponse) -> bytes:
+    """What counts of a robots.txt: its first `ROBOTS_BYTES`."""
+    text = b""
+    for chunk in _chunks(response):
+        text += chunk
+        if len(text) >= ROBOTS_BYTES:
+            break
+    return text[:ROBOTS_BYTES]
+
+
+def _take_rest(response: urllib3.BaseHTTPResponse) -> bool:
+    """Read and forget a short body that nobody wants, so that its connection can serve the next request.
+
+    Returns:
+        Whether it can. Not where the body is long, of unknown length, or does not come: the answer stands without it.
+    """
+    declared = response.length_remaining
+    if declared is None or declared > _CHUNK:
+        return False
+    try:
+        response.read(decode_content=False)
+    except (HTTPError, TimeoutError):
+        return False
+    return True
 
 
 def _redirect(url: str, response: urllib3.BaseHTTPResponse) -> str:
+    location = response.headers["Location"]
+    with suppress(UnicodeError):  # Headers are read as Latin-1; addresses in them are UTF-8 unless plain ASCII.
+        location = location.encode("latin-1").decode()
     try:
-        target = urljoin(url, response.headers["Location"])
-    except ValueError as error:
-        raise FetchError(Outcome.BAD_URL, "redirect to something that is no URL", response.status) from error
-    if not is_web_url(target):
+        target = urljoin(url, location)
         scheme = urlsplit(target).scheme[:20]
-        raise FetchError(Outcome.BAD_URL, f"redirect to a {scheme!r} address, not a web address", response.status)
+    except ValueError as error:
+        raise failed(Outcome.BAD_URL, "redirect to something that is no URL", response.status) from error
+    if not is_web_url(target):
+        raise failed(Outcome.BAD_URL, f"redirect to a {scheme!r} address, not a web address", response.status)
     return target
 
 
@@ -239,7 +290,7 @@ def _retry_after(header: str | None) -> float | None:
         return float(header)
     try:
         when = email.utils.parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
@@ -247,140 +298,35 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _explain(error: HTTPError | TimeoutError, status: int | None) -> FetchError:
-    """The outcome for what urllib3 raised; `status` is None where no answer had begun."""
+    """The error for what urllib3 raised; `status` is None where no answer had begun."""
     match error:
         case TimeoutError() | PoolTimeoutError():
-            return FetchError(Outcome.TIMEOUT, "no answer in time" if status is None else "body too slow", status)
-        case SSLError():
-            return FetchError(Outcome.TLS, _cause(error), status)
+            return failed(Outcome.TIMEOUT, "no answer in time" if status is None else "body too slow", status)
         case LocationParseError() | LocationValueError():
-            return FetchError(Outcome.BAD_URL, "not a URL that can be requested", status)
+            return failed(Outcome.BAD_URL, "not a URL that can be requested", status)
         case DecodeError():
-            return FetchError(Outcome.NOT_AN_IMAGE, "the body's Content-Encoding does not hold", status)
-        case ProtocolError() if status is not None:
-            return FetchError(Outcome.TRUNCATED, f"body broken off: {_cause(error)}", status)
-        case ProtocolError():
-            return FetchError(Outcome.CONNECT, f"no HTTP answer: {_cause(error)}", status)
+            return failed(Outcome.NOT_AN_IMAGE, "the body's Content-Encoding does not hold", status)
+        case SSLError() if status is None:
+            return failed(Outcome.TLS, f"no HTTP answer: {_words(error)}")
+        case ProtocolError() | InvalidHeader() if status is None:
+            return failed(Outcome.CONNECT, f"no HTTP answer: {_words(error)}")
+        case ProtocolError() | SSLError():
+            return failed(Outcome.TRUNCATED, f"body broken off: {_words(error)}", status)
         case _:
             raise error  # Not a kind that a server can cause: ours to find.
 
 
-def _cause(error: BaseException) -> str:
+def _words(error: HTTPError) -> str:
     """The system's words for what lies under an exception of urllib3, without its object addresses."""
-    inner: Any = error.args[-1] if error.args else error
-    if isinstance(inner, ssl.SSLCertVerificationError):
-        return f"certificate: {inner.verify_message}"[:200]
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror[:200]
-    return type(inner).__name__ if isinstance(inner, BaseException) else type(error).__name__
-
-
-# --- connections that obey an attempt's limits ----------------------------------------------------------------------
-
-
-class _DeadlineReader(io.RawIOBase):
-    """The socket's stream, where every read waits at most until the attempt's deadline."""
-
-    def __init__(self, sock: socket.socket, attempt: _Attempt) -> None:
-        self._sock = sock
-        # Keeps the descriptor open after http.client closes the socket, as its own reader would.
-        self._stream = sock.makefile("rb", buffering=0)
-        self._attempt = attempt
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._attempt.wait(self._attempt.config.read_timeout_seconds))
-        return self._stream.readinto(buffer)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _DeadlineResponse(http.client.HTTPResponse):
-    """An answer read under the deadline from its first header byte on. It is made in the thread that asked."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_DeadlineReader(sock, _ATTEMPT.get()))
-
-
-class _GuardedHTTP(HTTPConnection):
-    response_class = _DeadlineResponse
-
-    def _new_conn(self) -> socket.socket:
-        return _connect(self._dns_host, self.port or 80)
-
-
-class _GuardedHTTPS(HTTPSConnection):
-    response_class = _DeadlineResponse
-
-    def _new_conn(self) -> socket.socket:
-        return _connect(self._dns_host, self.port or 443)
-
-
-class _HTTPPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _GuardedHTTP
-
-
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _GuardedHTTPS
-
-
-class _GuardedPools(urllib3.PoolManager):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
-def _connect(host: str, port: int) -> socket.socket:
-    """A connection to one of a host's addresses, each of which has been checked.
-
-    Raises:
-        FetchError: dns, blocked_address, connect or timeout.
-    """
-    attempt = _ATTEMPT.get()
-    addresses = _resolve(host, port)
-    if not attempt.config.allow_private_addresses and not all(is_public(address) for address in addresses):
-        raise FetchError(Outcome.BLOCKED_ADDRESS, f"{host[:100]} is not on the public network")
-    failure = FetchError(Outcome.CONNECT, "no address to connect to")
-    for address in addresses:
-        try:
-            wait = attempt.wait(attempt.config.connect_timeout_seconds)
-            sock = socket.create_connection((address, port), timeout=wait)
-        except TimeoutError:
-            failure = FetchError(Outcome.TIMEOUT, "no connection in time")
-        except OSError as error:
-            failure = FetchError(Outcome.CONNECT, error.strerror or type(error).__name__)
-        else:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-    raise failure
-
-
-def _resolve(host: str, port: int) -> list[str]:
-    try:
-        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise FetchError(Outcome.DNS, error.strerror or "name not resolved") from error
-    except UnicodeError as error:
-        raise FetchError(Outcome.BAD_URL, "host name cannot be encoded") from error
-    return list(dict.fromkeys(str(address[0]) for *_, address in answers))
-
-
-@functools.lru_cache(maxsize=4096)
-def is_public(address: str) -> bool:
-    """True for addresses of the public internet, looking through IPv6 forms that carry an IPv4 address."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        carried = ip.ipv4_mapped or ip.sixtofour
-        if carried is None and ip in _NAT64:
-            carried = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if carried is not None:
-            return is_public(str(carried))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not ip.is_multicast
+    inner = error.args[-1] if error.args else error
+    match inner:
+        case IncompleteRead():
+            return f"{inner.partial} of {inner.partial + inner.expected} bytes"
+        case RemoteDisconnected():
+            return "connection closed"
+        case ssl.SSLError(reason=str(reason)):
+            return reason.replace("_", " ").lower()
+        case OSError(strerror=str(strerror)):
+            return strerror
+        case _:
+            return type(inner if isinstance(inner, BaseException) else error).__name__
