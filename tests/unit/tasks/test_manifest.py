@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import tempfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import manifest as manifest_room
-from tasks.config import DatasetConfig
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.duplicates import FirstRows
 from tasks.errors import UserError
-from tasks.manifest import ManifestRow, list_shards, make_manifest, read_manifest, read_manifest_shard
+from tasks.manifest import (
+    ManifestRow,
+    drop_shards_beyond,
+    list_shards,
+    make_manifest,
+    read_manifest,
+    read_manifest_shard,
+)
 from tasks.records import ShardRef
 from tasks.storage import Root
 
@@ -72,8 +83,8 @@ def test_row_that_is_not_utf8_is_a_bad_row_and_its_neighbours_stay(tmp_path: Pat
     "url", ["ftp://a.example/1", "file:///etc/passwd", "http:///1.jpg", "a.example/1", "", "http://a:b/", "http://[1/"]
 )
 def test_anything_but_http_with_a_host_is_a_bad_url(tmp_path: Path, url: str) -> None:
-    (row,) = rows_of(tmp_path, f"a dog\t{url}\n".encode())
-    assert row.outcome == "bad_url"
+    rows = rows_of(tmp_path, f"a dog\t{url}\nanchor\thttp://anchor.example\n".encode())
+    assert [row.outcome for row in rows] == ["bad_url", ""]
 
 
 def test_row_without_a_caption_is_a_bad_row(tmp_path: Path) -> None:
@@ -155,7 +166,8 @@ def test_unknown_split_is_refused(tmp_path: Path) -> None:
     [
         ("rows.tsv", None, "not found: .*rows.tsv; give the path"),
         ("rows.tsv", b"", "empty"),
-        ("rows.tsv", b"caption,url\na dog,http://a.example/1\n", "caption TAB url"),
+        ("rows.tsv", b"caption,url\na dog,http://a.example/1\n", "no row of .* is a caption and a URL; .* TAB url"),
+        ("rows.tsv", b"a dog\tftp://a.example/1\n", "the first is 'ftp://a.example/1'"),
         ("rows.tsv.gz", b"a dog\thttp://a.example/1\n", "cannot be read to the end"),
         ("rows.tsv.gz", gzip.compress(b"a dog\thttp://a.example/1\n" * 99)[:-9], "cannot be read to the end"),
     ],
@@ -172,8 +184,176 @@ def test_unusable_input_is_named_and_leaves_nothing(
 
 
 def test_folder_instead_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").mkdir()
     with pytest.raises(UserError, match="cannot be read"):
-        make_manifest(Root(str(tmp_path / "root")), dataset(tmp_path), "train")
+        make_manifest(Root(str(tmp_path / "root")), dataset(tmp_path / "rows.tsv"), "train")
+
+
+def test_shards_of_a_manifest_with_uneven_row_groups_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_room, "_BATCH_CHARACTERS", 60)
+    root = Root(str(tmp_path / "root"))
+    lengths = [1, 80, 1, 1, 1, 90, 1, 1, 1, 1, 1]
+    content = b"".join(b"%s\thttp://a.example/%d\n" % (b"c" * n, i) for i, n in enumerate(lengths))
+    config = dataset(write(tmp_path, content), shard_size=3)
+    make_manifest(root, config, "train")
+    assert pq.ParquetFile(tmp_path / "root/datasets/tiny/train/manifest.parquet").num_row_groups > 3
+    found = [
+        len(row.caption) for ref in list_shards(root, config, "train") for row in read_manifest_shard(root, ref, 3)
+    ]
+    assert found == lengths
+
+
+def test_manifest_of_before_row_groups_shrank_is_read(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    config = dataset(write(tmp_path, b"".join(b"c%d\thttp://a.example/%d\n" % (i, i) for i in range(9000))))
+    make_manifest(root, config, "train")
+    path = tmp_path / "root/datasets/tiny/train/manifest.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=65_536, compression="zstd")
+    last = read_manifest_shard(root, ShardRef(dataset="tiny", split="train", shard=8), 1024)
+    assert [row.caption for row in last] == [f"c{i}" for i in range(8192, 9000)]
+
+
+def test_rows_on_disk_and_rows_of_the_web_are_the_same_to_a_manifest(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    rows = write(tmp_path, b"a.jpg#0\ta dog\na.jpg#1\tone dog\n../b.jpg#0\ta cat\n", "captions.token.txt")
+    source = RowsConfig(rows=str(rows), images=str(tmp_path))
+    config = DatasetConfig(name="tiny", splits={"test": source})
+    counts = make_manifest(root, config, "test").receipt.counts
+    assert counts == {"rows": 3, "bad_row": 0, "bad_url": 1, "duplicate": 1}
+    assert [(row.url, row.image_key, row.fetches) for row in read_manifest(root, "tiny", "test")] == [
+        ("a.jpg", "000000000", True),
+        ("a.jpg", "000000000", False),
+        ("../b.jpg", "000000002", False),
+    ]
+    (tmp_path / "elsewhere").mkdir()
+    moved = source.model_copy(update={"images": str(tmp_path / "elsewhere")})
+    assert make_manifest(root, DatasetConfig(name="tiny", splits={"test": moved}), "test").skipped
+
+
+def test_more_rows_than_keys_have_digits_for_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_room, "MOST_ROWS", 2)
+    path = write(tmp_path, b"a dog\thttp://a.example/1\n" * 3)
+    with pytest.raises(UserError, match="are more than 2; make several datasets"):
+        make_manifest(Root(str(tmp_path / "root")), dataset(path), "train")
+    assert not (tmp_path / "root").exists()
+
+
+# --- rows that changed ----------------------------------------------------------------------------------------------
+
+THREE = b"a\thttp://x.example/1\nb\thttp://x.example/2\nc\thttp://x.example/3\n"
+
+
+def begun_root(tmp_path: Path, file: str = "images/images-00000.json") -> Root:
+    root = Root(str(tmp_path / "root"))
+    make_manifest(root, dataset(write(tmp_path, THREE), shard_size=1), "train")
+    root.publish_bytes(f"datasets/tiny/train/{file}", b"{}")
+    return root
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (THREE.replace(b"b\t", b"B\t"), "3 rows then, 3 now, row 1 is the first that differs"),
+        (THREE.replace(b"/3", b"/4") + b"d\thttp://d\n", "3 rows then, 4 now, row 2 is the first that differs"),
+        (THREE + b"d\thttp://x.example/4\n", "3 rows then, 4 now, rows were added at the end"),
+        (THREE[:21], "3 rows then, 1 now, rows were cut at the end"),
+    ],
+)
+@pytest.mark.parametrize("begun", ["images/images-00000.json", "journal/00002.journal"])
+def test_rows_that_change_under_begun_images_are_refused(
+    tmp_path: Path, content: bytes, message: str, begun: str
+) -> None:
+    root = begun_root(tmp_path, begun)
+    before = state_of(tmp_path / "root")
+    changed = dataset(write(tmp_path, content, "changed.tsv"), shard_size=1)
+    with pytest.raises(UserError, match=f"the rows of tiny/train changed .*: {message}; give another --root"):
+        make_manifest(root, changed, "train")
+    assert state_of(tmp_path / "root") == before
+    assert not make_manifest(root, changed, "train", accept_changes=True).skipped
+    assert make_manifest(root, changed, "train").skipped
+
+
+def test_same_rows_in_another_form_are_no_change(tmp_path: Path) -> None:
+    root = begun_root(tmp_path)
+    before = (tmp_path / "root/datasets/tiny/train/manifest.parquet").read_bytes()
+    text = b"url,caption\nhttp://x.example/1,a\nhttp://x.example/2,b\nhttp://x.example/3,c\n"
+    assert not make_manifest(root, dataset(write(tmp_path, text, "rows.csv")), "train").skipped
+    assert (tmp_path / "root/datasets/tiny/train/manifest.parquet").read_bytes() == before
+
+
+def test_first_difference_is_found_across_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Root(str(tmp_path / "root"))
+    lines = [b"c%d\thttp://a.example/%d\n" % (i, i) for i in range(50)]
+    make_manifest(root, dataset(write(tmp_path, b"".join(lines))), "train")
+    root.publish_bytes("datasets/tiny/train/images/images-00000.json", b"{}")
+    lines[37] = b"no tab\n"
+    monkeypatch.setattr(manifest_room, "_BATCH_ROWS", 7)
+    with pytest.raises(UserError, match="row 37 is the first"):
+        make_manifest(root, dataset(write(tmp_path, b"".join(lines))), "train")
+
+
+def test_damaged_manifest_is_named(tmp_path: Path) -> None:
+    root = begun_root(tmp_path)
+    (tmp_path / "root/datasets/tiny/train/manifest.parquet").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"manifest.parquet is damaged .*; remove it and run"):
+        make_manifest(root, dataset(write(tmp_path, THREE)), "train")
+
+
+def test_shards_beyond_the_last_are_removed_and_receipts_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = begun_root(tmp_path)
+    names = ["images-{}.json", "images-{}.tar", "outcomes-{}.parquet"]
+    for shard in ("00000", "00001", "00002", "100000"):
+        for name in names:
+            root.publish_bytes(f"datasets/tiny/train/images/{name.format(shard)}", b"")
+        root.publish_bytes(f"datasets/tiny/train/journal/{shard}.journal", b"")
+    root.publish_bytes("datasets/tiny/train/images/notes-00009.txt", b"the user's own")
+    removed: list[str] = []
+    remove = root.remove
+    monkeypatch.setattr(root, "remove", lambda path: (removed.append(path), remove(path)))
+    drop_shards_beyond(root, "tiny", "train", 2)
+    assert [path.rsplit("/", 1)[-1] for path in removed[:2]] == ["images-00002.json", "images-100000.json"]
+    assert len(removed) == 8 and "tiny/train has 2 shards: removing 8 files" in caplog.text
+    assert len(root.names("datasets/tiny/train/images")) == 7
+    assert root.names("datasets/tiny/train/journal") == ["00000.journal", "00001.journal"]
+
+
+# --- duplicates -----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.none() | st.integers(0, 600), max_size=40), max_size=6))
+def test_first_rows_equal_their_slow_twin(batches: list[list[int | None]]) -> None:
+    """None is a row without a digest. Numbers differ in the first, a middle or the last byte of their digests."""
+
+    def digest(value: int) -> bytes:
+        return bytes([value % 3, *([0] * 6), value // 3 % 5, *([0] * 7), value // 15])
+
+    seen: dict[bytes, int] = {}
+    expected: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        first_rows = FirstRows(Path(folder))
+        number = 0
+        for batch in batches:
+            kept = [(number + i, digest(value)) for i, value in enumerate(batch) if value is not None]
+            first_rows.add(np.array([row for row, _ in kept], np.int64), b"".join(content for _, content in kept))
+            for i, value in enumerate(batch):
+                row = number + i
+                first = row if value is None else seen.setdefault(digest(value), row)
+                expected.append(0 if first == row else first + 1)
+            number += len(batch)
+        firsts, duplicates = first_rows.resolve(number)
+        assert firsts.tolist() == expected
+        assert duplicates == sum(first > 0 for first in expected)
+        first_rows.close()
+
+
+# --- any input ------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
