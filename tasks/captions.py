@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
-from tasks.download import OUTCOMES_FORMAT
 from tasks.errors import UserError
 from tasks.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
+from tasks.outcomes import read_outcome_columns
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
 from tasks.storage import (
     Root,
@@ -25,7 +25,6 @@ from tasks.storage import (
     captions_receipt_path,
     image_receipt_path,
     now,
-    outcomes_path,
 )
 
 CAPTIONS_FORMAT = "captions/1"
@@ -120,17 +119,7 @@ def _stale(ref: ShardRef) -> UserError:
 
 def _outcomes(root: Root, ref: ShardRef) -> Iterator[tuple[str, Outcome]]:
     """Key and outcome of every row of a shard's table."""
-    path = outcomes_path(ref.dataset, ref.split, ref.shard)
-    try:
-        with root.open(path) as stream:
-            table: Any = pq.read_table(stream, columns=["key", "outcome"])
-    except FileNotFoundError as error:
-        raise UserError(f"{root.path(path)} is missing; run: unicoder-vl download") from error
-    found = (table.schema.metadata or {}).get(b"format", b"").decode()
-    if found != OUTCOMES_FORMAT:
-        raise UserError(
-            f"{root.path(path)} has format {found!r}, expected {OUTCOMES_FORMAT!r}; run: unicoder-vl download"
-        )
+    table = read_outcome_columns(root, ref, ["key", "outcome"])
     for key, outcome in zip(table["key"].to_pylist(), table["outcome"].to_pylist(), strict=True):
         yield key, Outcome(outcome)
 

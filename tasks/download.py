@@ -1,98 +1,51 @@
 """Caption rows -> one image shard, its table of outcomes, and its receipt.
 
 A failed URL is data: a row of the outcome table. A full disk, a bug or an interrupt is an error: it stops the shard,
-and nothing of it stands under a final name. Requests finish in any order; the shard is written in key order, so its
-bytes depend only on what the servers sent.
+and nothing of it stands under a final name; what was fetched stands in the shard's journal, and the next run goes on
+from there. Requests finish in any order; the shard is written in key order, so its bytes depend only on what the
+servers sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, astuple, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import astuple, dataclass
 from typing import IO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from feature_extraction.samples import IMAGE_FORMAT, ImageSample, encode_image, write_tar
-from tasks.config import DatasetConfig, DownloadConfig
-from tasks.fetch import Fetcher
-from tasks.images import PictureError, accept_picture
+from feature_extraction.samples import IMAGE_FORMAT, ImageSample, ShardError, encode_image, read_image_shard, write_tar
+from tasks.config import DatasetConfig, DownloadConfig, RetryConfig
+from tasks.download_settings import result_settings
+from tasks.errors import UserError
+from tasks.fetching import Progress, Session, count_hosts, fetch_rows
+from tasks.journal import Journal, journal_file
 from tasks.manifest import ManifestRow, read_manifest_shard
+from tasks.outcomes import OUTCOMES_FORMAT, RowOutcome, read_outcomes, write_outcomes
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
 from tasks.storage import Root, Stopwatch, image_receipt_path, image_shard_path, now, outcomes_path
 
-OUTCOMES_FORMAT = "outcomes/1"
-
-# The settings that decide which images a shard holds and what their bytes are. The others (threads, time limits,
-# retries, user agent, success floor) decide how the work is done: changing one makes no shard stale.
-RESULT_SETTINGS = frozenset(
-    {
-        "max_bytes",
-        "max_redirects",
-        "max_pixels",
-        "min_side",
-        "short_side",
-        "jpeg_quality",
-        "allow_private_addresses",
-    }
-)
-
-# Decoded pictures are the largest thing in memory: as many at once as there are cores, whatever the thread count.
-_DECODING = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
-
 
 @dataclass(frozen=True)
-class RowOutcome:
-    """One line of a shard's outcome table; there is one for every manifest row, in key order.
+class Again:
+    """What of a shard that stands is done again: everything, or failures of some classes and age."""
 
-    `attempts` is 0 where nothing was requested. `http_status` is that of the last answer. `width` and `height` are
-    those of the stored image in pixels, `sha256` is of the bytes received; both only where the outcome is ok.
-    """
-
-    key: str
-    url: str
-    image_key: str
-    outcome: Outcome
-    detail: str = ""
-    attempts: int = 0
-    http_status: int | None = None
-    seconds: float = 0.0
-    width: int | None = None
-    height: int | None = None
-    sha256: str | None = None
+    everything: bool = False
+    failures: RetryConfig | None = None
 
 
-_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("url", pa.string()),
-        ("image_key", pa.string()),
-        ("outcome", pa.string()),
-        ("detail", pa.string()),
-        ("attempts", pa.int32()),
-        ("http_status", pa.int32()),
-        ("seconds", pa.float32()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("sha256", pa.string()),
-    ],
-    metadata={"format": OUTCOMES_FORMAT},
-)
+NOTHING_AGAIN = Again()
 
 
 def download_shard(
     root: Root,
     dataset: DatasetConfig,
     ref: ShardRef,
-    config: DownloadConfig,
-    on_progress: Callable[[int, int], None] | None = None,
+    session: Session,
+    again: Again = NOTHING_AGAIN,
+    on_progress: Progress | None = None,
 ) -> ShardResult:
     """Fetch the images of one shard's manifest rows and publish them, unless that was done before.
 
@@ -100,136 +53,92 @@ def download_shard(
         root: where the manifest lies and the shard goes.
         dataset: for its shard size.
         ref: which shard; see `manifest.list_shards`.
-        config: limits, and what an image must be.
-        on_progress: called in this thread after each URL with the number finished and the number to fetch.
+        session: where the images come from, with which limits, and what an image must be.
+        again: what to do with a shard that stands. Rows keep their keys; those not tried again keep their bytes.
+        on_progress: called in this thread with the number of rows that have ended, per outcome; where failures are
+            tried again, of those only.
 
     Returns:
         The receipt: counts per outcome over all manifest rows of the shard (they sum to its rows), and the digests
         of the tar and of the outcome table.
 
     Raises:
-        UserError: there is no manifest, or it has no such shard.
+        UserError: there is no manifest, or it has no such shard; or failures are to be tried again in a shard that
+            was never begun.
+        StageError: another process is at work on this shard, or the network does not come back.
     """
     watch = Stopwatch()
     rows = read_manifest_shard(root, ref, dataset.shard_size)
-    stamp = _fingerprint(rows, config)
-    receipt_path = image_receipt_path(ref.dataset, ref.split, ref.shard)
-    done = root.done(receipt_path, stamp)
-    if done is not None:
-        return ShardResult(receipt=done, skipped=True)
-
-    tar_path = image_shard_path(ref.dataset, ref.split, ref.shard)
-    table_path = outcomes_path(ref.dataset, ref.split, ref.shard)
-    with tempfile.TemporaryFile() as file:
-        spool = _Spool(file)
-        fetched = _fetch_rows([row for row in rows if row.fetches], config, spool, on_progress)
-        outcomes = [fetched[row.key] if row.fetches else _unfetched(row) for row in rows]
-        tar_digest = root.publish(tar_path, lambda stream: write_tar(stream, _members(rows, outcomes, spool)))
-    table_digest = root.publish(table_path, lambda stream: _write_table(stream, outcomes))
-    receipt = Receipt(
-        stage=Stage.DOWNLOAD,
-        dataset=ref.dataset,
-        split=ref.split,
-        shard=ref.shard,
-        fingerprint=stamp,
-        counts=dict(sorted(Counter(outcome.outcome.value for outcome in outcomes).items())),
-        files={tar_path.rsplit("/", 1)[-1]: tar_digest, table_path.rsplit("/", 1)[-1]: table_digest},
-        seconds=watch.seconds,
-        created_at=now(),
-    )
-    root.publish_model(receipt_path, receipt)
+    stamp = _fingerprint(rows, session.config)
+    done = root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
+    path = journal_file(root, ref)
+    if not path.exists():
+        if done is not None and again == NOTHING_AGAIN:
+            return ShardResult(receipt=done, skipped=True)
+        if done is None and again.failures is not None:
+            raise UserError(f"shard {ref} was not downloaded yet, so it has no failures to try again")
+    with Journal(path, stamp, over_table=done is not None and not again.everything) as journal:
+        if journal.over_table and again.everything:
+            journal.restart(stamp, over_table=False)
+        # A journal that was begun over a published table needs it, even if a kill has left it without its receipt.
+        before = _published(root, ref, rows) if journal.over_table else None
+        wanted = [row for row in rows if row.key not in journal.outcomes and _is_wanted(row, before, again.failures)]
+        ended = Counter(outcome.outcome.value for outcome in journal.outcomes.values())
+        if before is None:
+            ended.update(_unfetched(row).outcome.value for row in rows if not row.fetches)
+        fetch_rows(wanted, session, journal, count_hosts(rows), before is None, ended, on_progress)
+        if done is not None and before is not None and not journal.outcomes:
+            journal.remove()
+            return ShardResult(receipt=done, skipped=True)
+        receipt = _commit(root, ref, rows, journal, before, done, stamp, watch)
+        journal.remove()
     return ShardResult(receipt=receipt, skipped=False)
+
+
+def standing_shard(root: Root, dataset: DatasetConfig, ref: ShardRef, config: DownloadConfig) -> ShardResult | None:
+    """The result of a shard that is finished and has no journal: `download_shard` would do nothing. Else None.
+
+    Raises:
+        UserError: there is no manifest, or it has no such shard.
+    """
+    if journal_file(root, ref).exists():
+        return None
+    stamp = _fingerprint(read_manifest_shard(root, ref, dataset.shard_size), config)
+    done = root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
+    return None if done is None else ShardResult(receipt=done, skipped=True)
 
 
 def _fingerprint(rows: Sequence[ManifestRow], config: DownloadConfig) -> str:
     content = hashlib.sha256()
     for row in rows:
         content.update(repr(astuple(row)).encode())
-    settings = config.model_dump(mode="json", include=set(RESULT_SETTINGS))
     formats = [IMAGE_FORMAT, OUTCOMES_FORMAT]
+    settings = result_settings(config)
     return fingerprint({"formats": formats, "settings": settings, "rows": content.hexdigest()})
 
 
-# --- fetching -------------------------------------------------------------------------------------------------------
+def _published(root: Root, ref: ShardRef, rows: Sequence[ManifestRow]) -> dict[str, RowOutcome] | None:
+    """The published table of a shard by key; None where it or the tar is gone, or is not of these rows."""
+    if not root.exists(image_shard_path(ref.dataset, ref.split, ref.shard)):
+        return None
+    if not root.exists(outcomes_path(ref.dataset, ref.split, ref.shard)):
+        return None
+    outcomes = {outcome.key: outcome for outcome in read_outcomes(root, ref)}
+    return outcomes if list(outcomes) == [row.key for row in rows] else None
 
 
-class _Spool:
-    """Accepted JPEGs in a temporary file, so that a shard of large ones does not fill the memory."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._where: dict[str, tuple[int, int]] = {}
-        self._end = 0
-
-    def put(self, key: str, jpeg: bytes) -> None:
-        self._file.write(jpeg)
-        self._where[key] = (self._end, len(jpeg))
-        self._end += len(jpeg)
-
-    def get(self, key: str) -> bytes:
-        offset, length = self._where[key]
-        self._file.seek(offset)
-        return self._file.read(length)
-
-
-def _fetch_rows(
-    rows: Sequence[ManifestRow],
-    config: DownloadConfig,
-    spool: _Spool,
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[str, RowOutcome]:
-    """Fetch every row's URL; the outcome of each by key. Accepted JPEGs go to the spool."""
-    outcomes: dict[str, RowOutcome] = {}
-    if not rows:
-        return outcomes
-    stop = threading.Event()
-    fetcher = Fetcher(config)
-    pool = ThreadPoolExecutor(min(config.threads, len(rows)), thread_name_prefix="fetch")
-    try:
-        # No list of futures is kept: each is freed with its JPEG once it has been spooled.
-        for future in as_completed(pool.submit(_fetch_row, row, fetcher, config, stop) for row in rows):
-            outcome, jpeg = future.result()
-            outcomes[outcome.key] = outcome
-            if jpeg is not None:
-                spool.put(outcome.key, jpeg)
-            del future, jpeg
-            if on_progress is not None:
-                on_progress(len(outcomes), len(rows))
-    finally:
-        stop.set()  # After an error or an interrupt, nobody waits out a back-off.
-        pool.shutdown(wait=True, cancel_futures=True)
-        fetcher.close()
-    return outcomes
-
-
-def _fetch_row(
-    row: ManifestRow, fetcher: Fetcher, config: DownloadConfig, stop: threading.Event
-) -> tuple[RowOutcome, bytes | None]:
-    """One row's outcome, and its JPEG where that is ok."""
-    try:
-        fetched = fetcher.fetch(row.url, pause=stop.wait)
-        base = RowOutcome(
-            key=row.key,
-            url=row.url,
-            image_key=row.image_key,
-            outcome=fetched.outcome,
-            detail=fetched.detail,
-            attempts=fetched.attempts,
-            http_status=fetched.status,
-            seconds=fetched.seconds,
-        )
-        if fetched.body is None:
-            return base, None
-        try:
-            with _DECODING:
-                jpeg, (width, height) = accept_picture(fetched.body, config)
-        except PictureError as error:
-            return replace(base, outcome=error.outcome, detail=error.detail), None
-        digest = hashlib.sha256(fetched.body).hexdigest()
-        return replace(base, width=width, height=height, sha256=digest), jpeg
-    except Exception as error:
-        error.add_note(f"while fetching key {row.key}: {row.url}")
-        raise
+def _is_wanted(row: ManifestRow, before: Mapping[str, RowOutcome] | None, retry: RetryConfig | None) -> bool:
+    """Whether a row's URL is to be requested now."""
+    if not row.fetches:
+        return False
+    if before is None:
+        return True
+    outcome = before[row.key]
+    return (
+        retry is not None
+        and outcome.outcome in retry.outcomes
+        and outcome.tried_at <= time.time() - retry.older_than_seconds
+    )
 
 
 def _unfetched(row: ManifestRow) -> RowOutcome:
@@ -239,21 +148,80 @@ def _unfetched(row: ManifestRow) -> RowOutcome:
     return RowOutcome(row.key, row.url, row.image_key, Outcome.DUPLICATE, f"same URL as {row.image_key}")
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
+# --- publishing -----------------------------------------------------------------------------------------------------
 
 
-def _members(rows: Sequence[ManifestRow], outcomes: Sequence[RowOutcome], spool: _Spool) -> Iterator[tuple[str, bytes]]:
-    for row, outcome in zip(rows, outcomes, strict=True):
-        if outcome.outcome is Outcome.OK:
-            assert outcome.width is not None
-            assert outcome.height is not None
-            assert outcome.sha256 is not None
-            size = (outcome.width, outcome.height)
-            yield from encode_image(
-                ImageSample(row.key, row.caption, row.url, size, outcome.sha256, spool.get(row.key))
+def _commit(
+    root: Root,
+    ref: ShardRef,
+    rows: Sequence[ManifestRow],
+    journal: Journal,
+    before: Mapping[str, RowOutcome] | None,
+    done: Receipt | None,
+    stamp: str,
+    watch: Stopwatch,
+) -> Receipt:
+    """Publish tar, table and receipt from the journal and what stood before."""
+    outcomes = [_final(row, journal, before) for row in rows]
+    tar_path = image_shard_path(ref.dataset, ref.split, ref.shard)
+    table_path = outcomes_path(ref.dataset, ref.split, ref.shard)
+    receipt_path = image_receipt_path(ref.dataset, ref.split, ref.shard)
+    tar_name, table_name = tar_path.rsplit("/", 1)[-1], table_path.rsplit("/", 1)[-1]
+    # While files change there is no receipt, so that nobody takes new bytes for old ones. The journal stays until
+    # there is one again: it was begun over the table, and what it adds is the same over the old or the new files.
+    root.remove(receipt_path)
+    images_change = any(outcome.outcome is Outcome.OK for outcome in journal.outcomes.values())
+    if done is not None and before is not None and not images_change:
+        tar_digest = done.files[tar_name]
+    else:
+        with ExitStack() as stack:
+            old = stack.enter_context(root.open(tar_path)) if before is not None else None
+            tar_digest = root.publish(
+                tar_path, lambda stream: write_tar(stream, _members(rows, outcomes, journal, old, str(ref)))
             )
+    table_digest = root.publish(table_path, lambda stream: write_outcomes(stream, outcomes))
+    receipt = Receipt(
+        stage=Stage.DOWNLOAD,
+        dataset=ref.dataset,
+        split=ref.split,
+        shard=ref.shard,
+        fingerprint=stamp,
+        counts=dict(sorted(Counter(outcome.outcome.value for outcome in outcomes).items())),
+        files={tar_name: tar_digest, table_name: table_digest},
+        seconds=watch.seconds,
+        created_at=now(),
+    )
+    root.publish_model(receipt_path, receipt)
+    return receipt
 
 
-def _write_table(stream: IO[bytes], outcomes: Sequence[RowOutcome]) -> None:
-    table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=_SCHEMA)
-    pq.write_table(table, stream, compression="zstd")
+def _final(row: ManifestRow, journal: Journal, before: Mapping[str, RowOutcome] | None) -> RowOutcome:
+    if row.key in journal.outcomes:
+        return journal.outcomes[row.key]
+    return before[row.key] if before is not None else _unfetched(row)
+
+
+def _members(
+    rows: Sequence[ManifestRow],
+    outcomes: Sequence[RowOutcome],
+    journal: Journal,
+    old_tar: IO[bytes] | None,
+    shard: str,
+) -> Iterator[tuple[str, bytes]]:
+    """The tar's members in key order: images of the journal, and of the old tar what the journal does not have."""
+    old = iter(()) if old_tar is None else read_image_shard(old_tar, shard)
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if outcome.outcome is not Outcome.OK:
+            continue
+        if row.key in journal.outcomes:
+            jpeg = journal.jpeg(row.key)
+        else:
+            sample = next((sample for sample in old if sample.key == row.key), None)
+            if sample is None:
+                raise ShardError(f"shard {shard}, key {row.key}: its image is gone; run: unicoder-vl download --force")
+            jpeg = sample.jpeg
+        assert outcome.width is not None
+        assert outcome.height is not None
+        assert outcome.sha256 is not None
+        size = (outcome.width, outcome.height)
+        yield from encode_image(ImageSample(row.key, row.caption, row.url, size, outcome.sha256, jpeg))

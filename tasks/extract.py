@@ -12,13 +12,12 @@ import multiprocessing
 import os
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -40,7 +39,7 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.records import Receipt, Record, ShardRef, ShardResult, Stage, fingerprint
 from tasks.storage import Root, Stopwatch
-from tasks.tether import die_with_parent
+from tasks.workers import WorkerPool
 
 if TYPE_CHECKING:
     from feature_extraction.detector import Detector
@@ -306,37 +305,17 @@ _seat: _Seat | None = None
 """Set in worker processes only."""
 
 
-class ExtractorPool:
+class ExtractorPool(WorkerPool):
     """Worker processes that extract shards, each with its own detector: `with ExtractorPool(2) as pool: ...`.
 
-    A worker starts when a shard first needs it, shares the cores evenly with its siblings, takes the GPU of its
-    number (modulo their count), and is killed by the kernel when this process dies, however it dies (on Linux).
-    Leaving the block waits for the running shards and drops the waiting ones.
+    A worker shares the cores evenly with its siblings and takes the GPU of its number (modulo their count).
     """
 
     def __init__(self, max_workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        num_threads = max(1, _num_cores() // max_workers)
-        self._workers = ProcessPoolExecutor(
-            max_workers,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(os.getpid(), context.Value("i", 0), num_threads),
-        )
-        # Linux ties a worker's life to the thread that started it, not to the process, and callers are often
-        # threads that end. This one stays until the pool is closed.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="extractor-pool")
+        counter = multiprocessing.get_context("spawn").Value("i", 0)
+        super().__init__(max_workers, _take_seat, counter, max(1, _num_cores() // max_workers))
 
-    def __enter__(self) -> ExtractorPool:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._workers.shutdown(wait=True, cancel_futures=True)
-        self._starter.shutdown()
-
-    def submit(self, root_uri: str, ref: ShardRef, config: ExtractorConfig) -> Future[ShardResult]:
+    def extract(self, root_uri: str, ref: ShardRef, config: ExtractorConfig) -> Future[ShardResult]:
         """Extract a shard in a worker; see `extract_shard`. One that stands already needs no worker.
 
         Raises:
@@ -349,16 +328,15 @@ class ExtractorPool:
             future: Future[ShardResult] = Future()
             future.set_result(ShardResult(receipt=done, skipped=True))
             return future
-        return self._starter.submit(self._workers.submit, _work, root_uri, ref, config).result()
+        return self.submit(_work, root_uri, ref, config)
 
 
 def _work(root_uri: str, ref: ShardRef, config: ExtractorConfig) -> ShardResult:
     return extract_shard(Root(root_uri), ref, config)
 
 
-def _start_worker(parent: int, counter: Synchronized[int], num_threads: int) -> None:
+def _take_seat(counter: Synchronized[int], num_threads: int) -> None:
     global _seat
-    die_with_parent(parent)
     with counter.get_lock():
         _seat = _Seat(counter.value, num_threads)
         counter.value += 1

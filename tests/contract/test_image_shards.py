@@ -11,12 +11,10 @@ import pytest
 from PIL import Image
 
 from feature_extraction.samples import ImageSample, encode_image, read_image_shard, write_tar
-from tasks import download as download_room
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.download import download_shard
-from tasks.fetch import Fetched
+from tasks.fetching import Session
 from tasks.manifest import list_shards, make_manifest
-from tasks.records import Outcome
 from tasks.storage import Root
 
 webdataset = pytest.importorskip("webdataset")
@@ -29,30 +27,18 @@ def jpeg(seed: int) -> bytes:
     return stream.getvalue()
 
 
-class Web:
-    """Pictures by the number in a URL, in place of the network; number 2 is not there."""
-
-    def __init__(self, config: DownloadConfig) -> None:
-        pass
-
-    def fetch(self, url: str, pause: object = None) -> Fetched:
-        number = int(url.rsplit("/", 1)[-1])
-        if number == 2:
-            return Fetched(Outcome.NOT_FOUND, "HTTP 404", None, 404, 1, 0.0)
-        return Fetched(Outcome.OK, "", jpeg(number), 200, 1, 0.0)
-
-    def close(self) -> None:
-        pass
-
-
-def test_webdataset_reads_a_downloaded_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_room, "Fetcher", Web)
+def test_webdataset_reads_a_downloaded_shard(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in (0, 1, 3, 4):
+        (tmp_path / f"pictures/{number}.jpg").write_bytes(jpeg(number))
     rows = tmp_path / "rows.tsv"
-    rows.write_text("".join(f"caption {n}, “quoted”\thttp://x.example/{n}\n" for n in range(5)), encoding="utf-8")
+    rows.write_text("".join(f"caption {n}, “quoted”\t{n}.jpg\n" for n in range(5)), encoding="utf-8")
     root = Root(str(tmp_path / "root"))
-    dataset = DatasetConfig(name="tiny", splits={"train": str(rows)})
+    source = RowsConfig(rows=str(rows), images=str(tmp_path / "pictures"))
+    dataset = DatasetConfig(name="tiny", splits={"train": source})
     make_manifest(root, dataset, "train")
-    download_shard(root, dataset, list_shards(root, dataset, "train")[0], DownloadConfig())
+    with Session(dataset, "train", DownloadConfig()) as session:
+        download_shard(root, dataset, list_shards(root, dataset, "train")[0], session)
 
     path = tmp_path / "root/datasets/tiny/train/images/images-00000.tar"
     samples = list(webdataset.WebDataset(str(path), shardshuffle=False))

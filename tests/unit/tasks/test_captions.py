@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks import download as download_room
 from tasks.captions import make_captions
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.download import download_shard
 from tasks.errors import UserError
-from tasks.fetch import Fetched
+from tasks.fetching import Session
 from tasks.manifest import list_shards, make_manifest
-from tasks.records import Outcome
 from tasks.storage import Root
 
 
@@ -27,44 +24,41 @@ def picture() -> bytes:
     return stream.getvalue()
 
 
-class Web:
-    """Answers by the last word of a URL, in place of the network; `ok` is a picture."""
-
-    def __init__(self, config: DownloadConfig) -> None:
-        self.bodies: Mapping[str, bytes | None] = {"ok": picture(), "page": b"<html>", "gone": None}
-
-    def fetch(self, url: str, pause: object = None) -> Fetched:
-        body = self.bodies[url.rsplit("-", 1)[-1]]
-        outcome = Outcome.OK if body is not None else Outcome.NOT_FOUND
-        return Fetched(outcome, "", body, 200 if body else 404, 1, 0.0)
-
-    def close(self) -> None:
-        pass
+ROWS = [
+    "a dog\t1.jpg",
+    "gone\tabsent.jpg",
+    "the same dog\t1.jpg",
+    "no name",
+    "gone too\tabsent.jpg",
+    "a page\tpage.jpg",
+    "a cat\t4.jpg",
+]
 
 
 @pytest.fixture(autouse=True)
-def web(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download_room, "Fetcher", Web)
-
-
-ROWS = [
-    "a dog\thttp://x.example/1-ok",
-    "gone\thttp://x.example/2-gone",
-    "the same dog\thttp://x.example/1-ok",
-    "no url",
-    "gone too\thttp://x.example/2-gone",
-    "a page\thttp://x.example/3-page",
-    "a cat\thttp://x.example/4-ok",
-]
+def pictures(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures that the rows name, in the folder `pictures` of the working directory."""
+    folder = tmp_path_factory.mktemp("work")
+    monkeypatch.chdir(folder)
+    (folder / "pictures").mkdir()
+    for name in ("1.jpg", "4.jpg"):
+        (folder / "pictures" / name).write_bytes(picture())
+    (folder / "pictures/page.jpg").write_bytes(b"<html>")
 
 
 def downloaded(root: Root, rows: list[str], shard_size: int = 2) -> DatasetConfig:
     root.publish_bytes("rows.tsv", "\n".join(rows).encode())
-    dataset = DatasetConfig(name="tiny", splits={"train": f"{root.uri}/rows.tsv"}, shard_size=shard_size)
+    source = RowsConfig(rows=f"{root.uri}/rows.tsv", images="pictures")
+    dataset = DatasetConfig(name="tiny", splits={"train": source}, shard_size=shard_size)
     make_manifest(root, dataset, "train")
-    for ref in list_shards(root, dataset, "train"):
-        download_shard(root, dataset, ref, DownloadConfig(threads=2))
+    download(root, dataset, DownloadConfig())
     return dataset
+
+
+def download(root: Root, dataset: DatasetConfig, config: DownloadConfig) -> None:
+    with Session(dataset, "train", config) as session:
+        for ref in list_shards(root, dataset, "train"):
+            download_shard(root, dataset, ref, session)
 
 
 def captions(root: Root) -> list[dict[str, str]]:
@@ -101,8 +95,7 @@ def test_captions_follow_a_shard_that_changed(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
     dataset = downloaded(root, ROWS)
     make_captions(root, dataset, "train")
-    for ref in list_shards(root, dataset, "train"):
-        download_shard(root, dataset, ref, DownloadConfig(threads=2, min_side=100))
+    download(root, dataset, DownloadConfig(min_side=100))
     assert make_captions(root, dataset, "train").receipt.counts["too_small"] == 3
     assert captions(root) == []
 

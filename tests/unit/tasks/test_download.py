@@ -1,19 +1,12 @@
-"""A shard is downloaded whole, within its limits, and accounts for every row, whatever the servers do."""
+"""A shard is downloaded whole, goes on where it was interrupted, and accounts for every row, whatever servers do."""
 
 from __future__ import annotations
 
-import email.utils
-import gzip
 import hashlib
 import io
-import socket
-import struct
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,399 +16,53 @@ from PIL import Image
 
 from feature_extraction.samples import ImageSample, read_image_shard
 from tasks import download as download_room
-from tasks import fetch as fetch_room
-from tasks.config import DatasetConfig, DownloadConfig
-from tasks.download import download_shard
-from tasks.fetch import Fetched, Fetcher, is_public
+from tasks import fetching as fetching_room
+from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, RowsConfig
+from tasks.download import Again, download_shard, standing_shard
+from tasks.download_settings import RESULT_SETTINGS, check_settings, keep_settings
+from tasks.errors import UserError
+from tasks.fetching import Session
+from tasks.journal import Journal
 from tasks.manifest import list_shards, make_manifest
-from tasks.records import Outcome, Receipt, ShardResult
+from tasks.outcomes import RowOutcome, read_outcomes
+from tasks.records import Outcome, Receipt, ShardRef, ShardResult
 from tasks.storage import Root
+from tests.faults import CONFIG, JPEG, picture
 
-# Waits are short so that tests are; loopback is allowed because the servers of these tests live there.
-CONFIG = DownloadConfig(
-    threads=8,
-    connect_timeout_seconds=2.0,
-    read_timeout_seconds=1.0,
-    deadline_seconds=2.0,
-    retries=2,
-    backoff_seconds=0.01,
-    max_bytes=100_000,
-    max_redirects=3,
-    min_side=8,
-    allow_private_addresses=True,
-)
-
-
-def picture(colour: str = "red", size: tuple[int, int] = (40, 30)) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, colour).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-JPEG = picture()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One fault per path. `server.requests` counts what arrived, before it is answered."""
-
-    protocol_version = "HTTP/1.1"
-    server: Any
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        with self.server.lock:
-            self.server.requests[self.path] += 1
-            count = self.server.requests[self.path]
-            self.server.headers_seen[self.path] = dict(self.headers)
-            self.server.clients.add(self.client_address)
-        fault = self.path.split("/")[1]
-        handle: Callable[[int], None] = getattr(self, f"do_{fault}", self.do_status)
-        handle(count)
-
-    def do_ok(self, count: int) -> None:
-        self.answer(200, JPEG)
-
-    def do_status(self, count: int) -> None:
-        self.answer(int(self.path.split("/")[1]))
-
-    def do_once(self, count: int) -> None:
-        """503 at first, then the picture."""
-        if count == 1:
-            self.answer(503)
-        else:
-            self.answer(200, JPEG)
-
-    def do_redirect(self, count: int) -> None:
-        self.answer(302, b"moved", Location="/ok/after-redirect")
-
-    def do_loop(self, count: int) -> None:
-        self.answer(301, Location=self.path)
-
-    def do_away(self, count: int) -> None:
-        self.answer(302, Location=self.server.away)
-
-    def do_html(self, count: int) -> None:
-        self.answer(200, b"<html>gone</html>")
-
-    def do_large(self, count: int) -> None:
-        self.answer(200, JPEG + bytes(200_000))
-
-    def do_endless(self, count: int) -> None:
-        """No declared length; sends until the client hangs up."""
-        self.send_response(200)
-        self.end_headers()
-        try:
-            while not self.server.closing.is_set():
-                self.wfile.write(bytes(1 << 16))
-                self.server.sent += 1 << 16
-        except OSError:
-            self.close_connection = True
-
-    def do_truncated(self, count: int) -> None:
-        """The body ends before its declared length."""
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(JPEG)))
-        self.end_headers()
-        self.wfile.write(JPEG[: len(JPEG) // 2])
-        self.close_connection = True
-
-    def do_gzip(self, count: int) -> None:
-        self.answer(200, gzip.compress(JPEG), Content_Encoding="gzip")
-
-    def do_nogzip(self, count: int) -> None:
-        self.answer(200, JPEG, Content_Encoding="gzip")
-
-    def do_inflating(self, count: int) -> None:
-        """A small body that unpacks to a large one."""
-        self.answer(200, gzip.compress(bytes(10_000_000)), Content_Encoding="gzip")
-
-    def do_cut(self, count: int) -> None:
-        """The transfer is whole, the picture in it is not."""
-        self.answer(200, JPEG[:-20])
-
-    def do_reset(self, count: int) -> None:
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.connection.close()
-        self.close_connection = True
-
-    def do_drip(self, count: int) -> None:
-        """Part of the body, then one byte at a time, always within the read timeout."""
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(JPEG)))
-        self.end_headers()
-        self.drip(JPEG)
-
-    def do_dripheader(self, count: int) -> None:
-        self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 10_000)
-
-    def do_hang(self, count: int) -> None:
-        self.server.closing.wait(10)
-        self.close_connection = True
-
-    def do_later(self, count: int) -> None:
-        if count == 1:
-            self.answer(429, Retry_After="1")
-        else:
-            self.answer(200, JPEG)
-
-    def drip(self, content: bytes) -> None:
-        try:
-            for index in range(len(content)):
-                self.wfile.write(content[index : index + 1])
-                if self.server.closing.wait(0.05):
-                    break
-        except OSError:
-            pass
-        self.close_connection = True
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    server.lock = threading.Lock()  # type: ignore[attr-defined]
-    server.closing = threading.Event()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.closing.set()  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def server(running: Any) -> Any:
-    running.requests = Counter()
-    running.headers_seen = {}
-    running.clients = set()
-    running.away = ""
-    running.sent = 0
-    running.url = f"http://127.0.0.1:{running.server_port}"
-    return running
-
-
-def fetch(url: str, **changes: object) -> Fetched:
-    fetcher = Fetcher(CONFIG.model_copy(update=changes))
-    try:
-        return fetcher.fetch(url)
-    finally:
-        fetcher.close()
+FAILURES = Again(failures=RetryConfig())
+FOLDER = "datasets/tiny/train/images"
 
 
 class Job:
     """A dataset of one split under a fresh root."""
 
-    def __init__(self, root_uri: str, rows: list[tuple[str, str]], shard_size: int = 1024) -> None:
+    def __init__(self, root_uri: str, rows: list[tuple[str, str]], shard_size: int = 1024, **source: Any) -> None:
         self.root = Root(root_uri)
         self.root.publish_bytes("rows.tsv", "".join(f"{caption}\t{url}\n" for caption, url in rows).encode())
-        self.dataset = DatasetConfig(name="tiny", splits={"train": f"{root_uri}/rows.tsv"}, shard_size=shard_size)
+        config = RowsConfig(rows=f"{root_uri}/rows.tsv", **source)
+        self.dataset = DatasetConfig(name="tiny", splits={"train": config}, shard_size=shard_size)
         make_manifest(self.root, self.dataset, "train")
 
-    def download(self, shard: int = 0, progress: Any = None, **changes: object) -> ShardResult:
-        ref = list_shards(self.root, self.dataset, "train")[shard]
-        return download_shard(self.root, self.dataset, ref, CONFIG.model_copy(update=changes), progress)
+    def ref(self, shard: int = 0) -> ShardRef:
+        return list_shards(self.root, self.dataset, "train")[shard]
+
+    def download(
+        self, shard: int = 0, again: Again = download_room.NOTHING_AGAIN, progress: Any = None, **changes: object
+    ) -> ShardResult:
+        config = CONFIG.model_copy(update=changes)
+        with Session(self.dataset, "train", config) as session:
+            return download_shard(self.root, self.dataset, self.ref(shard), session, again, progress)
 
     def samples(self, shard: int = 0) -> list[ImageSample]:
-        with self.root.open(f"datasets/tiny/train/images/images-{shard:05d}.tar") as stream:
+        with self.root.open(f"{FOLDER}/images-{shard:05d}.tar") as stream:
             return list(read_image_shard(stream, "images"))
 
     def table(self, shard: int = 0) -> list[dict[str, Any]]:
-        with self.root.open(f"datasets/tiny/train/images/outcomes-{shard:05d}.parquet") as stream:
+        with self.root.open(f"{FOLDER}/outcomes-{shard:05d}.parquet") as stream:
             return pq.read_table(stream).to_pylist()
 
-
-# --- one URL --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "outcome", "requests"),
-    [
-        ("/ok/1", Outcome.OK, 1),
-        ("/once/1", Outcome.OK, 2),
-        ("/404/1", Outcome.NOT_FOUND, 1),
-        ("/410/1", Outcome.NOT_FOUND, 1),
-        ("/401/1", Outcome.FORBIDDEN, 1),
-        ("/403/1", Outcome.FORBIDDEN, 1),
-        ("/418/1", Outcome.HTTP_4XX, 1),
-        ("/304/1", Outcome.HTTP_4XX, 1),
-        ("/429/1", Outcome.RATE_LIMITED, 3),
-        ("/500/1", Outcome.HTTP_5XX, 3),
-        ("/loop/1", Outcome.TOO_MANY_REDIRECTS, 4),
-        ("/large/1", Outcome.TOO_LARGE, 1),
-        ("/endless/1", Outcome.TOO_LARGE, 1),
-        ("/truncated/1", Outcome.TRUNCATED, 3),
-        ("/reset/1", Outcome.CONNECT, 3),
-        ("/gzip/1", Outcome.OK, 1),
-        ("/nogzip/1", Outcome.NOT_AN_IMAGE, 1),
-        ("/inflating/1", Outcome.TOO_LARGE, 1),
-    ],
-)
-def test_fault_ends_as_its_outcome_after_so_many_requests(
-    server: Any, path: str, outcome: Outcome, requests: int
-) -> None:
-    fetched = fetch(server.url + path)
-    assert (fetched.outcome, server.requests[path]) == (outcome, requests)
-    assert (fetched.body == JPEG) == (outcome is Outcome.OK)
-    assert bool(fetched.detail) == (outcome is not Outcome.OK)
-    assert "0x" not in fetched.detail
-
-
-def test_redirect_is_followed(server: Any) -> None:
-    fetched = fetch(server.url + "/redirect/1")
-    assert (fetched.outcome, fetched.status, fetched.body) == (Outcome.OK, 200, JPEG)
-
-
-@pytest.mark.parametrize("path", ["/drip/1", "/dripheader/1"])
-def test_dripping_server_is_cut_off_at_the_deadline(server: Any, path: str) -> None:
-    start = time.monotonic()
-    fetched = fetch(server.url + path, deadline_seconds=0.5, retries=0)
-    assert fetched.outcome is Outcome.TIMEOUT
-    assert 0.4 < time.monotonic() - start < 1.5
-
-
-def test_silent_server_is_given_up_after_the_read_timeout(server: Any) -> None:
-    fetched = fetch(server.url + "/hang/1", read_timeout_seconds=0.2, retries=0)
-    assert fetched.outcome is Outcome.TIMEOUT
-    assert fetched.seconds < 1.5
-
-
-def test_deadline_holds_for_redirects_and_body_together(server: Any) -> None:
-    server.away = "/drip/1"
-    start = time.monotonic()
-    assert fetch(server.url + "/away/1", deadline_seconds=0.5, retries=0).outcome is Outcome.TIMEOUT
-    assert time.monotonic() - start < 1.5
-
-
-def test_endless_body_is_read_only_to_the_limit(server: Any) -> None:
-    fetch(server.url + "/endless/1")
-    assert server.sent < 20_000_000  # socket buffers, not the 2 s that the deadline would have allowed
-
-
-def test_nothing_listening_is_connect() -> None:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        fetched = fetch(f"http://127.0.0.1:{bound.getsockname()[1]}/1")
-    assert (fetched.outcome, fetched.attempts) == (Outcome.CONNECT, 3)
-
-
-def test_plain_server_behind_https_is_tls(server: Any) -> None:
-    fetched = fetch(server.url.replace("http:", "https:") + "/ok/1")
-    assert (fetched.outcome, fetched.attempts) == (Outcome.TLS, 1)
-
-
-def test_name_that_does_not_resolve_is_dns(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    fetched = fetch("http://nowhere.example/1")
-    assert (fetched.outcome, fetched.detail, fetched.attempts) == (Outcome.DNS, "Name or service not known", 3)
-
-
-@pytest.mark.parametrize("url", ["http://exa mple/1", f"http://{'a' * 70}.example/1", "http://a..b/1"])
-def test_host_that_cannot_be_asked_for_is_bad_url(url: str) -> None:
-    assert fetch(url).outcome is Outcome.BAD_URL
-
-
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://a.example/1", "http://[1/", "gopher://a/"])
-def test_redirect_leaves_the_web_never(server: Any, target: str) -> None:
-    server.away = target
-    fetched = fetch(server.url + "/away/1")
-    assert (fetched.outcome, fetched.attempts) == (Outcome.BAD_URL, 1)
-
-
-def test_loopback_is_refused_by_default(server: Any) -> None:
-    fetched = fetch(server.url + "/ok/1", allow_private_addresses=False)
-    assert (fetched.outcome, fetched.attempts) == (Outcome.BLOCKED_ADDRESS, 1)
-    assert not server.requests
-
-
-def test_redirect_into_a_private_network_is_refused(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The first hop counts as public, so that there is one; 127.0.0.2 is as private as it ever was.
-    monkeypatch.setattr(fetch_room, "is_public", lambda address: address == "127.0.0.1" or is_public(address))
-    server.away = f"http://127.0.0.2:{server.server_port}/ok/secret"
-    fetched = fetch(server.url + "/away/1", allow_private_addresses=False)
-    assert fetched.outcome is Outcome.BLOCKED_ADDRESS
-    assert server.requests == {"/away/1": 1}
-
-
-def test_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answers(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ("8.8.8.8", "10.0.0.1")]
-
-    monkeypatch.setattr(socket, "getaddrinfo", answers)
-    assert fetch("http://rebinding.example/1", allow_private_addresses=False).outcome is Outcome.BLOCKED_ADDRESS
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("8.8.8.8", True),
-        ("2606:4700::1111", True),
-        ("64:ff9b::808:808", True),
-        ("127.0.0.1", False),
-        ("10.1.2.3", False),
-        ("169.254.169.254", False),
-        ("100.64.0.1", False),
-        ("0.0.0.0", False),
-        ("224.0.0.1", False),
-        ("255.255.255.255", False),
-        ("::1", False),
-        ("fd00::1", False),
-        ("fe80::1%eth0", False),
-        ("::ffff:127.0.0.1", False),
-        ("2002:7f00:1::", False),
-        ("64:ff9b::7f00:1", False),
-    ],
-)
-def test_public_addresses_are_told_from_private_ones(address: str, public: bool) -> None:
-    assert is_public(address) is public
-
-
-def test_retry_after_is_honoured_and_capped(server: Any) -> None:
-    pauses: list[float] = []
-    assert Fetcher(CONFIG).fetch(server.url + "/later/1", pause=pauses.append).outcome is Outcome.OK
-    assert pauses == [1.0]
-    pauses.clear()
-    short = CONFIG.model_copy(update={"deadline_seconds": 0.5})
-    assert Fetcher(short).fetch(server.url + "/later/2", pause=pauses.append).outcome is Outcome.OK
-    assert pauses == [0.5]
-
-
-def test_retry_after_may_be_a_date() -> None:
-    soon = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=100))
-    assert fetch_room._retry_after(soon) == pytest.approx(100, abs=5)
-    assert fetch_room._retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
-    assert fetch_room._retry_after("soon") is None
-
-
-def test_backoff_doubles(server: Any) -> None:
-    pauses: list[float] = []
-    Fetcher(CONFIG.model_copy(update={"retries": 3, "backoff_seconds": 0.1})).fetch(
-        server.url + "/503/1", pause=pauses.append
-    )
-    assert [0.5 <= pause / wanted <= 1.5 for pause, wanted in zip(pauses, (0.1, 0.2, 0.4), strict=True)] == [True] * 3
-
-
-def test_connections_are_kept_and_the_agent_is_honest(server: Any) -> None:
-    fetcher = Fetcher(CONFIG)
-    for number in range(5):
-        assert fetcher.fetch(f"{server.url}/ok/{number}").outcome is Outcome.OK
-    fetcher.close()
-    assert len(server.clients) == 1
-    assert server.headers_seen["/ok/0"]["User-Agent"] == CONFIG.user_agent
-    assert "Cookie" not in server.headers_seen["/ok/4"]
+    def files(self) -> list[str]:
+        return sorted(path.name for path in Path(self.root.path(FOLDER)).iterdir())
 
 
 # --- one shard ------------------------------------------------------------------------------------------------------
@@ -424,20 +71,25 @@ def test_connections_are_kept_and_the_agent_is_honest(server: Any) -> None:
 def test_shard_accounts_for_every_row_in_key_order(server: Any, tmp_path: Path) -> None:
     rows = [
         ("good", f"{server.url}/ok/1"),
-        ("gone", f"{server.url}/404/1"),
+        ("missing", f"{server.url}/404/1"),
         ("page", f"{server.url}/html/1"),
         ("again", f"{server.url}/ok/1"),
         ("no url", "ftp://a.example/1"),
         ("cut", f"{server.url}/cut/1"),
         ("good too", f"{server.url}/ok/2"),
         ("", f"{server.url}/ok/3"),
+        ("gone", f"{server.url}/410/1"),
+        ("asleep", f"{server.url}/503/1"),
     ]
     job = Job(str(tmp_path / "root"), rows)
+    begun = int(time.time())
     receipt = job.download().receipt
     assert receipt.counts == {
         "bad_row": 1,
         "bad_url": 1,
         "duplicate": 1,
+        "gone": 1,
+        "http_5xx": 1,
         "not_an_image": 1,
         "not_found": 1,
         "ok": 2,
@@ -448,69 +100,97 @@ def test_shard_accounts_for_every_row_in_key_order(server: Any, tmp_path: Path) 
         ("000000006", "good too", JPEG),
     ]
     table = job.table()
-    assert [line["key"] for line in table] == [f"{number:09d}" for number in range(8)]
+    assert [line["key"] for line in table] == [f"{number:09d}" for number in range(10)]
     assert [line["outcome"] for line in table] == [
-        "ok", "not_found", "not_an_image", "duplicate", "bad_url", "truncated", "ok", "bad_row",
+        "ok", "not_found", "not_an_image", "duplicate", "bad_url", "truncated", "ok", "bad_row", "gone", "http_5xx",
     ]  # fmt: skip
-    assert (table[0]["width"], table[0]["height"], table[0]["http_status"]) == (40, 30, 200)
+    assert (table[0]["width"], table[0]["height"], table[0]["bytes"], table[0]["http_status"]) == (
+        40,
+        30,
+        len(JPEG),
+        200,
+    )
     assert table[0]["sha256"] == hashlib.sha256(JPEG).hexdigest()
+    assert begun <= table[0]["tried_at"] <= time.time()
     assert (table[1]["http_status"], table[1]["attempts"], table[1]["width"]) == (404, 1, None)
     assert table[2]["detail"] == "a web page"
-    assert (table[3]["image_key"], table[3]["attempts"]) == ("000000000", 0)
-    assert server.requests["/ok/1"] == 1
+    assert (table[3]["image_key"], table[3]["attempts"], table[3]["tried_at"]) == ("000000000", 0, 0)
+    assert (table[9]["attempts"], server.requests["/503/1"]) == (3, 3)
+    assert server.requests["/ok/1"] == server.requests["/404/1"] == server.requests["/410/1"] == 1
     assert server.requests["/cut/1"] == 1  # the transfer was whole: asking again brings the same picture
+    assert read_outcomes(job.root, job.ref())[1].outcome is Outcome.NOT_FOUND
+
+
+FAULTS = {
+    "ok": (Outcome.OK, 1),
+    "gzip": (Outcome.OK, 1),
+    "once": (Outcome.OK, 2),
+    "later": (Outcome.OK, 2),
+    "redirect": (Outcome.OK, 1),
+    "404": (Outcome.NOT_FOUND, 1),
+    "410": (Outcome.GONE, 1),
+    "403": (Outcome.FORBIDDEN, 1),
+    "418": (Outcome.HTTP_4XX, 1),
+    "500": (Outcome.HTTP_5XX, 3),
+    "429": (Outcome.RATE_LIMITED, 3),
+    "loop": (Outcome.TOO_MANY_REDIRECTS, 4),
+    "large": (Outcome.TOO_LARGE, 1),
+    "declared": (Outcome.TOO_LARGE, 1),
+    "undeclared": (Outcome.TOO_LARGE, 1),
+    "endless": (Outcome.TOO_LARGE, 1),
+    "inflating": (Outcome.TOO_LARGE, 1),
+    "bomb": (Outcome.TOO_LARGE, 1),
+    "html": (Outcome.NOT_AN_IMAGE, 1),
+    "cut": (Outcome.TRUNCATED, 1),
+    "truncated": (Outcome.TRUNCATED, 3),
+    "chunkcut": (Outcome.TRUNCATED, 3),
+    "drip": (Outcome.TIMEOUT, None),
+    "dripheader": (Outcome.TIMEOUT, None),
+    "hang": (Outcome.TIMEOUT, None),
+}
+
+
+def test_every_fault_ends_as_its_outcome_in_bounded_time(server: Any, tmp_path: Path) -> None:
+    """The deadline holds over all attempts of a URL; a fault costs the requests it deserves, and nobody else's time."""
+    rows = [(fault, f"{server.url}/{fault}/mix") for fault in FAULTS]
+    job = Job(str(tmp_path / "root"), rows)
+    begun = time.monotonic()
+    job.download(threads=len(rows), per_host=len(rows), deadline_seconds=2.0, read_timeout_seconds=1.0)
+    assert time.monotonic() - begun < 2.0 + 1.0 + 3.0  # the deadline, a Retry-After, and a busy machine
+    found = {line["url"].split("/")[3]: line["outcome"] for line in job.table()}
+    assert found == {fault: outcome.value for fault, (outcome, _) in FAULTS.items()}
+    expected = {f"/{fault}/mix": requests for fault, (_, requests) in FAULTS.items() if requests is not None}
+    assert {path: server.requests[path] for path in expected} == expected
+    assert all(line["seconds"] < 3.5 for line in job.table())
+    assert all(bool(line["detail"]) == (line["outcome"] != "ok") for line in job.table())
 
 
 def test_files_match_their_digests_and_none_is_unfinished(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
     receipt = job.download().receipt
-    folder = tmp_path / "root/datasets/tiny/train/images"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "images-00000.json",
-        "images-00000.tar",
-        "outcomes-00000.parquet",
-    ]
+    assert job.files() == ["images-00000.json", "images-00000.tar", "outcomes-00000.parquet"]
     for name, digest in receipt.files.items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest.sha256
+        assert hashlib.sha256(job.root.read_bytes(f"{FOLDER}/{name}")).hexdigest() == digest.sha256
+    assert list((tmp_path / "root").rglob("*.journal")) == []
+    assert job.root.read_model(f"{FOLDER}/images-00000.json", Receipt) == receipt
 
 
-def test_resume_asks_for_nothing_again(server: Any, tmp_path: Path) -> None:
+def test_shard_that_stands_asks_for_nothing(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1"), ("b", f"{server.url}/404/1")])
+    assert standing_shard(job.root, job.dataset, job.ref(), CONFIG) is None
     first, second = job.download(), job.download(threads=1, retries=0, deadline_seconds=9.0)
     assert (first.skipped, second.skipped) == (False, True)
     assert second.receipt == first.receipt
+    assert standing_shard(job.root, job.dataset, job.ref(), CONFIG) == second
     assert server.requests == {"/ok/1": 1, "/404/1": 1}
-
-
-def test_settings_that_change_the_images_redo_the_shard(server: Any, tmp_path: Path) -> None:
-    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
-    job.download()
-    assert not job.download(min_side=35).skipped
-    assert job.table()[0]["outcome"] == "too_small"
-    assert job.samples() == []
 
 
 def test_lost_tar_is_downloaded_again(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
     job.download()
-    (tmp_path / "root/datasets/tiny/train/images/images-00000.tar").unlink()
+    (tmp_path / "root" / FOLDER / "images-00000.tar").unlink()
     assert not job.download().skipped
     assert len(job.samples()) == 1
-
-
-def test_every_setting_is_known_to_change_the_result_or_not() -> None:
-    only_how = {
-        "threads",
-        "connect_timeout_seconds",
-        "read_timeout_seconds",
-        "deadline_seconds",
-        "retries",
-        "backoff_seconds",
-        "user_agent",
-        "min_success_rate",
-    }
-    assert download_room.RESULT_SETTINGS | only_how == set(DownloadConfig.model_fields)
-    assert not download_room.RESULT_SETTINGS & only_how
 
 
 def test_bytes_do_not_depend_on_threads_or_completion_order(server: Any, tmp_path: Path) -> None:
@@ -531,46 +211,152 @@ def test_duplicate_of_an_earlier_shard_is_not_fetched(server: Any, tmp_path: Pat
     assert server.requests == {"/ok/1": 1}
 
 
-def test_works_on_a_memory_root(server: Any, tmp_path: Path) -> None:
-    job = Job(f"memory://{tmp_path.name}-download", [("a", f"{server.url}/ok/1")])
-    assert job.download().receipt.counts == {"ok": 1}
-    assert job.samples()[0].jpeg == JPEG
+def test_works_on_a_memory_root(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    job = Job(f"memory://{tmp_path.name}-download", [("a", f"{server.url}/ok/1"), ("b", f"{server.url}/once/1")])
+    assert job.download(retries=0).receipt.counts == {"http_5xx": 1, "ok": 1}
+    assert job.download(again=FAILURES).receipt.counts == {"ok": 2}
+    assert [sample.jpeg for sample in job.samples()] == [JPEG, JPEG]
     assert job.download().skipped
+    assert list(tmp_path.rglob("*.journal")) == []
 
 
-def test_progress_counts_every_url_once(server: Any, tmp_path: Path) -> None:
+def test_pictures_on_disk_take_the_same_way(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.jpg").write_bytes(JPEG)
+    (tmp_path / "pictures/b.jpg").write_bytes(JPEG[:-20])
+    rows = [("one", "a.jpg"), ("two", "a.jpg"), ("three", "b.jpg"), ("four", "absent.jpg"), ("five", "../a.jpg")]
+    job = Job(str(tmp_path / "root"), rows, images=str(tmp_path / "pictures"))
+    counts = job.download().receipt.counts
+    assert counts == {"bad_url": 1, "duplicate": 1, "not_found": 1, "ok": 1, "truncated": 1}
+    assert [(sample.url, sample.jpeg) for sample in job.samples()] == [("a.jpg", JPEG)]
+
+
+def test_progress_begins_with_what_needs_no_request_and_counts_every_row(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [(f"c{number}", f"{server.url}/ok/{number % 3}") for number in range(5)])
-    calls: list[tuple[int, int]] = []
-    job.download(progress=lambda finished, total: calls.append((finished, total)))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    calls: list[Counter[str]] = []
+    job.download(progress=lambda ended: calls.append(ended.copy()))
+    assert calls == [{"duplicate": 2, "ok": number} if number else {"duplicate": 2} for number in range(4)]
+
+
+# --- going on after an interrupt ------------------------------------------------------------------------------------
+
+
+class InterruptError(Exception):
+    pass
+
+
+def interrupt_after(number: int) -> Callable[[Counter[str]], None]:
+    def progress(ended: Counter[str]) -> None:
+        if ended.total() == number:
+            raise InterruptError
+
+    return progress
+
+
+def test_interrupted_shard_goes_on_with_what_is_missing(server: Any, tmp_path: Path) -> None:
+    rows = [(f"c{number}", f"{server.url}/{'404' if number % 4 == 3 else 'ok'}/{number}") for number in range(40)]
+    whole = Job(str(tmp_path / "whole"), rows)
+    expected = whole.download().receipt.files["images-00000.tar"].sha256
+    server.requests.clear()
+    job = Job(str(tmp_path / "root"), rows)
+    for number in (5, 17, 30):
+        with pytest.raises(InterruptError):
+            job.download(progress=interrupt_after(number), threads=2)
+        assert not (tmp_path / "root" / FOLDER).exists()
+    assert job.download().receipt.files["images-00000.tar"].sha256 == expected
+    assert max(server.requests.values()) <= 4
+    # What the two threads of each of three runs had in hand; whatever had been kept was asked for once.
+    assert server.requests.total() <= 40 + 3 * 2 * 2
+    assert list((tmp_path / "root").rglob("*.journal")) == []
+
+
+def test_kill_between_any_two_files_is_made_good_without_a_request(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publishing of a first download, and of retried failures, stopped before each of its steps in turn."""
+    rows = [("a", f"{server.url}/ok/1"), ("b", f"{server.url}/once/1"), ("c", f"{server.url}/404/1")]
+    job = Job(str(tmp_path / "root"), rows)
+    publish, remove = Root.publish, Root.remove
+
+    def stop_at(step: int) -> None:
+        steps = iter(range(100))
+
+        def count() -> None:
+            if next(steps) == step:
+                raise InterruptError
+
+        def stopping_publish(self: Root, *args: Any) -> Any:
+            count()
+            return publish(self, *args)
+
+        def stopping_remove(self: Root, *args: Any) -> None:
+            count()
+            remove(self, *args)
+
+        monkeypatch.setattr(Root, "publish", stopping_publish)
+        monkeypatch.setattr(Root, "remove", stopping_remove)
+
+    for step in range(4):  # receipt removed, tar, table, receipt
+        stop_at(step)
+        with pytest.raises(InterruptError):
+            job.download(retries=0)
+    monkeypatch.undo()
+    assert job.download(retries=0).receipt.counts == {"http_5xx": 1, "not_found": 1, "ok": 1}
+    assert set(server.requests.values()) == {1}
+
+    for step in range(4):
+        stop_at(step)
+        with pytest.raises(InterruptError):
+            job.download(again=FAILURES)
+    monkeypatch.undo()
+    assert server.requests == {"/ok/1": 1, "/once/1": 2, "/404/1": 1}
+    result = job.download()  # without asking for failures: what was begun is finished all the same
+    assert result.receipt.counts == {"not_found": 1, "ok": 2}
+    assert server.requests == {"/ok/1": 1, "/once/1": 2, "/404/1": 1}
+    assert [sample.key for sample in job.samples()] == ["000000000", "000000001"]
+    assert job.download().skipped
 
 
 def test_bug_stops_the_shard_and_is_no_outcome(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple[int, int]]:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(download_room, "accept_picture", broken)
+    monkeypatch.setattr(fetching_room, "accept_picture", broken)
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
     with pytest.raises(KeyError, match="a bug") as caught:
         job.download()
     assert "key 000000000" in caught.value.__notes__[0]
-    assert not (tmp_path / "root/datasets/tiny/train/images").exists()
+    assert not (tmp_path / "root" / FOLDER).exists()
 
 
-def test_full_disk_stops_the_shard_and_leaves_no_part(
+def test_full_disk_stops_the_shard_and_costs_no_request_twice(
     server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(download_room, "_write_table", full)
+    monkeypatch.setattr(download_room, "write_outcomes", full)
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
     with pytest.raises(OSError, match="No space left"):
         job.download()
-    names = [path.name for path in (tmp_path / "root/datasets/tiny/train/images").iterdir()]
-    assert names == ["images-00000.tar"]  # whole, and without a receipt it does not count
+    assert job.files() == ["images-00000.tar"]  # whole, and without a receipt it does not count
     monkeypatch.undo()
     assert job.download().receipt.counts == {"ok": 1}
+    assert server.requests == {"/ok/1": 1}
+
+
+def test_disk_that_is_full_for_the_journal_stops_the_shard(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Journal, outcome: RowOutcome, jpeg: bytes | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "append", full)
+    job = Job(str(tmp_path / "root"), [(f"c{number}", f"{server.url}/ok/{number}") for number in range(50)])
+    with pytest.raises(OSError, match="No space left"):
+        job.download(threads=2)
+    assert server.requests.total() < 50  # nobody goes on fetching for a disk that takes nothing
 
 
 def test_error_does_not_wait_out_the_back_off_of_others(
@@ -579,16 +365,166 @@ def test_error_does_not_wait_out_the_back_off_of_others(
     def broken(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple[int, int]]:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(download_room, "accept_picture", broken)
+    monkeypatch.setattr(fetching_room, "accept_picture", broken)
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/503/1"), ("b", f"{server.url}/ok/1")])
     start = time.monotonic()
     with pytest.raises(KeyError):
-        job.download(backoff_seconds=60.0, deadline_seconds=60.0)
-    assert time.monotonic() - start < 5
+        job.download(backoff_seconds=60.0)
+    assert time.monotonic() - start < 10
 
 
-def test_receipt_on_disk_is_the_one_returned(server: Any, tmp_path: Path) -> None:
+# --- failures again -------------------------------------------------------------------------------------------------
+
+
+def test_failures_that_may_pass_are_tried_again_and_nothing_else(server: Any, tmp_path: Path) -> None:
+    rows = [
+        ("good", f"{server.url}/ok/1"),
+        ("asleep", f"{server.url}/once/1"),
+        ("missing", f"{server.url}/404/1"),
+        ("asleep too", f"{server.url}/503/1"),
+        ("good too", f"{server.url}/ok/2"),
+    ]
+    job = Job(str(tmp_path / "root"), rows)
+    first = job.download(retries=0)
+    assert first.receipt.counts == {"http_5xx": 2, "not_found": 1, "ok": 2}
+    second = job.download(again=FAILURES)
+    assert second.receipt.counts == {"http_5xx": 1, "not_found": 1, "ok": 3}
+    assert server.requests == {"/ok/1": 1, "/ok/2": 1, "/404/1": 1, "/once/1": 2, "/503/1": 4}
+    assert [(sample.key, sample.caption) for sample in job.samples()] == [
+        ("000000000", "good"),
+        ("000000001", "asleep"),
+        ("000000004", "good too"),
+    ]
+    assert second.receipt.fingerprint == first.receipt.fingerprint
+    assert second.receipt.files["images-00000.tar"] != first.receipt.files["images-00000.tar"]
+    for name, digest in second.receipt.files.items():
+        assert hashlib.sha256(job.root.read_bytes(f"{FOLDER}/{name}")).hexdigest() == digest.sha256
+    assert job.download().skipped
+
+
+def test_tar_of_retried_failures_is_that_of_a_download_without_them(server: Any, tmp_path: Path) -> None:
+    rows = [(f"c{number}", f"{server.url}/{'once' if number % 2 else 'ok'}/{number}") for number in range(12)]
+    whole = Job(str(tmp_path / "whole"), rows)
+    expected = whole.download().receipt.files["images-00000.tar"]
+    server.requests.clear()
+    job = Job(str(tmp_path / "root"), rows)
+    assert job.download(retries=0).receipt.counts == {"http_5xx": 6, "ok": 6}
+    assert job.download(again=FAILURES).receipt.files["images-00000.tar"] == expected
+
+
+def test_failures_that_stay_leave_the_images_as_they_are(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1"), ("b", f"{server.url}/503/1")])
+    first = job.download(retries=0).receipt
+    tar = (tmp_path / "root" / FOLDER / "images-00000.tar").stat()
+    second = job.download(again=FAILURES, retries=0)
+    assert not second.skipped
+    assert second.receipt.files["images-00000.tar"] == first.files["images-00000.tar"]
+    assert (tmp_path / "root" / FOLDER / "images-00000.tar").stat().st_mtime_ns == tar.st_mtime_ns
+    assert job.table()[1]["tried_at"] >= job.table()[0]["tried_at"]
+
+
+def test_failures_are_chosen_by_class_and_age(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/503/1"), ("b", f"{server.url}/404/1")])
+    job.download(retries=0)
+    server.requests.clear()
+    assert job.download(again=Again(failures=RetryConfig(older_than_seconds=3600)), retries=0).skipped
+    assert server.requests == {}
+    assert not job.download(again=Again(failures=RetryConfig(outcomes=(Outcome.NOT_FOUND,))), retries=0).skipped
+    assert server.requests == {"/404/1": 1}
+    assert list((tmp_path / "root").rglob("*.journal")) == []
+
+
+def test_shard_without_such_failures_is_skipped(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
-    result = job.download()
-    stored = job.root.read_model("datasets/tiny/train/images/images-00000.json", Receipt)
-    assert stored == result.receipt
+    first = job.download()
+    again = job.download(again=FAILURES)
+    assert again.skipped and again.receipt == first.receipt
+
+
+def test_interrupted_retry_asks_only_for_the_rest(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [(f"c{number}", f"{server.url}/once/{number}") for number in range(12)])
+    job.download(retries=0)
+    with pytest.raises(InterruptError):
+        job.download(again=FAILURES, progress=interrupt_after(6), threads=1)
+    assert job.download(again=FAILURES).receipt.counts == {"ok": 12}
+    assert max(server.requests.values()) <= 3 and server.requests.total() <= 2 * 12 + 2
+
+
+def test_failures_of_a_shard_never_begun_are_refused(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
+    with pytest.raises(UserError, match="tiny/train/00000 was not downloaded yet"):
+        job.download(again=FAILURES)
+    assert server.requests == {}
+
+
+def test_everything_again_fetches_everything_and_goes_on_after_an_interrupt(server: Any, tmp_path: Path) -> None:
+    everything = Again(everything=True)
+    job = Job(str(tmp_path / "root"), [(f"c{number}", f"{server.url}/ok/{number}") for number in range(10)])
+    job.download()
+    with pytest.raises(InterruptError):
+        job.download(again=everything, progress=interrupt_after(5), threads=1)
+    assert len(job.samples()) == 10  # the old shard stands meanwhile
+    assert not job.download(again=everything, threads=1).skipped
+    assert server.requests.total() <= 10 + 10 + 2
+    assert job.download(again=everything).receipt.counts == {"ok": 10}
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_every_setting_is_known_to_change_the_result_or_not() -> None:
+    only_how = {
+        "threads",
+        "per_host",
+        "connect_timeout_seconds",
+        "read_timeout_seconds",
+        "deadline_seconds",
+        "retries",
+        "backoff_seconds",
+        "max_retry_after_seconds",
+        "host_failures",
+        "host_down_seconds",
+        "outage_patience_seconds",
+        "user_agent",
+        "env_proxies",
+        "min_success_rate",
+    }
+    assert RESULT_SETTINGS | only_how == set(DownloadConfig.model_fields)
+    assert not RESULT_SETTINGS & only_how
+
+
+def test_other_settings_on_the_same_root_are_refused_by_name(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
+    check_settings(job.root, job.dataset, "train", CONFIG)  # nothing was begun
+    keep_settings(job.root, job.dataset, "train", CONFIG)
+    check_settings(job.root, job.dataset, "train", CONFIG.model_copy(update={"threads": 3, "retries": 9}))
+    with pytest.raises(UserError, match=r"short_side=512 then, None now.*--accept-changes"):
+        check_settings(job.root, job.dataset, "train", CONFIG.model_copy(update={"short_side": None}))
+    larger = job.dataset.model_copy(update={"shard_size": 7})
+    with pytest.raises(UserError, match=r"tiny/train .*shard_size=1024 then, 7 now"):
+        check_settings(job.root, larger, "train", CONFIG)
+
+
+def test_settings_that_change_the_images_redo_the_shard(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
+    job.download()
+    assert not job.download(min_side=35).skipped
+    assert job.table()[0]["outcome"] == "too_small"
+    assert job.samples() == []
+
+
+def test_journal_of_other_settings_is_not_used(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [(f"c{number}", f"{server.url}/ok/{number}") for number in range(4)])
+    with pytest.raises(InterruptError):
+        job.download(progress=interrupt_after(2), threads=1)
+    assert job.download(min_side=35).receipt.counts == {"too_small": 4}
+
+
+def test_large_pictures_are_stored_smaller_and_the_table_says_how_large(server: Any, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.jpg").write_bytes(picture(size=(400, 300)))
+    job = Job(str(tmp_path / "root"), [("a", "a.jpg")], images=str(tmp_path / "pictures"))
+    job.download(short_side=64)
+    (line,), (sample,) = job.table(), job.samples()
+    assert (line["width"], line["height"]) == sample.size == Image.open(io.BytesIO(sample.jpeg)).size == (85, 64)
+    assert line["bytes"] == len(sample.jpeg)

@@ -270,7 +270,7 @@ def test_deciding_what_is_done_imports_no_torch(root):
         ref = ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=0)
         assert extract_shard(Root({root.uri!r}), ref, config).skipped
         with ExtractorPool(2) as pool:
-            assert pool.submit({root.uri!r}, ref, config).result().skipped
+            assert pool.extract({root.uri!r}, ref, config).result().skipped
             assert not pool._workers._processes
         write_feature_manifest(Root({root.uri!r}), {DATASET!r}, {SPLIT!r}, config)
         assert "torch" not in sys.modules
@@ -318,11 +318,11 @@ def test_a_manifest_before_the_download_is_complete_is_refused(root):
 
 def test_workers_write_the_bytes_that_this_process_writes(root):
     with ExtractorPool(2) as pool:
-        results = [pool.submit(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
+        results = [pool.extract(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
         assert len(pool._workers._processes) == 1  # an idle worker is used again
         broken = CONFIG.model_copy(update={"model": "large"})
         with pytest.raises(UserError, match=r"set extractor\.model='small'"):
-            pool.submit(root.uri, ref(0), broken).result()
+            pool.extract(root.uri, ref(0), broken).result()
     for result in results:
         name = f"regions-{result.receipt.shard:05d}"
         Path(root.path(f"{folder()}/{name}.json")).unlink()
@@ -343,10 +343,10 @@ def test_workers_die_with_a_parent_that_is_killed(root):
             refs = [ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=shard) for shard in range(2)]
             with ExtractorPool(2) as pool:
                 # The thread that asks for the worker ends long before the worker does.
-                thread = threading.Thread(target=lambda: pool.submit({root.uri!r}, refs[0], config).result())
+                thread = threading.Thread(target=lambda: pool.extract({root.uri!r}, refs[0], config).result())
                 thread.start()
                 thread.join()
-                assert not pool.submit({root.uri!r}, refs[1], config).result().skipped
+                assert not pool.extract({root.uri!r}, refs[1], config).result().skipped
                 print(*pool._workers._processes, flush=True)
                 time.sleep(60)
     """

@@ -1,0 +1,206 @@
+"""What this process has learnt of the network: which hosts are down, and whether there is a network at all.
+
+Both are judged by failures in a row. A host whose URLs keep ending without an answer is left alone for a while; and
+when attempt after attempt finds nothing alive anywhere, the fault is likely ours: then everything pauses instead of
+burning the list, until a host that answered before can be connected to again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from tasks.attempt import FetchError
+from tasks.config import DownloadConfig
+from tasks.errors import StageError
+from tasks.records import Outcome
+
+# Suspicion needs this many attempts in a row that found nothing alive, at so many hosts. Where a fifth of all attempts
+# do, as in old lists of links, twenty in a row by chance are one in 10^14.
+SILENT_ATTEMPTS = 20
+SILENT_HOSTS = 4
+
+_PROBES = 3  # hosts tried before the network is held for gone
+_KNOWN_ALIVE = 16
+_MOST_HOSTS = 50_000
+_LONGEST_PROBE_WAIT = 30.0  # seconds
+
+
+class NetworkGoneError(StageError):
+    """The network has been gone for longer than `outage_patience_seconds`."""
+
+
+def host_of(url: str) -> str:
+    """The server that a URL names, with its port: what limits per host count by."""
+    return urlsplit(url).netloc.rpartition("@")[2].lower()
+
+
+@dataclass
+class _Trouble:
+    """URLs of one host that ended badly in a row, and until when the host is left alone (monotonic seconds)."""
+
+    failures: int = 0
+    down_until: float = 0.0
+    detail: str = ""
+
+
+class Network:
+    """Health of hosts and of the network, shared by the shards that one process downloads. Safe to use from threads.
+
+    Args:
+        config: for its limits.
+        connects: whether a connection to a URL's host can be made now.
+        notice: is told of pauses, in words.
+    """
+
+    def __init__(
+        self,
+        config: DownloadConfig,
+        connects: Callable[[str], bool],
+        notice: Callable[[str], None] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._connects = connects
+        self._notice = notice
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._trouble: OrderedDict[str, _Trouble] = OrderedDict()
+        self._alive: deque[str] = deque(maxlen=_KNOWN_ALIVE)  # URLs of different hosts that have answered
+        self._silent = 0
+        self._silent_urls: dict[str, str] = {}  # host -> one of its URLs
+
+    # --- one host ---
+
+    def down(self, host: str) -> str | None:
+        """Why a host is left alone just now; None where a URL of it may be requested.
+
+        When its time is over the next caller gets None, and the others wait for what comes of that one request.
+        """
+        with self._lock:
+            if not self._has_failed(host):
+                return None
+            trouble = self._trouble[host]
+            if self._clock() >= trouble.down_until:
+                trouble.down_until = self._clock() + self._config.host_down_seconds
+                return None
+            return f"not requested: {trouble.failures} URLs in a row of this host ended so: {trouble.detail}"[:200]
+
+    def url_ended(self, host: str, error: FetchError | None) -> None:
+        """Note how a URL ended after its last attempt; `error` is None where it was fetched."""
+        with self._lock:
+            if error is None or not _counts_against_host(error):
+                self._trouble.pop(host, None)
+                return
+            trouble = self._trouble.setdefault(host, _Trouble())
+            self._trouble.move_to_end(host)
+            if len(self._trouble) > _MOST_HOSTS:
+                self._trouble.popitem(last=False)
+            trouble.failures += 1
+            trouble.detail = error.detail
+            trouble.down_until = self._clock() + self._config.host_down_seconds
+
+    # --- the network itself ---
+
+    def heard(self, url: str) -> None:
+        """Note that something out there answered."""
+        with self._lock:
+            self._silent = 0
+            self._silent_urls.clear()
+            if not self._alive or host_of(self._alive[-1]) != host_of(url):
+                others = [known for known in self._alive if host_of(known) != host_of(url)]
+                self._alive.clear()
+                self._alive.extend([*others, url])
+
+    def silence(self, url: str) -> None:
+        """Note an attempt that found nothing alive."""
+        with self._lock:
+            self._silent += 1
+            if len(self._silent_urls) < SILENT_HOSTS:
+                self._silent_urls.setdefault(host_of(url), url)
+
+    @property
+    def is_silent(self) -> bool:
+        """True where the last attempt found nothing alive."""
+        with self._lock:
+            return self._silent > 0
+
+    def is_suspect(self, num_hosts: int, must_be_there: bool) -> bool:
+        """True where so much silence in a row, at so many hosts, may be the network's fault.
+
+        Args:
+            num_hosts: hosts that are asked in all: of a list with one host, one is many.
+            must_be_there: False where only dead links may be left to ask; then silence means nothing until something
+                has answered once.
+        """
+        with self._lock:
+            if not (must_be_there or self._alive):
+                return False
+            if len(self._silent_urls) < min(SILENT_HOSTS, num_hosts):
+                return False
+            return self._silent >= SILENT_ATTEMPTS or all(self._has_failed(host) for host in self._silent_urls)
+
+    def forgive(self, hosts: set[str]) -> None:
+        """Forget the trouble of hosts that were only victims of an outage."""
+        with self._lock:
+            for host in hosts:
+                self._trouble.pop(host, None)
+
+    def wait_until_back(self, stopped: threading.Event) -> bool:
+        """Find out whether the network is gone, and if so wait until it is back.
+
+        Hosts that have answered before are connected to; where none has, those that were silent.
+
+        Returns:
+            True if there was an outage: what failed during it deserves another try. False for a false alarm.
+
+        Raises:
+            NetworkGoneError: it is not back after `outage_patience_seconds`.
+        """
+        with self._lock:
+            witnesses = [*list(self._alive)[-_PROBES:], *self._silent_urls.values()]
+            silent = self._silent
+        begun = self._clock()
+        outage = False
+        wait = 1.0
+        while not stopped.is_set():
+            if any(self._connects(url) for url in witnesses[-_PROBES - SILENT_HOSTS :]):
+                if outage:
+                    self._notice(f"the network is back after {self._clock() - begun:.0f} s; going on")
+                self._quiet()
+                return outage
+            gone = self._clock() - begun
+            if gone > self._config.outage_patience_seconds:
+                raise NetworkGoneError(
+                    f"the network has been gone for {gone:.0f} s: {silent} attempts in a row reached nothing, nor "
+                    f"could any of {len(witnesses)} hosts be connected to; what was fetched is kept, run the same "
+                    "command again when it is back"
+                )
+            if not outage:
+                outage = True
+                self._notice(
+                    f"paused: {silent} attempts in a row reached nothing, the network seems to be gone; trying again "
+                    f"for up to {self._config.outage_patience_seconds:.0f} s"
+                )
+            stopped.wait(wait)
+            wait = min(2 * wait, _LONGEST_PROBE_WAIT)
+        return outage
+
+    def _has_failed(self, host: str) -> bool:
+        return host in self._trouble and self._trouble[host].failures >= self._config.host_failures
+
+    def _quiet(self) -> None:
+        with self._lock:
+            self._silent = 0
+            self._silent_urls.clear()
+
+
+def _counts_against_host(error: FetchError) -> bool:
+    """No answer at all, or the host asks to be left alone."""
+    if error.outcome is Outcome.TIMEOUT:
+        return error.status is None
+    return error.outcome in (Outcome.DNS, Outcome.CONNECT, Outcome.RATE_LIMITED)

@@ -1,0 +1,61 @@
+"""Worker processes that never outlive the process that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from tasks.tether import die_with_parent
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class WorkerPool:
+    """So many processes, spawned when work first needs them: `with WorkerPool(2) as pool: pool.submit(work, 1)`.
+
+    Workers are killed by the kernel when this process dies, however it dies (on Linux). Leaving the block waits for
+    the running work and drops what waits; after an interrupt it waits for nothing.
+    """
+
+    def __init__(self, max_workers: int, start: Callable[..., None] | None = None, *arguments: Any) -> None:
+        """`start(*arguments)` is called in every worker before its first work."""
+        self._workers = ProcessPoolExecutor(
+            max_workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(os.getpid(), start, arguments),
+        )
+        # Linux ties a worker's life to the thread that started it, not to the process, and callers are often
+        # threads that end. This one stays until the pool is closed.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="worker-pool")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Exception):
+            for worker in multiprocessing.active_children():
+                worker.kill()  # An interrupt does not wait for shards; what they publish is whole or not there.
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self._starter.shutdown()
+
+    def submit(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Result]:
+        """Have `work` done in a worker."""
+        return self._starter.submit(self._workers.submit, work, *args, **kwargs).result()
+
+
+def _begin(parent: int, start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes; the parent decides.
+    if start is not None:
+        start(*arguments)
