@@ -16,6 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 26
 _MOST_POINTS = 300
 _BAR_HEIGHT, _BAR_GAP = 16, 8
 _NAME_WIDTH, _VALUE_WIDTH = 128, 92
+_DIGIT_WIDTH = 6.3
 
 
 def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: bool) -> str:
@@ -69,26 +70,57 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: 
     return _figure(title, _HEIGHT, parts) + f'<ul class="legend">{"".join(legend)}</ul></figure>'
 
 
-def bar_chart(title: str, counts: Mapping[str, int], total: int) -> str:
-    """One horizontal bar per count, longest first, with the count and its share of `total`."""
+def bar_chart(title: str, counts: Mapping[str, int], total: int, looks: Mapping[str, str] | None = None) -> str:
+    """One horizontal bar per count, longest first, with the count and its share of `total`.
+
+    `looks` gives bars another colour: name -> s0 to s4, a class of the style sheet.
+    """
     if not counts or min(counts.values()) < 1 or total < 1:
         raise ValueError(f"chart {title!r} needs positive counts, got {dict(counts)} of {total}")
     longest = max(counts.values())
+    values = {name: f"{count:,} ({count / total:.2%})" for name, count in counts.items()}
+    value_width = max(_VALUE_WIDTH, 8 + _DIGIT_WIDTH * max(map(len, values.values())))
     parts = []
     y = 4
     for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        length = count / longest * (_WIDTH - _NAME_WIDTH - _VALUE_WIDTH)
+        length = count / longest * (_WIDTH - _NAME_WIDTH - value_width)
         text_y = y + _BAR_HEIGHT - 4
         parts.append(f'<text x="{_NAME_WIDTH - 8}" y="{text_y}" text-anchor="end">{escape(name)}</text>')
+        look = f"bar {(looks or {}).get(name, '')}".rstrip()
         parts.append(
-            f'<rect class="bar" x="{_NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{_BAR_HEIGHT}" rx="2"/>'
+            f'<rect class="{look}" x="{_NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{_BAR_HEIGHT}" rx="2"/>'
         )
-        parts.append(
-            f'<text class="value" x="{_NAME_WIDTH + length + 6:.1f}" y="{text_y}">{count:,} '
-            f"({count / total:.2%})</text>"
-        )
+        parts.append(f'<text class="value" x="{_NAME_WIDTH + length + 6:.1f}" y="{text_y}">{values[name]}</text>')
         y += _BAR_HEIGHT + _BAR_GAP
     return _figure(title, y, parts) + "</figure>"
+
+
+def share_bar(title: str, parts: Sequence[tuple[str, int, str]]) -> str:
+    """One bar cut into parts, in the order given, with a legend of counts and shares.
+
+    Args:
+        title: above the bar.
+        parts: (name, count, look) each; the look is s0 to s4, a class of the style sheet. Counts of 0 are left out.
+    """
+    total = sum(count for _, count, _ in parts)
+    if total < 1 or min(count for _, count, _ in parts) < 0:
+        raise ValueError(f"chart {title!r} needs positive counts, got {list(parts)}")
+    cuts, legend = [], []
+    x = 0.0
+    for name, count, look in parts:
+        if not count:
+            continue
+        width = count / total * _WIDTH
+        cuts.append(f'<rect class="bar {look}" x="{x:.2f}" y="0" width="{width:.2f}" height="{_BAR_HEIGHT}"/>')
+        legend.append(f'<li><span class="key {look}"></span>{escape(name)} <b>{count:,}</b> ({count / total:.1%})</li>')
+        x += width
+    # The strip fills the width of the page at one height, unlike the other charts: it holds no text to distort.
+    return (
+        f"<figure><figcaption>{escape(title)}</figcaption>"
+        f'<svg class="strip" viewBox="0 0 {_WIDTH} {_BAR_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(title)}">{"".join(cuts)}</svg>'
+        f'<ul class="legend">{"".join(legend)}</ul></figure>'
+    )
 
 
 def _figure(title: str, height: int, parts: Sequence[str]) -> str:

@@ -66,13 +66,16 @@ tbody tr { border-top: 1px solid var(--line); }
 }
 .charts { display: grid; gap: 16px; margin: 0 0 16px; }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
+.charts.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); align-items: start; }
+.charts.pair { margin-top: 16px; }
+.strip { height: 20px; }
 figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 figcaption { font-size: .875rem; margin-bottom: 8px; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: var(--dim); font-variant-numeric: tabular-nums; }
 svg .value { fill: var(--ink); }
 .grid { stroke: var(--line); }
-.bar { fill: var(--s0); }
+.bar { fill: var(--key, var(--s0)); }
 polyline { fill: none; stroke: var(--key); stroke-width: 1.75; stroke-linejoin: round; }
 circle { fill: var(--key); }
 .s0 { --key: var(--s0); } .s1 { --key: var(--s1); } .s2 { --key: var(--s2); } .s3 { --key: var(--s3); }
@@ -92,6 +95,11 @@ polyline.again { stroke-dasharray: 5 3; }
 .gallery .right { border: 2px solid var(--good); padding: 11px; }
 .caption { font-weight: 500; }
 .region { fill: none; stroke: #ffffff; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+.lead { font-size: 1.125rem; margin: 0 0 16px; }
+.web { white-space: normal; overflow-wrap: anywhere; font-size: .8125rem; }
+th.web { min-width: 13rem; }
+td.web { min-width: 17rem; }
+th img { display: block; max-width: 96px; max-height: 72px; border: 1px solid var(--line); }
 pre { overflow-x: auto; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 pre { font-size: .8125rem; }
 summary { cursor: pointer; }
