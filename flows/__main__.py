@@ -16,12 +16,12 @@ from typing import Annotated, NoReturn, cast, get_args
 import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from flows import checks
-from flows.params import RebuildParams, Setting
+from flows import checks, options
+from flows.params import DownloadParams, RebuildParams, Setting
 from flows.progress import counts_text, duration, log_to_stderr
 from flows.recipes import RECIPES
 from flows.results import EvaluationResult, RebuildResult, StageSummary
-from flows.server import prefect_server, wait_for_server
+from flows.server import configured_api_url, prefect_server, wait_for_server
 from flows.status import read_status, status_text
 from flows.world import uses_world, world_served
 from tasks.errors import StageError, UserError
@@ -69,21 +69,95 @@ def rebuild(
 
 @app.command()
 def download(
-    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    rows: Annotated[
+        str | None,
+        typer.Option("--rows", help="Instead of a recipe: file or URI of rows (.tsv .csv .parquet .json, also .gz)."),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", help="With --rows: folder of pictures on disk that the rows name.")
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--form", help="With --rows: tsv, csv, parquet, karpathy, coco or tokens.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", help="With --rows of csv or parquet: CAPTION,URL column names.")
+    ] = None,
+    url_first: Annotated[bool, typer.Option("--url-first", help="With --rows: the tsv is url TAB caption.")] = False,
+    name: Annotated[
+        str, typer.Option("--name", help="With --rows: DATASET/SPLIT, the folder under the root.")
+    ] = "web/train",
+    shard_size: Annotated[
+        int | None, typer.Option("--shard-size", min=1, help="With --rows: rows per shard.  [default: 1024]")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Work on this DATASET/SPLIT only; may be given again.")
+    ] = None,
+    shards: Annotated[str | None, typer.Option("--shards", help="Work on these shards only, such as 0-99,120.")] = None,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Try failed URLs of finished shards again, and nothing else.")
+    ] = False,
+    outcomes: Annotated[
+        str | None,
+        typer.Option("--outcomes", help="With --only-failed: these outcomes (dns,timeout,...); else what may pass."),
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="With --only-failed: last tried so long ago, such as 12h or 7d.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Download the selected shards again.")] = False,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Rows or settings differ from what the root was begun with: go on."),
+    ] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Shards at once, one process each.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting of the download, such as short_side=none or threads=64; may be repeated."
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Caption/URL rows to image shards and captions."""
+    """Caption/URL rows to image shards and captions; or, with --only-failed, another try for failed URLs."""
     with _exit_codes():
-        loaded = _load(recipe, params, root, seed)
+        if rows is None:
+            rebuilding = _load(recipe, params, root, None)
+            loaded = rebuilding.for_download()
+        else:
+            rebuilding = None
+            loaded = options.rows_params(rows, images, form, columns, url_first, name, shard_size, root, recipe, params)
+        loaded = options.with_download_options(
+            loaded,
+            only=only,
+            shards=shards,
+            retry=options.retry_config(only_failed, outcomes, older_than),
+            force=force,
+            accept_changes=accept_changes,
+            workers=workers,
+            settings=set_ or [],
+        )
         with ExitStack() as stack:
-            if uses_world(loaded):
-                stack.enter_context(world_served(loaded))
+            if rebuilding is not None and uses_world(rebuilding):
+                stack.enter_context(world_served(rebuilding))
+                loaded = loaded.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
             checks.check_download(loaded)
-            stack.enter_context(prefect_server())
-            from flows.download import download as download_flow
-
-            wait_for_server()
-            summaries = download_flow(loaded.for_download())
+            summaries = _download(loaded)
         _print_stages(summaries, json)
+
+
+def _download(params: DownloadParams) -> list[StageSummary]:
+    """Download as a flow of the configured Prefect server; without one, nobody would see the flow."""
+    if configured_api_url() is None:
+        from flows.direct import download_directly
+
+        return download_directly(params)
+    with prefect_server():
+        from flows.download import download as download_flow
+
+        wait_for_server()
+        return download_flow(params)
 
 
 @app.command()
@@ -193,6 +267,7 @@ def _rebuild(params: RebuildParams, json: bool) -> None:
         if uses_world(params):
             checks.check_extract(params)
             stack.enter_context(world_served(params))
+            params = params.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
         checks.check_rebuild(params)
         stack.enter_context(prefect_server())
         from flows.rebuild import rebuild as rebuild_flow

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import fsspec
 from pydantic import ValidationError
 
-from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
+from flows.params import DownloadParams, EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
 from flows.recipes import RECIPES, recipe
 from tasks import train
-from tasks.config import DatasetConfig
+from tasks.download_settings import check_settings
 from tasks.errors import UserError
 from tasks.extract import extractor_fingerprint
 from tasks.manifest import manifest_receipt
+from tasks.rows import check_rows
 from tasks.storage import Root
-
-_EXPECTED = "expected caption TAB url in every row, without header"
 
 
 def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:
@@ -70,12 +68,21 @@ def validation_text(error: ValidationError) -> str:
     return f"{where}: {what}{more}" if where else f"{what}{more}"
 
 
-def check_download(params: RebuildParams) -> None:
-    """Raise UserError unless every split's rows can be read and the root can be written."""
-    for dataset in params.datasets:
-        for split in dataset.splits:
-            _check_rows(dataset, split)
-    Root(params.root_uri).check_writable()
+def check_download(params: DownloadParams) -> None:
+    """Raise UserError unless the selected splits can be downloaded.
+
+    Their rows can be read (where failures are tried again: there is a manifest), the settings are those that they
+    were begun with, and the root can be written.
+    """
+    root = Root(params.root_uri)
+    for dataset, split in params.selected_splits():
+        if params.retry is None:
+            check_rows(dataset.rows_config(split), split, f"caption rows of {dataset.name}/{split}")
+        else:
+            manifest_receipt(root, dataset.name, split)
+        if not params.accepts_changes:
+            check_settings(root, dataset, split, params.download)
+    root.check_writable()
 
 
 def check_extract(params: RebuildParams) -> None:
@@ -98,7 +105,7 @@ def check_rebuild(params: RebuildParams) -> None:
         root.local("", "training")
     extractor_fingerprint(params.extractor)
     train.check_vocabulary(params.vocabulary_path)
-    check_download(params)
+    check_download(params.for_download())
 
 
 def check_pretrain(params: PretrainParams) -> None:
@@ -119,23 +126,3 @@ def check_evaluate(params: EvaluateParams) -> None:
     params.checkpoint(root)
     train.resolve_data(root, params.data())
     root.check_writable()
-
-
-def _check_rows(dataset: DatasetConfig, split: str) -> None:
-    """Raise UserError unless a split's rows can be opened and one of them has a tab. Reads up to that row."""
-    uri = dataset.splits[split]
-    where = f"caption rows of {dataset.name}/{split}"
-    empty = True
-    try:
-        with fsspec.open(uri, "rb", compression="infer") as stream:
-            for line in stream:
-                empty = False
-                if b"\t" in line:
-                    return
-    except FileNotFoundError as error:
-        raise UserError(f"{where} not found: {uri}; give the path or URI of a TSV file, {_EXPECTED}") from error
-    except (OSError, ValueError, ImportError, EOFError) as error:
-        raise UserError(f"{where} cannot be read: {uri} ({error}); give a readable TSV file") from error
-    if empty:
-        raise UserError(f"{where} are empty: {uri}; {_EXPECTED}")
-    raise UserError(f"no row of {uri} holds a tab; {_EXPECTED}")

@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from feature_extraction.config import ExtractorConfig
 from flows.params import ExtractParams
 from flows.results import StageSummary
-from flows.shards import run_shards, summarize
+from flows.shard_tasks import run_shards
+from flows.shards import summarize
 from tasks.extract import ExtractorPool, write_feature_manifest
 from tasks.manifest import list_shards
 from tasks.records import ShardRef, ShardResult, Stage
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @task(name="extract shard", task_run_name="{ref}", cache_policy=NO_CACHE)
 def extract_task(root_uri: str, ref: ShardRef, config: ExtractorConfig, pool: ExtractorPool) -> ShardResult:
-    return pool.submit(root_uri, ref, config).result()
+    return pool.extract(root_uri, ref, config).result()
 
 
 @task(name="feature manifest", task_run_name="{dataset}/{split}", cache_policy=NO_CACHE)

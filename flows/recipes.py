@@ -9,7 +9,7 @@ import tasks.world
 from feature_extraction.config import ExtractorConfig
 from flows.params import RebuildParams
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig, ScoringConfig
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.errors import UserError
 
 WORLD_FOLDER = "world"
@@ -101,14 +101,18 @@ def demo(root_uri: str) -> RebuildParams:
 def cc3m(root_uri: str) -> RebuildParams:
     """Conceptual Captions 3M to Flickr30K: the AAAI 2020 paper's hyperparameters (arXiv:1908.06066v3).
 
-    Expects in the working directory Google's Train_GCC-training.tsv, flickr30k-train.tsv, -val.tsv and -test.tsv
-    (caption TAB url, one row per caption), and BERT's word pieces as bert-base-uncased/vocab.txt.
+    Expects in the working directory Google's Train_GCC-training.tsv as it is, Flickr30K's pictures in the folder
+    flickr30k-images with Karpathy's dataset_flickr30k.json beside it, and BERT's word pieces as
+    bert-base-uncased/vocab.txt.
     """
     return RebuildParams(
         root_uri=root_uri,
         pretraining_dataset=DatasetConfig(name="cc3m", splits={"train": "Train_GCC-training.tsv"}),
         retrieval_dataset=DatasetConfig(
-            name="flickr30k", splits={split: f"flickr30k-{split}.tsv" for split in ("train", "val", "test")}
+            name="flickr30k",
+            splits=dict.fromkeys(
+                ("train", "val", "test"), RowsConfig(rows="dataset_flickr30k.json", images="flickr30k-images")
+            ),
         ),
         vocabulary_path="bert-base-uncased/vocab.txt",
         encoder=EncoderConfig(),

@@ -1,15 +1,10 @@
-"""Maps a task over shards: one log line per shard, and a broken shard does not stop the others."""
+"""Many shards, whoever works on them: one log line per shard, and a broken shard does not stop the others."""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
-
-from prefect.futures import as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.tasks import Task
+from collections.abc import Iterable, Sequence
 
 from flows.progress import counts_text
 from flows.results import StageSummary
@@ -19,43 +14,29 @@ from tasks.records import ShardRef, ShardResult, Stage
 _NAMED = 8
 
 
-def run_shards(
-    task: Task[Any, ShardResult],
-    refs: Sequence[ShardRef],
-    parameters: dict[str, Any],
-    max_workers: int,
-    logger: logging.Logger,
+def collect_shards(
+    refs: Sequence[ShardRef], ended: Iterable[tuple[ShardRef, ShardResult | BaseException]], logger: logging.Logger
 ) -> list[ShardResult]:
-    """Run a task for every shard, `max_workers` at once.
+    """Wait for all shards.
 
     Args:
-        task: takes `ref` and `parameters`.
         refs: the shards, in the order of the results.
-        parameters: of `runner.map`: a list with one value per shard, or `unmapped(value)`.
+        ended: each of them with its result, or what it failed with, as they end.
 
     Raises:
         UserError: a shard failed because of the input; the first such message.
         StageError: shards failed otherwise. Either way, the other shards were done first.
     """
-    if not refs:
-        return []
     results: dict[ShardRef, ShardResult] = {}
     errors: dict[ShardRef, BaseException] = {}
-    runner: ThreadPoolTaskRunner[ShardResult] = ThreadPoolTaskRunner(max_workers=max_workers)
-    with runner:
-        futures = runner.map(task, {"ref": list(refs), **parameters})
-        names = {future.task_run_id: ref for future, ref in zip(futures, refs, strict=True)}
-        for number, future in enumerate(as_completed(list(futures)), 1):
-            ref = names[future.task_run_id]
-            result: object = future.result(raise_on_failure=False)
-            if isinstance(result, BaseException):
-                errors[ref] = result
-                logger.error("%s: %s", _shard_name(ref), result)
-            else:
-                assert isinstance(result, ShardResult)
-                results[ref] = result
-                if not result.skipped:
-                    logger.info("%s [%d/%d]", _result_line(result), number, len(refs))
+    for number, (ref, result) in enumerate(ended, 1):
+        if isinstance(result, BaseException):
+            errors[ref] = result
+            logger.error("%s: %s", _shard_name(ref), result)
+        else:
+            results[ref] = result
+            if not result.skipped:
+                logger.info("%s [%d/%d]", _result_line(result), number, len(refs))
     _raise_first(errors, len(refs))
     _log_skipped(list(results.values()), logger)
     return [results[ref] for ref in refs]

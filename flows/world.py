@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 def uses_world(params: RebuildParams) -> bool:
     """True where the rows are those of the demo's own web under the root."""
     world = f"{params.root_uri.rstrip('/')}/{WORLD_FOLDER}/"
-    return all(path.startswith(world) for dataset in params.datasets for path in dataset.splits.values())
+    return all(
+        dataset.rows_config(split).rows.startswith(world) for dataset in params.datasets for split in dataset.splits
+    )
 
 
 @contextmanager

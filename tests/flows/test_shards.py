@@ -8,7 +8,7 @@ import pytest
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
-from flows.shards import run_shards
+from flows.shard_tasks import run_shards
 from tasks.errors import StageError, UserError
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 

@@ -1,0 +1,160 @@
+"""What downloading is, step by step, whoever runs the steps: Prefect tasks, or nothing but this process."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flows.params import DownloadParams
+from flows.progress import DownloadProgress, counts_text
+from flows.results import StageSummary
+from flows.shards import summarize
+from tasks.config import DatasetConfig
+from tasks.download import Again
+from tasks.download_pool import DownloadPool, Event, ShardEvent
+from tasks.download_report import PAGE as REPORT_PAGE
+from tasks.download_report import DownloadSummary
+from tasks.download_settings import check_settings, keep_settings
+from tasks.errors import StageError, UserError
+from tasks.journal import journal_file
+from tasks.manifest import drop_shards_beyond, list_shards, manifest_receipt
+from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
+from tasks.storage import Root, image_receipt_path
+
+log = logging.getLogger("flows.download")
+
+Splits = Sequence[tuple[DatasetConfig, str]]
+Work = Sequence[tuple[DatasetConfig, ShardRef]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps, as functions. `shards` works on many at once and returns their results in order."""
+
+    manifest: Callable[[str, DatasetConfig, str, bool], ShardResult]
+    shards: Callable[[str, Work, DownloadPool, Again, int], list[ShardResult]]
+    captions: Callable[[str, DatasetConfig, str], ShardResult]
+    report: Callable[[str, Sequence[tuple[str, str]]], DownloadSummary]
+
+
+def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
+    """Manifests, image shards, captions and the report; of all that is selected and not there yet.
+
+    Raises:
+        UserError: rows or settings are not those that the root was begun with; or nothing is selected.
+        StageError: shards failed, or fewer rows than asked for ended with an image.
+    """
+    root = Root(params.root_uri)
+    splits = params.selected_splits()
+    for dataset, split in splits:
+        if not params.accepts_changes:
+            check_settings(root, dataset, split, params.download)
+        if params.retry is None:
+            _begin_split(root, dataset, split, params, steps)
+    work = _select_shards(root, splits, params)
+    again = Again(everything=params.force, failures=params.retry)
+    with (
+        DownloadProgress(log, _rows_to_end(root, work, params)) as progress,
+        DownloadPool(params.max_workers, params.download, lambda event: _tell(progress, event)) as pool,
+    ):
+        results = steps.shards(params.root_uri, work, pool, again, params.max_workers)
+    summaries = []
+    for dataset, split in splits:
+        of_split = [
+            result for result in results if (result.receipt.dataset, result.receipt.split) == (dataset.name, split)
+        ]
+        counts = _finish_split(root, dataset, split, params.root_uri, steps)
+        summaries.append(summarize(Stage.DOWNLOAD, f"{dataset.name}/{split}", of_split, counts))
+    if not (all(result.skipped for result in results) and root.exists(REPORT_PAGE)):
+        page = steps.report(params.root_uri, [(dataset.name, split) for dataset, split in splits]).page
+        log.info("what became of every row, and why: %s", page)
+    for summary in summaries:
+        check_success_rate(summary.name, summary.counts, params.download.min_success_rate)
+    return summaries
+
+
+def check_success_rate(name: str, counts: Mapping[str, int], min_success_rate: float) -> None:
+    """Raise StageError where fewer rows than asked for ended with an image."""
+    rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)
+    if ok < min_success_rate * rows:
+        raise StageError(
+            f"{name}: {ok:,} of {rows:,} rows ended ok, below download.min_success_rate={min_success_rate}: "
+            f"{counts_text(counts)}"
+        )
+
+
+def _begin_split(root: Root, dataset: DatasetConfig, split: str, params: DownloadParams, steps: Steps) -> None:
+    manifest = steps.manifest(params.root_uri, dataset, split, params.accepts_changes)
+    keep_settings(root, dataset, split, params.download)
+    drop_shards_beyond(root, dataset.name, split, len(list_shards(root, dataset, split)))
+    state = "has" if manifest.skipped else "made with"
+    log.info("%s/%s: manifest %s %s", dataset.name, split, state, counts_text(manifest.receipt.counts))
+
+
+def _select_shards(root: Root, splits: Splits, params: DownloadParams) -> list[tuple[DatasetConfig, ShardRef]]:
+    """The shards to work on. Failures are only tried again in shards that were begun."""
+    selected = [
+        (dataset, ref)
+        for dataset, split in splits
+        for ref in list_shards(root, dataset, split)
+        if params.selects_shard(ref.shard)
+    ]
+    if not selected:
+        raise UserError(
+            f"no shard is selected by shards={params.shards!r}; `unicoder-vl status` lists how many there are"
+        )
+    if params.retry is None:
+        return selected
+    begun = [(dataset, ref) for dataset, ref in selected if _is_begun(root, ref)]
+    if not begun:
+        raise UserError("none of the selected shards was downloaded yet, so there are no failures to try again")
+    if len(begun) < len(selected):
+        log.info("%d of %d shards were not begun yet and are left alone", len(selected) - len(begun), len(selected))
+    return begun
+
+
+def _is_begun(root: Root, ref: ShardRef) -> bool:
+    return root.exists(image_receipt_path(ref.dataset, ref.split, ref.shard)) or journal_file(root, ref).exists()
+
+
+def _rows_to_end(root: Root, work: Work, params: DownloadParams) -> int:
+    """Rows that this run sees to: all of the selected shards, or those whose failures are tried again."""
+    if params.retry is None:
+        rows = {(d.name, ref.split): manifest_receipt(root, d.name, ref.split).counts["rows"] for d, ref in work}
+        return sum(
+            min(dataset.shard_size, rows[dataset.name, ref.split] - ref.shard * dataset.shard_size)
+            for dataset, ref in work
+        )
+    receipts = [_receipt(root, ref) for _, ref in work]
+    return sum(receipt.counts.get(name, 0) for receipt in receipts if receipt for name in params.retry.outcomes)
+
+
+def _receipt(root: Root, ref: ShardRef) -> Receipt | None:
+    return root.read_model(image_receipt_path(ref.dataset, ref.split, ref.shard), Receipt)
+
+
+def _finish_split(root: Root, dataset: DatasetConfig, split: str, root_uri: str, steps: Steps) -> dict[str, int]:
+    """Captions, if all shards are there; rows per outcome, of those that are."""
+    refs = list_shards(root, dataset, split)
+    receipts = [receipt for ref in refs if (receipt := _receipt(root, ref)) is not None]
+    if len(receipts) == len(refs):
+        return steps.captions(root_uri, dataset, split).receipt.counts
+    log.info("%s/%s: captions wait for %d of %d shards", dataset.name, split, len(refs) - len(receipts), len(refs))
+    counts: Counter[str] = Counter()
+    for receipt in receipts:
+        counts.update(receipt.counts)
+    return dict(counts)
+
+
+def _tell(progress: DownloadProgress, event: Event) -> None:
+    match event:
+        case str():
+            progress.note(event)
+        case ShardEvent(kind="begun"):
+            progress.begin(event.ref, event.ended.total())
+        case ShardEvent(kind="going"):
+            progress.update(event.ref, event.ended.total(), event.ended)
+        case ShardEvent(kind="ended"):
+            progress.finish(event.ref, event.ended)

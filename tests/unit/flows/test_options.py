@@ -1,0 +1,136 @@
+"""The download command's options become parameters, or one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flows.options import retry_config, rows_params, with_download_options
+from flows.params import DownloadParams
+from tasks.config import RetryConfig, RowsConfig
+from tasks.errors import UserError
+from tasks.records import Outcome
+
+
+def of_rows(**changes: Any) -> DownloadParams:
+    options: dict[str, Any] = {
+        "rows": "rows.csv",
+        "images": None,
+        "form": None,
+        "columns": None,
+        "url_first": False,
+        "name": "cc3m/train",
+        "shard_size": None,
+        "root": None,
+        "recipe": None,
+        "params": None,
+    }
+    return rows_params(**(options | changes))
+
+
+def changed(params: DownloadParams | None = None, **changes: Any) -> DownloadParams:
+    options: dict[str, Any] = {
+        "only": None,
+        "shards": None,
+        "retry": None,
+        "force": False,
+        "accept_changes": False,
+        "workers": None,
+        "settings": [],
+    }
+    return with_download_options(params or of_rows(), **(options | changes))
+
+
+def test_rows_alone_are_enough() -> None:
+    params = of_rows(columns="TEXT,URL", shard_size=7)
+    assert params.root_uri == "data"
+    (dataset,) = params.datasets
+    assert (dataset.name, dataset.shard_size) == ("cc3m", 7)
+    assert dataset.rows_config("train") == RowsConfig(rows="rows.csv", caption_column="TEXT", url_column="URL")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": "demo"}, "--rows excludes --recipe"),
+        ({"name": "cc3m"}, "--name 'cc3m' is not DATASET/SPLIT"),
+        ({"columns": "TEXT"}, "--columns 'TEXT' is not CAPTION,URL"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        of_rows(**changes)
+
+
+def test_settings_are_typed_by_their_fields() -> None:
+    config = changed(
+        settings=["short_side=none", "threads=64", "user_agent=us (us@us.example)", "robots_txt=true"]
+    ).download
+    assert (config.short_side, config.threads, config.robots_txt) == (None, 64, True)
+    assert config.user_agent == "us (us@us.example)"
+
+
+@pytest.mark.parametrize("text", ["short_side", "side=3", "=3"])
+def test_setting_that_is_none_names_those_there_are(text: str) -> None:
+    with pytest.raises(UserError, match=r"NAME=VALUE .* short_side"):
+        changed(settings=[text])
+
+
+def test_value_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValidationError, match="threads"):
+        changed(settings=["threads=many"])
+
+
+@pytest.mark.parametrize(
+    ("text", "chosen"), [("0", {0}), ("2-4", {2, 3, 4}), ("0,3-4", {0, 3, 4}), (None, {0, 1, 2, 3, 4})]
+)
+def test_shards_are_chosen_by_number_and_range(text: str | None, chosen: set[int]) -> None:
+    params = changed(shards=text)
+    assert {shard for shard in range(5) if params.selects_shard(shard)} == chosen
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "1..3", "", "5-2"])
+def test_shards_that_cannot_be_read_are_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="shards"):
+        changed(shards=text)
+
+
+def test_only_names_splits_that_there_are() -> None:
+    assert [split for _, split in changed(only=["cc3m/train"]).selected_splits()] == ["train"]
+    with pytest.raises(ValidationError, match="no split 'cc3m/val'; known are cc3m/train"):
+        changed(only=["cc3m/val"])
+
+
+def test_failures_are_chosen_by_class_and_age() -> None:
+    assert retry_config(False, None, None) is None
+    assert retry_config(True, None, None) == RetryConfig()
+    assert retry_config(True, "dns, not_found", "12h") == RetryConfig(
+        outcomes=(Outcome.DNS, Outcome.NOT_FOUND), older_than_seconds=43_200
+    )
+    assert Outcome.HOST_DOWN in RetryConfig().outcomes and Outcome.NOT_FOUND not in RetryConfig().outcomes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((False, "dns", None), "add --only-failed"),
+        ((False, None, "7d"), "add --only-failed"),
+        ((True, "dsn", None), "no outcome 'dsn'; known are ok, "),
+        ((True, None, "7 weeks"), "--older-than '7 weeks' is no time"),
+    ],
+)
+def test_choice_that_cannot_be_read_is_named(arguments: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        retry_config(*arguments)
+
+
+def test_what_is_no_failure_cannot_be_tried_again() -> None:
+    with pytest.raises(ValidationError, match="ok is no failure"):
+        retry_config(True, "ok", None)
+
+
+def test_retry_and_force_exclude_each_other() -> None:
+    with pytest.raises(ValidationError, match="exclude each other"):
+        changed(retry=RetryConfig(), force=True)
