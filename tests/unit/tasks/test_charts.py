@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tasks.charts import bar_chart, line_chart
+from tasks.charts import bar_chart, line_chart, share_bar
 
 
 def points_of(svg: str) -> list[list[tuple[float, float]]]:
@@ -64,9 +64,32 @@ def test_bars_are_sorted_and_in_proportion() -> None:
     assert "4 (40.00%)" in svg
 
 
+def test_bars_may_have_looks() -> None:
+    svg = bar_chart("t", {"may pass": 3, "final": 2, "plain": 1}, total=6, looks={"may pass": "s1", "final": "s0"})
+    assert re.findall(r'<rect class="([^"]+)"', svg) == ["bar s1", "bar s0", "bar"]
+
+
+def test_long_values_stay_inside_the_drawing() -> None:
+    svg = bar_chart("t", {"many": 2_658_111, "few": 1}, total=3_318_333)
+    x, text = re.findall(r'<text class="value" x="([\d.]+)" y="\d+">([^<]+)</text>', svg)[0]
+    assert text == "2,658,111 (80.10%)"
+    assert float(x) + 6.3 * len(text) <= 360
+
+
+def test_share_bar_is_cut_in_proportion() -> None:
+    svg = share_bar("t", [("a", 3, "s2"), ("nothing", 0, "s1"), ("b", 1, "s0")])
+    cuts = re.findall(r'<rect class="bar (s\d)" x="([\d.]+)" y="0" width="([\d.]+)"', svg)
+    assert cuts == [("s2", "0.00", "270.00"), ("s0", "270.00", "90.00")]
+    assert "a <b>3</b> (75.0%)" in svg and "nothing" not in svg
+
+
 def test_names_are_escaped() -> None:
     evil = "<b>&"
-    for svg in (line_chart(evil, {evil: [(0, 1.0)]}, evil, percent=True), bar_chart(evil, {evil: 1}, total=1)):
+    for svg in (
+        line_chart(evil, {evil: [(0, 1.0)]}, evil, percent=True),
+        bar_chart(evil, {evil: 1}, total=1),
+        share_bar(evil, [(evil, 1, "s0")]),
+    ):
         assert evil not in svg
         assert "&lt;b&gt;&amp;" in svg
 
@@ -76,3 +99,5 @@ def test_charts_of_nothing_are_refused() -> None:
         line_chart("t", {"a": []}, "step", percent=True)
     with pytest.raises(ValueError, match="positive counts"):
         bar_chart("t", {"a": 0}, total=1)
+    with pytest.raises(ValueError, match="positive counts"):
+        share_bar("t", [("a", 0, "s0")])
