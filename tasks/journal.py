@@ -17,7 +17,6 @@ import os
 import struct
 import time
 import zlib
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -86,13 +85,15 @@ class Journal:
 
     def append(self, outcome: RowOutcome, jpeg: bytes | None) -> None:
         """Keep how a row ended; `jpeg` is its image where that is ok."""
-        about = json.dumps(asdict(outcome)).encode()
+        about = json.dumps(vars(outcome)).encode()
         content = jpeg or b""
-        entry = b"".join((_LENGTHS.pack(len(about), len(content), _checksum(about, content)), about, content))
+        head = _LENGTHS.pack(len(about), len(content), _checksum(about, content)) + about
         offset = self._file.tell()
-        written = 0
-        while written < len(entry):  # One write, unless a signal or a nearly full disk cuts it short.
-            written += self._file.write(entry[written:])
+        written = os.writev(self._file.fileno(), (head, content))
+        if written < len(head) + len(content):  # A signal or a nearly full disk cut it short.
+            rest = (head + content)[written:]
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._note(outcome, offset, len(about), len(content))
         if time.monotonic() - self._synced_at > _SYNC_SECONDS:
             os.fdatasync(self._file.fileno())

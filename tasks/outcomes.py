@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import IO, Any
 
 import pyarrow as pa
@@ -63,7 +63,7 @@ assert _SCHEMA.names == [field.name for field in fields(RowOutcome)]
 
 
 def write_outcomes(stream: IO[bytes], outcomes: Sequence[RowOutcome]) -> None:
-    table = pa.Table.from_pylist([asdict(outcome) for outcome in outcomes], schema=_SCHEMA)
+    table = pa.Table.from_pylist([vars(outcome) for outcome in outcomes], schema=_SCHEMA)
     pq.write_table(table, stream, compression="zstd")
 
 
