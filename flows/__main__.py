@@ -120,13 +120,18 @@ def download(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Caption/URL rows to image shards and captions; or, with --only-failed, another try for failed URLs."""
+    """Caption/URL rows to image shards and captions; or, with --only-failed, another try for failed URLs.
+
+    With neither --rows, --recipe nor --params it goes on with what was begun under the root.
+    """
     with _exit_codes():
-        if rows is None:
+        rebuilding = None
+        if rows is None and recipe is None and params is None:
+            loaded = options.begun_params(root or "data", only)
+        elif rows is None:
             rebuilding = _load(recipe, params, root, None)
             loaded = rebuilding.for_download()
         else:
-            rebuilding = None
             loaded = options.rows_params(rows, images, form, columns, url_first, name, shard_size, root, recipe, params)
         loaded = options.with_download_options(
             loaded,

@@ -10,8 +10,10 @@ from typing import Any
 
 from flows.params import DownloadParams
 from tasks.config import DownloadConfig, RetryConfig
+from tasks.download_settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
+from tasks.storage import Root
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -49,6 +51,16 @@ def rows_params(
     if shard_size is not None:
         described["shard_size"] = shard_size
     return DownloadParams.model_validate({"root_uri": root or "data", "datasets": [described]})
+
+
+def begun_params(root_uri: str, only: Sequence[str] | None) -> DownloadParams:
+    """Parameters that go on with what was begun under a root.
+
+    Raises:
+        UserError: nothing was, or splits were begun with different settings.
+    """
+    datasets, settings = begun_datasets(Root(root_uri), only)
+    return DownloadParams(root_uri=root_uri, datasets=tuple(datasets), download=DownloadConfig.model_validate(settings))
 
 
 def retry_config(only_failed: bool, outcomes: str | None, older_than: str | None) -> RetryConfig | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import Field
 
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.errors import UserError
 from tasks.records import Record
 from tasks.storage import Root, download_settings_path
@@ -32,6 +33,7 @@ class DownloadSettings(Record):
     """The content of a split's download.json."""
 
     settings: dict[str, Any] = Field(description="shard_size, and the RESULT_SETTINGS")
+    source: RowsConfig = Field(description="where the rows came from; they may lie elsewhere later")
 
 
 def result_settings(config: DownloadConfig) -> dict[str, Any]:
@@ -64,10 +66,52 @@ def check_settings(root: Root, dataset: DatasetConfig, split: str, config: Downl
 
 def keep_settings(root: Root, dataset: DatasetConfig, split: str, config: DownloadConfig) -> None:
     """Note what a split's images are made with, from now on."""
-    settings = DownloadSettings(settings=_settings(dataset, config))
+    settings = DownloadSettings(settings=_settings(dataset, config), source=dataset.rows_config(split))
     path = download_settings_path(dataset.name, split)
     if root.read_model(path, DownloadSettings) != settings:
         root.publish_model(path, settings)
+
+
+def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[DatasetConfig], dict[str, Any]]:
+    """What has been downloaded under a root: its datasets, and the settings (RESULT_SETTINGS) that they share.
+
+    Args:
+        root: where to look.
+        only: `dataset/split` names; None: all.
+
+    Raises:
+        UserError: there is nothing, or splits were begun with different settings.
+    """
+    begun = {
+        (dataset, split): found
+        for dataset in root.names("datasets")
+        for split in root.names(f"datasets/{dataset}")
+        if (found := root.read_model(download_settings_path(dataset, split), DownloadSettings)) is not None
+        and (only is None or f"{dataset}/{split}" in only)
+    }
+    if not begun:
+        raise UserError(
+            f"nothing was downloaded under {root.uri} yet; say what to download: --recipe NAME, --params FILE.json or "
+            "--rows FILE"
+        )
+    (name, split), first = next(iter(begun.items()))
+    for (other_name, other_split), other in begun.items():
+        if other.settings != first.settings:
+            raise UserError(
+                f"{name}/{split} and {other_name}/{other_split} under {root.uri} were begun with different settings; "
+                "choose among them with --only DATASET/SPLIT"
+            )
+    settings = dict(first.settings)
+    shard_size = settings.pop("shard_size")
+    datasets = [
+        DatasetConfig(
+            name=dataset,
+            splits={split: begun[name, split].source for name, split in begun if name == dataset},
+            shard_size=shard_size,
+        )
+        for dataset in dict.fromkeys(dataset for dataset, _ in begun)
+    ]
+    return datasets, settings
 
 
 def _settings(dataset: DatasetConfig, config: DownloadConfig) -> dict[str, Any]:

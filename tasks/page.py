@@ -66,7 +66,7 @@ tbody tr { border-top: 1px solid var(--line); }
 }
 .charts { display: grid; gap: 16px; margin: 0 0 16px; }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
-.charts.pair { grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); align-items: start; }
+.charts.pair { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); align-items: start; }
 .charts.pair { margin-top: 16px; }
 .strip { height: 20px; }
 figure { margin: 0; padding: 12px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }

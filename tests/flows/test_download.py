@@ -87,7 +87,9 @@ def test_failures_come_back_and_only_their_shards_are_extracted_again(server: An
     assert {path: count for path, count in asked.items() if count != 1} == {"/once/1": 2, "/once/8": 2, "/once/10": 2}
 
     (rows_file := root.parent / "rows.tsv").rename(root.parent / "moved.tsv")
-    run(root, "--only-failed")  # the rows are in the manifest
+    bare = [sys.executable, "-m", "flows", "download", "--root", str(root)]
+    again = subprocess.run([*bare, "--only-failed"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr  # the root knows its settings, and the manifest its rows
     (root.parent / "moved.tsv").rename(rows_file)
     run(root)
     assert server.requests == asked
@@ -104,7 +106,9 @@ def test_a_list_can_be_downloaded_in_parts(server: Any, root: Path) -> None:
     assert "captions wait for 2 of 3 shards" in part.stderr
     assert sorted(path.name for path in root.rglob("images-*.tar")) == ["images-00001.tar"]
     assert not list(root.rglob("captions.parquet"))
-    whole = run(root, "--json")
+    bare = [sys.executable, "-m", "flows", "download", "--root", str(root), "--json"]
+    whole = subprocess.run(bare, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert whole.returncode == 0, whole.stderr  # the root knows where its rows lie
     assert counts(whole) == {"not_found": 1, "ok": 11}
     assert len(list(root.rglob("captions.parquet"))) == 1
     assert server.requests["/ok/4"] == 1

@@ -19,7 +19,7 @@ from tasks import download as download_room
 from tasks import fetching as fetching_room
 from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, RowsConfig
 from tasks.download import Again, download_shard, standing_shard
-from tasks.download_settings import RESULT_SETTINGS, check_settings, keep_settings
+from tasks.download_settings import RESULT_SETTINGS, begun_datasets, check_settings, keep_settings
 from tasks.errors import UserError
 from tasks.fetching import Session
 from tasks.journal import Journal
@@ -366,7 +366,7 @@ def test_error_does_not_wait_out_the_back_off_of_others(
         raise KeyError("a bug")
 
     monkeypatch.setattr(fetching_room, "accept_picture", broken)
-    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/503/1"), ("b", f"{server.url}/ok/1")])
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/503/left"), ("b", f"{server.url}/ok/1")])
     start = time.monotonic()
     with pytest.raises(KeyError):
         job.download(backoff_seconds=60.0)
@@ -503,6 +503,21 @@ def test_other_settings_on_the_same_root_are_refused_by_name(server: Any, tmp_pa
     larger = job.dataset.model_copy(update={"shard_size": 7})
     with pytest.raises(UserError, match=r"tiny/train .*shard_size=1024 then, 7 now"):
         check_settings(job.root, larger, "train", CONFIG)
+
+
+def test_root_knows_what_was_begun_and_how(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")], shard_size=7)
+    with pytest.raises(UserError, match=r"nothing was downloaded under .* yet"):
+        begun_datasets(job.root, None)
+    keep_settings(job.root, job.dataset, "train", CONFIG)
+    datasets, settings = begun_datasets(job.root, None)
+    assert datasets == [job.dataset]
+    check_settings(job.root, datasets[0], "train", DownloadConfig.model_validate(settings))
+    other = DatasetConfig(name="other", splits={"val": "rows.tsv"}, shard_size=7)
+    keep_settings(job.root, other, "val", CONFIG.model_copy(update={"short_side": None}))
+    with pytest.raises(UserError, match=r"other/val and tiny/train .* different settings; .* --only"):
+        begun_datasets(job.root, None)
+    assert begun_datasets(job.root, ["tiny/train"])[0] == [job.dataset]
 
 
 def test_settings_that_change_the_images_redo_the_shard(server: Any, tmp_path: Path) -> None:
