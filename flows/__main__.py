@@ -6,25 +6,23 @@ written, one sentence on stderr; 1 a stage failed.
 
 from __future__ import annotations
 
-import errno
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, NoReturn, cast, get_args
+from typing import Annotated, cast, get_args
 
 import typer
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
 from flows import checks, options
+from flows.command import Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
 from flows.params import DownloadParams, RebuildParams, Setting
-from flows.progress import counts_text, duration, log_to_stderr
-from flows.recipes import RECIPES
+from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.server import configured_api_url, prefect_server, wait_for_server
-from flows.status import read_status, status_text
+from flows.status import read_download_status, read_status, status_text
 from flows.world import uses_world, world_served
-from tasks.errors import StageError, UserError
+from tasks.errors import UserError
 from tasks.records import CheckpointRef, Outcome
 from tasks.report import table_text
 
@@ -39,22 +37,11 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."
-Root = Annotated[
-    str | None, typer.Option("--root", help="Folder or fsspec URI for everything that is made.  [default: data]")
-]
-Recipe = Annotated[str | None, typer.Option("--recipe", help=_RECIPE_HELP)]
-Params = Annotated[
-    Path | None, typer.Option("--params", help="JSON file of parameters; `unicoder-vl params` prints one to edit.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every training run; data stays as it is.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line of stdout.")]
-
 
 @app.command()
 def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
     """Rows to retrieval table on a self-made small web, in minutes, without network or GPU."""
-    with _exit_codes():
+    with exit_codes():
         _rebuild(_load("demo", None, root, seed), json)
 
 
@@ -63,7 +50,7 @@ def rebuild(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
     """All stages: download, extract, pretrain, finetune, evaluate, report."""
-    with _exit_codes():
+    with exit_codes():
         _rebuild(_load(recipe, params, root, seed), json)
 
 
@@ -82,15 +69,24 @@ def download(
     form: Annotated[
         str | None, typer.Option("--form", help="With --rows: tsv, csv, parquet, karpathy, coco or tokens.")
     ] = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", help="With --images: list of the file names that belong to this split, one a line."),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option("--select", help="With --rows of karpathy: which of its splits, such as train,restval."),
+    ] = None,
     columns: Annotated[
         str | None, typer.Option("--columns", help="With --rows of csv or parquet: CAPTION,URL column names.")
     ] = None,
     url_first: Annotated[bool, typer.Option("--url-first", help="With --rows: the tsv is url TAB caption.")] = False,
     name: Annotated[
-        str, typer.Option("--name", help="With --rows: DATASET/SPLIT, the folder under the root.")
-    ] = "web/train",
+        str | None,
+        typer.Option("--name", help="With --rows: DATASET/SPLIT, the folder under the root.", show_default="web/train"),
+    ] = None,
     shard_size: Annotated[
-        int | None, typer.Option("--shard-size", min=1, help="With --rows: rows per shard.  [default: 1024]")
+        int | None, typer.Option("--shard-size", min=1, help="With --rows: rows per shard.", show_default="1024")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Work on this DATASET/SPLIT only; may be given again.")
@@ -124,15 +120,18 @@ def download(
 
     With neither --rows, --recipe nor --params it goes on with what was begun under the root.
     """
-    with _exit_codes():
+    described = options.RowsOptions(images, form, columns, url_first, names, select, name, shard_size)
+    with exit_codes():
         rebuilding = None
+        if rows is None:
+            described.check_unused()
         if rows is None and recipe is None and params is None:
             loaded = options.begun_params(root or "data", only)
         elif rows is None:
             rebuilding = _load(recipe, params, root, None)
             loaded = rebuilding.for_download()
         else:
-            loaded = options.rows_params(rows, images, form, columns, url_first, name, shard_size, root, recipe, params)
+            loaded = options.rows_params(rows, described, root, recipe, params)
         loaded = options.with_download_options(
             loaded,
             only=only,
@@ -148,6 +147,7 @@ def download(
                 stack.enter_context(world_served(rebuilding))
                 loaded = loaded.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
             checks.check_download(loaded)
+            stack.enter_context(ends_like_ctrl_c())
             summaries = _download(loaded)
         _print_stages(summaries, json)
 
@@ -170,7 +170,7 @@ def extract(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
     """Image shards to feature shards."""
-    with _exit_codes():
+    with exit_codes():
         loaded = _load(recipe, params, root, seed)
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
@@ -187,7 +187,7 @@ def pretrain(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
     """Feature shards to a pretrained checkpoint."""
-    with _exit_codes():
+    with exit_codes():
         loaded = _load(recipe, params, root, seed).for_pretrain()
         checks.check_pretrain(loaded)
         with prefect_server():
@@ -210,7 +210,7 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint."""
-    with _exit_codes():
+    with exit_codes():
         loaded = _load(recipe, params, root, seed)
         _check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
@@ -235,7 +235,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """A checkpoint to recall at 1, 5 and 10, both ways, and one row of the history."""
-    with _exit_codes():
+    with exit_codes():
         loaded = _load(recipe, params, root, seed)
         evaluation = loaded.for_evaluate(_check_setting(setting, loaded, get_args(Setting)))
         checks.check_evaluate(evaluation)
@@ -251,8 +251,15 @@ def evaluate(
 def status(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
-    """How far an experiment is, and the command that would come next. Changes nothing."""
-    with _exit_codes():
+    """How far an experiment is, and the command that would come next. Changes nothing.
+
+    With neither --recipe nor --params it tells how far what is downloaded under the root is.
+    """
+    with exit_codes():
+        if recipe is None and params is None:
+            found = read_download_status(root or "data")
+            _print(found, status_text(found), json)
+            return
         loaded = _load(recipe, params, root, seed)
         source = f"--recipe {recipe}" if params is None else f"--params {params}"
         options = f"{source} --root {loaded.root_uri}" + ("" if seed is None else f" --seed {seed}")
@@ -263,7 +270,7 @@ def status(
 @app.command("params")
 def print_params(root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None) -> None:
     """Print parameters as JSON, to be edited and given to --params."""
-    with _exit_codes():
+    with exit_codes():
         typer.echo(_load(recipe, params, root, seed).model_dump_json(indent=2))
 
 
@@ -342,32 +349,6 @@ def _check_setting(setting: str, params: RebuildParams, known: tuple[str, ...]) 
     if setting == "task-specific" and params.task_specific is None:
         raise UserError("these parameters have no task_specific training; set task_specific in the --params file")
     return cast(Setting, setting)
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turn what went wrong into an exit code and, where the message says it all, a line on stderr."""
-    log_to_stderr()
-    try:
-        yield
-    except UserError as error:
-        _end(str(error), 2)
-    except ValidationError as error:
-        _end(f"params: {checks.validation_text(error)}", 2)
-    except StageError as error:
-        _end(str(error), 1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _end(f"the disk is full{where}; free some space and run the same command again, it goes on from here", 1)
-    except KeyboardInterrupt:
-        _end("interrupted; the same command goes on from here", 130)
-
-
-def _end(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from tasks.download_report import PAGE as REPORT_PAGE
 from tasks.download_report import DownloadSummary
 from tasks.download_settings import check_settings, keep_settings
 from tasks.errors import StageError, UserError
-from tasks.journal import journal_file
+from tasks.journal import is_locked, journal_file, journaled_shards
 from tasks.manifest import drop_shards_beyond, list_shards, manifest_receipt
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import Root, image_receipt_path
@@ -48,6 +48,7 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     """
     root = Root(params.root_uri)
     splits = params.selected_splits()
+    _check_alone(root, splits, params)
     for dataset, split in splits:
         if not params.accepts_changes:
             check_settings(root, dataset, split, params.download)
@@ -85,6 +86,18 @@ def check_success_rate(name: str, counts: Mapping[str, int], min_success_rate: f
         )
 
 
+def _check_alone(root: Root, splits: Splits, params: DownloadParams) -> None:
+    """Raise UserError where another process is at work on one of the selected shards, before anything is changed."""
+    for dataset, split in splits:
+        for shard in journaled_shards(root, dataset.name, split):
+            ref = ShardRef(dataset=dataset.name, split=split, shard=shard)
+            if params.selects_shard(shard) and is_locked(root, ref):
+                raise UserError(
+                    f"another command is downloading shard {ref} under {root.uri} just now; let it end, or choose "
+                    "other shards with --shards"
+                )
+
+
 def _begin_split(root: Root, dataset: DatasetConfig, split: str, params: DownloadParams, steps: Steps) -> None:
     manifest = steps.manifest(params.root_uri, dataset, split, params.accepts_changes)
     keep_settings(root, dataset, split, params.download)
@@ -102,9 +115,8 @@ def _select_shards(root: Root, splits: Splits, params: DownloadParams) -> list[t
         if params.selects_shard(ref.shard)
     ]
     if not selected:
-        raise UserError(
-            f"no shard is selected by shards={params.shards!r}; `unicoder-vl status` lists how many there are"
-        )
+        there = ", ".join(f"0 to {len(list_shards(root, d, split)) - 1} of {d.name}/{split}" for d, split in splits)
+        raise UserError(f"shards={params.shards!r} selects none: there are {there}")
     if params.retry is None:
         return selected
     begun = [(dataset, ref) for dataset, ref in selected if _is_begun(root, ref)]

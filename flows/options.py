@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.params import DownloadParams
-from tasks.config import DownloadConfig, RetryConfig
+from tasks.config import DownloadConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
@@ -18,39 +19,60 @@ from tasks.storage import Root
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
+@dataclass(frozen=True)
+class RowsOptions:
+    """What describes the rows of --rows, as given; None, or False, where it was not."""
+
+    images: str | None = None
+    form: str | None = None
+    columns: str | None = None
+    url_first: bool = False
+    names: str | None = None
+    select: str | None = None
+    name: str | None = None
+    shard_size: int | None = None
+
+    def check_unused(self) -> None:
+        """Raise UserError where something was given though there are no --rows that it could describe."""
+        given = [f"--{field.replace('_', '-')}" for field, value in vars(self).items() if value not in (None, False)]
+        if given:
+            raise UserError(
+                f"{', '.join(given)} can only be given with --rows; a --params file says the same in datasets"
+            )
+
+
 def rows_params(
-    rows: str,
-    images: str | None,
-    form: str | None,
-    columns: str | None,
-    url_first: bool,
-    name: str,
-    shard_size: int | None,
-    root: str | None,
-    recipe: str | None,
-    params: Path | None,
+    rows: str, described: RowsOptions, root: str | None, recipe: str | None, params: Path | None
 ) -> DownloadParams:
     """Parameters for one list of rows, without a recipe.
 
     Raises:
-        UserError: an option contradicts another.
+        UserError: an option contradicts another, or cannot be read.
         ValidationError: an option's value cannot be.
     """
     if recipe is not None or params is not None:
         raise UserError("--rows excludes --recipe and --params; give one of them")
-    dataset, slash, split = name.partition("/")
-    if not slash:
-        raise UserError(f"--name {name!r} is not DATASET/SPLIT, such as cc3m/train")
-    source: dict[str, Any] = {"rows": rows, "images": images, "form": form, "url_first": url_first}
-    if columns is not None:
-        caption, comma, url = columns.partition(",")
-        if not (caption and comma and url):
-            raise UserError(f"--columns {columns!r} is not CAPTION,URL: the names of two columns")
+    name = described.name or "web/train"
+    if re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", name) is None:
+        raise UserError(f"--name {name!r} is not DATASET/SPLIT, such as cc3m/train: letters, digits, '-' and '_'")
+    dataset, _, split = name.partition("/")
+    source: dict[str, Any] = {
+        "rows": rows,
+        "images": described.images,
+        "form": described.form,
+        "url_first": described.url_first,
+        "names": described.names,
+    }
+    if described.columns is not None:
+        caption, url = _names_of(described.columns, "--columns", "CAPTION,URL: the names of two columns", 2)
         source |= {"caption_column": caption, "url_column": url}
-    described: dict[str, Any] = {"name": dataset, "splits": {split: source}}
-    if shard_size is not None:
-        described["shard_size"] = shard_size
-    return DownloadParams.model_validate({"root_uri": root or "data", "datasets": [described]})
+    if described.select is not None:
+        source["select"] = _names_of(described.select, "--select", "a list of splits, such as train,restval")
+    # Validated by itself: of a union, pydantic would name every member that it is not.
+    found: dict[str, Any] = {"name": dataset, "splits": {split: RowsConfig.model_validate(source)}}
+    if described.shard_size is not None:
+        found["shard_size"] = described.shard_size
+    return DownloadParams.model_validate({"root_uri": root or "data", "datasets": [found]})
 
 
 def begun_params(root_uri: str, only: Sequence[str] | None) -> DownloadParams:
@@ -99,9 +121,15 @@ def with_download_options(
     """The parameters with what the command line adds; validated again.
 
     Raises:
-        UserError: a setting is not NAME=VALUE of a field.
+        UserError: a setting is not NAME=VALUE of a field, shards cannot be read, or options contradict each other.
         ValidationError: a value cannot be.
     """
+    if retry is not None and force:
+        raise UserError(
+            "--only-failed and --force exclude each other: all of a shard is downloaded again, or its failures"
+        )
+    if shards is not None and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", shards) is None:
+        raise UserError(f"--shards {shards!r} cannot be read: give numbers and ranges, such as 0-99,120")
     changed = params.model_dump()
     changed |= {"only": only, "shards": shards, "retry": retry, "force": force, "accept_changes": accept_changes}
     if workers is not None:
@@ -115,12 +143,25 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or name not in DownloadConfig.model_fields:
         known = ", ".join(DownloadConfig.model_fields)
         raise UserError(f"--set {text!r} is not NAME=VALUE of a download setting; known are {known}")
+    kind = DownloadConfig.model_fields[name].annotation
+    if kind is str:
+        return name, value
+    if kind == tuple[str, ...] and not value.startswith("["):
+        return name, [part.strip() for part in value.split(",") if part.strip()]
     if value.lower() in ("none", "null"):
         return name, None
     try:
         return name, json.loads(value)
     except ValueError:
-        return name, value  # A string that is no JSON, such as a user agent; the field's type decides.
+        return name, value  # The field's type says what is wrong with it.
+
+
+def _names_of(text: str, option: str, expected: str, number: int | None = None) -> list[str]:
+    """The names in a list with commas: so many of them, or at least one."""
+    names = [part.strip() for part in text.split(",")]
+    if not all(names) or number not in (None, len(names)):
+        raise UserError(f"{option} {text!r} is not {expected}")
+    return names
 
 
 def _seconds(text: str) -> float:

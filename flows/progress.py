@@ -84,7 +84,8 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
 def log_to_stderr() -> None:
     """Send the four rooms' loggers to stderr, for a process that Prefect does not log for. May be called again."""
-    handler = TerminalHandler(sys.stderr)
+    # A job may be started with its stderr closed: then there is none.
+    handler = logging.NullHandler() if sys.stderr is None else TerminalHandler(sys.stderr)
     for room in ROOMS:
         logger = logging.getLogger(room)
         logger.handlers.clear()

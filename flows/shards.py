@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 from flows.progress import counts_text
 from flows.results import StageSummary
-from tasks.errors import StageError, UserError
+from tasks.errors import StageError, UserError, is_disk_full
+from tasks.network import NetworkGoneError
 from tasks.records import ShardRef, ShardResult, Stage
 
 _NAMED = 8
@@ -25,12 +27,14 @@ def collect_shards(
 
     Raises:
         UserError: a shard failed because of the input; the first such message.
-        StageError: shards failed otherwise. Either way, the other shards were done first.
+        StageError: shards failed otherwise. Either way, the other shards were done first; but where none of those
+            that wait could do better (the disk is full, the network is gone, a worker was killed), they are not begun.
     """
     results: dict[ShardRef, ShardResult] = {}
     errors: dict[ShardRef, BaseException] = {}
     for number, (ref, result) in enumerate(ended, 1):
         if isinstance(result, BaseException):
+            _raise_if_hopeless(result)
             errors[ref] = result
             logger.error("%s: %s", _shard_name(ref), result)
         else:
@@ -75,6 +79,17 @@ def _log_skipped(results: Sequence[ShardResult], logger: logging.Logger) -> None
         logger.info("%s: %d %s already done", name, number, "shard" if number == 1 else "shards")
 
 
+def _raise_if_hopeless(error: BaseException) -> None:
+    """Raise what the shards that wait would fail with, too: a list of thousands shall not end in so many lines."""
+    if isinstance(error, NetworkGoneError) or (isinstance(error, OSError) and is_disk_full(error)):
+        raise error
+    if isinstance(error, BrokenProcessPool):
+        raise StageError(
+            "a worker process was killed, most likely because memory ran short; what is done is kept: run the same "
+            "command again, with fewer workers if it happens again"
+        ) from error
+
+
 def _raise_first(errors: dict[ShardRef, BaseException], total: int) -> None:
     for error in errors.values():
         if isinstance(error, UserError):
@@ -82,7 +97,9 @@ def _raise_first(errors: dict[ShardRef, BaseException], total: int) -> None:
     if errors:
         named = ", ".join(str(ref) for ref in list(errors)[:_NAMED]) + (", ..." if len(errors) > _NAMED else "")
         first = next(iter(errors.values()))
+        others = "the others are done, " if len(errors) < total else ""
+        kind = "" if isinstance(first, StageError) else f"{type(first).__name__}: "
         raise StageError(
-            f"{len(errors)} of {total} shards failed: {named}; the others are done, run the command again for these. "
-            f"The first failed with {type(first).__name__}: {first}"
+            f"{len(errors)} of {total} shards failed: {named}; {others}run the command again for these. "
+            f"The first failed with {kind}{first}"
         ) from first

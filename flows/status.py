@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal
@@ -13,10 +14,12 @@ from flows.params import RebuildParams, Setting
 from flows.progress import counts_text
 from tasks import train
 from tasks.config import DatasetConfig
+from tasks.download_settings import begun_splits
 from tasks.errors import UserError
 from tasks.evaluate import scored_data_fingerprint
 from tasks.extract import extractor_fingerprint
 from tasks.history import find_row
+from tasks.journal import journaled_shards
 from tasks.manifest import list_shards
 from tasks.records import Outcome, Receipt, Record, Stage
 from tasks.storage import (
@@ -39,6 +42,7 @@ class SplitStatus(Record):
     rows: int | None = Field(description="rows of the manifest; None before there is one")
     shards: int
     downloaded: int = Field(description="image shards that stand")
+    begun: int = Field(description="image shards under way: begun, or begun again, and not finished")
     outcomes: dict[str, int] = Field(description="rows by outcome, of the shards that stand")
     download_done: bool
     extracted: int = Field(description="feature shards of this extractor that stand")
@@ -96,6 +100,33 @@ def read_status(params: RebuildParams, options: str) -> Status:
     )
 
 
+def read_download_status(root_uri: str) -> Status:
+    """How far what was downloaded under a root is, whatever command began it; of it alone.
+
+    Raises:
+        UserError: nothing was downloaded there yet.
+    """
+    root = Root(root_uri)
+    splits = tuple(
+        _split_status(
+            root,
+            DatasetConfig(name=name, splits={split: begun.source}, shard_size=begun.settings["shard_size"]),
+            split,
+            None,
+        )
+        for (name, split), begun in begun_splits(root).items()
+    )
+    pending = not all(split.download_done for split in splits)
+    return Status(
+        root_uri=root_uri,
+        splits=splits,
+        runs=(),
+        evaluated={},
+        notes=("only the download was looked at; --recipe or --params tell of the rest",),
+        next_command=f"unicoder-vl download --root {shlex.quote(root_uri)}" if pending else None,
+    )
+
+
 def downloads_pending(params: RebuildParams) -> bool:
     """True unless every split's shards and captions stand."""
     root = Root(params.root_uri)
@@ -112,8 +143,10 @@ def status_text(status: Status) -> str:
     for split in status.splits:
         rows = "-" if split.rows is None else f"{split.rows:,}"
         downloaded, extracted = f"{split.downloaded}/{split.shards}", f"{split.extracted}/{split.shards}"
-        lines.append(f"{split.name:24} {rows:>9}  {downloaded:>12}  {extracted:>12}  {counts_text(split.outcomes)}")
-    lines.append("")
+        outcomes = counts_text(split.outcomes) + (f"; shards under way: {split.begun:,}" if split.begun else "")
+        lines.append(f"{split.name:24} {rows:>9}  {downloaded:>12}  {extracted:>12}  {outcomes}")
+    if status.runs:
+        lines.append("")
     for run in status.runs:
         lines.append(f"{run.setting:24} {run.state:10} {run.run or ''}".rstrip())
     for setting, done in status.evaluated.items():
@@ -128,6 +161,7 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
     shards = [] if manifest is None else list_shards(root, dataset, split)
     found = [root.read_model(image_receipt_path(dataset.name, split, ref.shard), Receipt) for ref in shards]
     receipts = [receipt for receipt in found if receipt is not None]
+    begun = journaled_shards(root, dataset.name, split)
     captions = root.read_model(captions_receipt_path(dataset.name, split), Receipt)
     outcomes: Counter[str] = Counter()
     for receipt in receipts if captions is None else [captions]:
@@ -141,8 +175,9 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
         rows=None if manifest is None else manifest.counts["rows"],
         shards=len(shards),
         downloaded=len(receipts),
+        begun=len(begun),
         outcomes=dict(outcomes),
-        download_done=captions is not None and len(receipts) == len(shards) > 0,
+        download_done=captions is not None and len(receipts) == len(shards) > 0 and not begun,
         extracted=extracted,
         extract_done=extractor is not None and root.exists(feature_manifest_path(extractor, dataset.name, split)),
     )

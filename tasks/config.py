@@ -156,3 +156,10 @@ class DownloadConfig(Config):
     min_success_rate: float = Field(
         default=0.0, ge=0, le=1, description="share of rows that must end ok, else the flow fails with the table"
     )
+
+    @field_validator("user_agent")
+    @classmethod
+    def _check_user_agent(cls, user_agent: str) -> str:
+        if not (user_agent.isascii() and user_agent.isprintable()):
+            raise ValueError("it is sent in a header of HTTP: use printable ASCII characters only")
+        return user_agent

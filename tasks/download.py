@@ -137,7 +137,8 @@ def _is_wanted(row: ManifestRow, before: Mapping[str, RowOutcome] | None, retry:
     return (
         retry is not None
         and outcome.outcome in retry.outcomes
-        and outcome.tried_at <= time.time() - retry.older_than_seconds
+        # Of any age includes the future: the clock may have been put back since.
+        and (not retry.older_than_seconds or outcome.tried_at <= time.time() - retry.older_than_seconds)
     )
 
 

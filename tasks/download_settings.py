@@ -72,6 +72,27 @@ def keep_settings(root: Root, dataset: DatasetConfig, split: str, config: Downlo
         root.publish_model(path, settings)
 
 
+def begun_splits(root: Root) -> dict[tuple[str, str], DownloadSettings]:
+    """(dataset, split) of all that has been downloaded under a root, or begun to be, with its settings.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    begun = {
+        (dataset, split): found
+        for dataset in root.names("datasets")
+        for split in root.names(f"datasets/{dataset}")
+        if root.exists(path := download_settings_path(dataset, split))  # A stray file there is no folder.
+        and (found := root.read_model(path, DownloadSettings)) is not None
+    }
+    if not begun:
+        raise UserError(
+            f"nothing was downloaded under {root.uri} yet; say what to download: --recipe NAME, --params FILE.json or "
+            "--rows FILE"
+        )
+    return begun
+
+
 def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[DatasetConfig], dict[str, Any]]:
     """What has been downloaded under a root: its datasets, and the settings (RESULT_SETTINGS) that they share.
 
@@ -80,20 +101,15 @@ def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[Datas
         only: `dataset/split` names; None: all.
 
     Raises:
-        UserError: there is nothing, or splits were begun with different settings.
+        UserError: there is nothing, or nothing of such a name; or splits were begun with different settings.
     """
-    begun = {
-        (dataset, split): found
-        for dataset in root.names("datasets")
-        for split in root.names(f"datasets/{dataset}")
-        if (found := root.read_model(download_settings_path(dataset, split), DownloadSettings)) is not None
-        and (only is None or f"{dataset}/{split}" in only)
-    }
-    if not begun:
-        raise UserError(
-            f"nothing was downloaded under {root.uri} yet; say what to download: --recipe NAME, --params FILE.json or "
-            "--rows FILE"
-        )
+    begun = begun_splits(root)
+    if only is not None:
+        known = [f"{dataset}/{split}" for dataset, split in begun]
+        for name in only:
+            if name not in known:
+                raise UserError(f"there is no split {name!r} under {root.uri}; known are {', '.join(known)}")
+        begun = {(dataset, split): found for (dataset, split), found in begun.items() if f"{dataset}/{split}" in only}
     (name, split), first = next(iter(begun.items()))
     for (other_name, other_split), other in begun.items():
         if other.settings != first.settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(ValueError):
     """Bad input: the user can mend this. The message is one sentence: what, where, what to do. Exit code 2."""
@@ -9,3 +11,8 @@ class UserError(ValueError):
 
 class StageError(RuntimeError):
     """A stage failed. The message says which part, and where its log or its other parts are. Exit code 1."""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """True where there is no room left on a disk, or in someone's share of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -56,6 +56,22 @@ class Session:
         else:
             self.source, connects = PictureFolder(images, config.max_bytes), lambda url: True
         self.network = Network(config, connects, notice)
+        self._threads: list[threading.Thread] = []
+
+    def start_threads(self, number: int, work: Callable[[], None]) -> None:
+        """Have `work` done by so many threads. Those of an interrupted shard end first: hosts count requests."""
+        self.join_threads()
+        for thread in range(number):
+            # Daemons: after an error nobody waits for servers, and the process may end while they are still read from.
+            self._threads.append(threading.Thread(target=work, name=f"fetch-{thread}", daemon=True))
+            self._threads[-1].start()
+
+    def join_threads(self) -> None:
+        """Wait until all threads that were started have ended."""
+        for thread in self._threads:
+            if thread.ident is not None:  # Else the system had no room for it.
+                thread.join()
+        self._threads.clear()
 
     def __enter__(self) -> Session:
         return self
@@ -80,7 +96,7 @@ def fetch_rows(
         session: where from, and with which limits.
         journal: takes outcomes and images.
         num_hosts: different hosts in the whole shard.
-        must_be_there: False where the rows are known to be troubled; see `Network.is_suspect`.
+        must_be_there: False where the rows are known to be troubled; see `Schedule`.
         ended: rows per outcome that had ended before; those that end now are counted in.
         on_progress: called in this thread with `ended`, at first and after each row.
 
@@ -121,14 +137,9 @@ def fetch_rows(
                 error.add_note(f"while fetching key {job.key}: {job.url}")
             results.put(error)
 
-    # Daemons: after an error nobody waits for servers, and the process may end while they are still read from.
-    threads = [
-        threading.Thread(target=work, name=f"fetch-{number}", daemon=True)
-        for number in range(min(config.threads, len(rows)))
-    ]
-    for thread in threads:
-        thread.start()
+    num_threads = min(config.threads, len(rows))
     try:
+        session.start_threads(num_threads, work)
         for _ in rows:
             result = results.get()
             if isinstance(result, BaseException):
@@ -142,9 +153,8 @@ def fetch_rows(
                 on_progress(ended)
     finally:
         schedule.stop()
-        room.release(len(threads))
-    for thread in threads:
-        thread.join()
+        room.release(num_threads)
+    session.join_threads()
 
 
 def count_hosts(rows: Sequence[ManifestRow]) -> int:

@@ -17,6 +17,8 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -81,7 +83,7 @@ class Journal:
         header = {"format": JOURNAL_FORMAT, "fingerprint": fingerprint, "over_table": over_table}
         self._file.truncate(0)
         self._file.seek(0)
-        self._file.write(json.dumps(header).encode() + b"\n")
+        self._write_all(json.dumps(header).encode() + b"\n")
 
     def append(self, outcome: RowOutcome, jpeg: bytes | None) -> None:
         """Keep how a row ended; `jpeg` is its image where that is ok."""
@@ -89,11 +91,10 @@ class Journal:
         content = jpeg or b""
         head = _LENGTHS.pack(len(about), len(content), _checksum(about, content)) + about
         offset = self._file.tell()
-        written = os.writev(self._file.fileno(), (head, content))
-        if written < len(head) + len(content):  # A signal or a nearly full disk cut it short.
-            rest = (head + content)[written:]
-            while rest:
-                rest = rest[self._file.write(rest) :]
+        with self._named_errors():
+            written = os.writev(self._file.fileno(), (head, content))
+        if written < len(head) + len(content):
+            self._write_all((head + content)[written:])
         self._note(outcome, offset, len(about), len(content))
         if time.monotonic() - self._synced_at > _SYNC_SECONDS:
             os.fdatasync(self._file.fileno())
@@ -108,16 +109,31 @@ class Journal:
         """Remove the file: the shard holds it all now."""
         self.path.unlink()
 
+    def _write_all(self, rest: bytes) -> None:
+        """Write what a signal or a nearly full disk may cut short."""
+        with self._named_errors():
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
     def _read_entries(self) -> None:
         """Read what a former process has kept, and cut off what it was writing when it was killed."""
         end = self._file.tell()
-        while True:
-            head = self._file.read(_LENGTHS.size)
-            if len(head) < _LENGTHS.size:
+        size = os.fstat(self._file.fileno()).st_size
+        while end + _LENGTHS.size <= size:
+            about_bytes, jpeg_bytes, checksum = _LENGTHS.unpack(self._file.read(_LENGTHS.size))
+            # After a power cut there may be anything. Zeros have a CRC of zero, so they look like an empty entry.
+            if about_bytes == 0 or end + _LENGTHS.size + about_bytes + jpeg_bytes > size:
                 break
-            about_bytes, jpeg_bytes, checksum = _LENGTHS.unpack(head)
             about, jpeg = self._file.read(about_bytes), self._file.read(jpeg_bytes)
-            if len(about) < about_bytes or len(jpeg) < jpeg_bytes or _checksum(about, jpeg) != checksum:
+            if _checksum(about, jpeg) != checksum:
                 break
             fields = json.loads(about)
             outcome = RowOutcome(**{**fields, "outcome": Outcome(fields["outcome"])})
@@ -134,11 +150,35 @@ class Journal:
 
 def journal_file(root: Root, ref: ShardRef) -> Path:
     """Where a shard's journal lies: beside its images, or, for a root that is no folder, in this user's cache."""
-    relative = journal_path(ref.dataset, ref.split, ref.shard)
+    return _local_place(root, journal_path(ref.dataset, ref.split, ref.shard))
+
+
+def journaled_shards(root: Root, dataset: str, split: str) -> list[int]:
+    """The shards of a split that have a journal: they were begun, here, and are not finished."""
+    folder = _local_place(root, journal_path(dataset, split, 0)).parent
+    return sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
+
+
+def _local_place(root: Root, relative: str) -> Path:
     if root.is_local:
         return Path(root.path(relative))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "unicoder-vl" / hashlib.sha256(root.uri.encode()).hexdigest()[:16] / relative
+
+
+def is_locked(root: Root, ref: ShardRef) -> bool:
+    """True while a process of this machine is at work on this shard."""
+    try:
+        file = os.open(journal_file(root, ref), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _open_locked(path: Path) -> IO[bytes]:

@@ -27,7 +27,8 @@ SILENT_HOSTS = 4
 _PROBES = 3  # hosts tried before the network is held for gone
 _KNOWN_ALIVE = 16
 _MOST_HOSTS = 50_000
-_LONGEST_PROBE_WAIT = 30.0  # seconds
+_FIRST_PROBE_WAIT, _LONGEST_PROBE_WAIT = 1.0, 30.0  # seconds
+_DECIDED_HERE = (Outcome.DNS, Outcome.BAD_URL, Outcome.BLOCKED_ADDRESS, Outcome.OPTED_OUT)
 
 
 class NetworkGoneError(StageError):
@@ -90,11 +91,16 @@ class Network:
                 return None
             return f"not requested: {trouble.failures} URLs in a row of this host ended so: {trouble.detail}"[:200]
 
-    def url_ended(self, host: str, error: FetchError | None) -> None:
-        """Note how a URL ended after its last attempt; `error` is None where it was fetched."""
+    def attempt_ended(self, host: str, error: FetchError | None, is_last: bool = True) -> None:
+        """Note how an attempt at a URL ended; `error` is None where it was fetched.
+
+        Any answer counts at once, but a failure only where it is the URL's last.
+        """
         with self._lock:
             if error is None or not _counts_against_host(error):
                 self._trouble.pop(host, None)
+                return
+            if not is_last:
                 return
             trouble = self._trouble.setdefault(host, _Trouble())
             self._trouble.move_to_end(host)
@@ -107,7 +113,7 @@ class Network:
     # --- the network itself ---
 
     def heard(self, url: str) -> None:
-        """Note that something out there answered."""
+        """Note that the host of a URL is there."""
         with self._lock:
             self._silent = 0
             self._silent_urls.clear()
@@ -129,17 +135,19 @@ class Network:
         with self._lock:
             return self._silent > 0
 
-    def is_suspect(self, num_hosts: int, must_be_there: bool) -> bool:
+    @property
+    def num_witnesses(self) -> int:
+        """Hosts that have answered, up to a number that tells more than enough."""
+        with self._lock:
+            return len(self._alive)
+
+    def is_suspect(self, num_hosts: int) -> bool:
         """True where so much silence in a row, at so many hosts, may be the network's fault.
 
         Args:
             num_hosts: hosts that are asked in all: of a list with one host, one is many.
-            must_be_there: False where only dead links may be left to ask; then silence means nothing until something
-                has answered once.
         """
         with self._lock:
-            if not (must_be_there or self._alive):
-                return False
             if len(self._silent_urls) < min(SILENT_HOSTS, num_hosts):
                 return False
             return self._silent >= SILENT_ATTEMPTS or all(self._has_failed(host) for host in self._silent_urls)
@@ -153,7 +161,7 @@ class Network:
     def wait_until_back(self, stopped: threading.Event) -> bool:
         """Find out whether the network is gone, and if so wait until it is back.
 
-        Hosts that have answered before are connected to; where none has, those that were silent.
+        Hosts that have answered before are connected to, others each time; where none has, those that were silent.
 
         Returns:
             True if there was an outage: what failed during it deserves another try. False for a false alarm.
@@ -162,22 +170,25 @@ class Network:
             NetworkGoneError: it is not back after `outage_patience_seconds`.
         """
         with self._lock:
-            witnesses = [*list(self._alive)[-_PROBES:], *self._silent_urls.values()]
             silent = self._silent
         begun = self._clock()
         outage = False
-        wait = 1.0
+        wait = _FIRST_PROBE_WAIT
+        tried: set[str] = set()
         while not stopped.is_set():
-            if any(self._connects(url) for url in witnesses[-_PROBES - SILENT_HOSTS :]):
+            witnesses = self._next_witnesses()
+            tried.update(map(host_of, witnesses))
+            connected = next(filter(self._connects, witnesses), None)
+            if connected is not None:
                 if outage:
                     self._notice(f"the network is back after {self._clock() - begun:.0f} s; going on")
-                self._quiet()
+                self.heard(connected)
                 return outage
             gone = self._clock() - begun
             if gone > self._config.outage_patience_seconds:
                 raise NetworkGoneError(
                     f"the network has been gone for {gone:.0f} s: {silent} attempts in a row reached nothing, nor "
-                    f"could any of {len(witnesses)} hosts be connected to; what was fetched is kept, run the same "
+                    f"could any of {len(tried)} hosts be connected to; what was fetched is kept, run the same "
                     "command again when it is back"
                 )
             if not outage:
@@ -190,17 +201,30 @@ class Network:
             wait = min(2 * wait, _LONGEST_PROBE_WAIT)
         return outage
 
+    def _next_witnesses(self) -> list[str]:
+        """URLs of hosts that prove the network when one of them can be connected to; the next call names others."""
+        with self._lock:
+            latest = list(self._alive)[: -_PROBES - 1 : -1]
+            self._alive.rotate(_PROBES)
+            return [*latest, *self._silent_urls.values()]
+
     def _has_failed(self, host: str) -> bool:
         return host in self._trouble and self._trouble[host].failures >= self._config.host_failures
 
-    def _quiet(self) -> None:
-        with self._lock:
-            self._silent = 0
-            self._silent_urls.clear()
+
+def is_heard(error: FetchError) -> bool:
+    """Whether a failed attempt proves that its host is there, and with it the network.
+
+    Not where all was decided on this side: that there is no such name, that it is private, or what a robots.txt says
+    may be known from before.
+    """
+    return error.alive and (error.status is not None or error.outcome not in _DECIDED_HERE)
 
 
 def _counts_against_host(error: FetchError) -> bool:
     """No answer at all, or the host asks to be left alone."""
     if error.outcome is Outcome.TIMEOUT:
         return error.status is None
+    if error.outcome is Outcome.HTTP_5XX:
+        return error.retry_after is not None
     return error.outcome in (Outcome.DNS, Outcome.CONNECT, Outcome.RATE_LIMITED)

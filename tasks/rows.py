@@ -54,6 +54,7 @@ _SUFFIXES: dict[str, RowsForm] = {
 _PICTURE_FORMS = ("karpathy", "coco", "tokens")
 _JSON_KEY = re.compile(rb'"(sentences|annotations)"\s*:')
 _PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?:[/?#]|\Z)")
+_PICTURES_LOOKED_FOR = 100
 _GLANCE = 1000  # Rows read to see whether their columns are swapped.
 
 
@@ -147,7 +148,7 @@ def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
 
 
 def check_rows(source: RowsConfig, split: str, where: str) -> None:
-    """Raise UserError unless rows can be read and one of them can be used.
+    """Raise UserError unless rows can be read and one of them can be used; where they name pictures, one is there.
 
     Reads up to the first such row; files of JSON are read whole.
 
@@ -157,7 +158,11 @@ def check_rows(source: RowsConfig, split: str, where: str) -> None:
         where: what they are, for messages: `caption rows of web/train`.
     """
     resolved = resolve_rows(source, split, where)
-    any(not outcome for _, _, outcome in read_rows(resolved, where))
+    usable = (url for _, url, outcome in read_rows(resolved, where) if not outcome)
+    if resolved.images is None:
+        next(usable, None)
+    else:
+        _check_pictures(resolved.images, usable, where)
 
 
 def is_web_url(url: str) -> bool:
@@ -217,6 +222,25 @@ def _check_folder(uri: str, where: str) -> None:
         raise UserError(f"{where}: pictures cannot be read: {uri} ({error}); give a readable folder") from error
     if not there:
         raise UserError(f"{where}: there is no folder {uri}; set images to the folder that the pictures lie in")
+
+
+def _check_pictures(uri: str, names: Iterator[str], where: str) -> None:
+    """Raise UserError where none of the first pictures is in the folder: it is another one, or above the right one."""
+    files, folder = fsspec.core.url_to_fs(uri)
+    missing: dict[str, None] = {}
+    for name in names:
+        if name in missing:
+            continue
+        if files.exists(f"{str(folder).rstrip('/')}/{name}"):
+            return
+        missing[name] = None
+        if len(missing) == _PICTURES_LOOKED_FOR:
+            break
+    if missing:
+        raise UserError(
+            f"{where}: none of the first {len(missing)} pictures is in {uri}, such as {next(iter(missing))}; "
+            "set images to the folder that their names are relative to"
+        )
 
 
 def _names(uri: str, where: str) -> frozenset[str]:

@@ -145,7 +145,7 @@ def test_too_few_images_fail_with_the_reasons(server: Any, root: Path) -> None:
 
 
 def test_nothing_selected_is_an_error(server: Any, root: Path) -> None:
-    assert "no shard is selected by shards='7'" in run(root, "--shards", "7", code=2).stderr
+    assert "shards='7' selects none" in run(root, "--shards", "7", code=2).stderr
     assert "no manifest" in run(root.parent / "other", "--only-failed", code=2).stderr
 
 

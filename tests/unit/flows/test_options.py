@@ -7,27 +7,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.options import retry_config, rows_params, with_download_options
+from flows.checks import validation_text
+from flows.options import RowsOptions, retry_config, rows_params, with_download_options
 from flows.params import DownloadParams
 from tasks.config import RetryConfig, RowsConfig
 from tasks.errors import UserError
 from tasks.records import Outcome
 
 
-def of_rows(**changes: Any) -> DownloadParams:
-    options: dict[str, Any] = {
-        "rows": "rows.csv",
-        "images": None,
-        "form": None,
-        "columns": None,
-        "url_first": False,
-        "name": "cc3m/train",
-        "shard_size": None,
-        "root": None,
-        "recipe": None,
-        "params": None,
-    }
-    return rows_params(**(options | changes))
+def of_rows(recipe: str | None = None, **described: Any) -> DownloadParams:
+    return rows_params("rows.csv", RowsOptions(**({"name": "cc3m/train"} | described)), None, recipe, None)
 
 
 def changed(params: DownloadParams | None = None, **changes: Any) -> DownloadParams:
@@ -51,17 +40,43 @@ def test_rows_alone_are_enough() -> None:
     assert dataset.rows_config("train") == RowsConfig(rows="rows.csv", caption_column="TEXT", url_column="URL")
 
 
+def test_pictures_on_disk_are_described_in_full() -> None:
+    (dataset,) = of_rows(images="pictures", names="train.txt", select="train, restval", columns="a, b").datasets
+    assert dataset.rows_config("train") == RowsConfig(
+        rows="rows.csv",
+        images="pictures",
+        names="train.txt",
+        select=("train", "restval"),
+        caption_column="a",
+        url_column="b",
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"recipe": "demo"}, "--rows excludes --recipe"),
         ({"name": "cc3m"}, "--name 'cc3m' is not DATASET/SPLIT"),
+        ({"name": "a b/train"}, "--name 'a b/train' is not DATASET/SPLIT"),
         ({"columns": "TEXT"}, "--columns 'TEXT' is not CAPTION,URL"),
+        ({"select": "train,"}, "--select 'train,' is not a list of splits"),
     ],
 )
 def test_options_that_make_no_sense_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         of_rows(**changes)
+
+
+def test_form_that_there_is_not_is_named_with_those_there_are() -> None:
+    with pytest.raises(ValidationError) as raised:
+        of_rows(form="tvs")
+    assert validation_text(raised.value).startswith("form: Input should be 'tsv', 'csv', 'parquet', ")
+
+
+def test_what_describes_rows_is_refused_where_no_rows_are_given() -> None:
+    RowsOptions().check_unused()
+    with pytest.raises(UserError, match=r"^--images, --url-first, --shard-size can only be given with --rows"):
+        RowsOptions(images="pictures", url_first=True, shard_size=7).check_unused()
 
 
 def test_settings_are_typed_by_their_fields() -> None:
@@ -70,6 +85,20 @@ def test_settings_are_typed_by_their_fields() -> None:
     ).download
     assert (config.short_side, config.threads, config.robots_txt) == (None, 64, True)
     assert config.user_agent == "us (us@us.example)"
+    assert changed(settings=["user_agent=7"]).download.user_agent == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "directives"), [("noai, noindex", ("noai", "noindex")), ('["noai"]', ("noai",)), ("", ())]
+)
+def test_list_of_names_is_written_with_commas(text: str, directives: tuple[str, ...]) -> None:
+    assert changed(settings=[f"opt_out_directives={text}"]).download.opt_out_directives == directives
+
+
+@pytest.mark.parametrize("agent", ["日本", "us\nCookie: x"])
+def test_user_agent_that_no_header_can_hold_is_refused(agent: str) -> None:
+    with pytest.raises(ValidationError, match="printable ASCII"):
+        changed(settings=[f"user_agent={agent}"])
 
 
 @pytest.mark.parametrize("text", ["short_side", "side=3", "=3"])
@@ -93,7 +122,7 @@ def test_shards_are_chosen_by_number_and_range(text: str | None, chosen: set[int
 
 @pytest.mark.parametrize("text", ["a", "1-", "-1", "1..3", "", "5-2"])
 def test_shards_that_cannot_be_read_are_refused(text: str) -> None:
-    with pytest.raises(ValidationError, match="shards"):
+    with pytest.raises(ValueError, match="shards"):
         changed(shards=text)
 
 
@@ -132,5 +161,5 @@ def test_what_is_no_failure_cannot_be_tried_again() -> None:
 
 
 def test_retry_and_force_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="exclude each other"):
+    with pytest.raises(UserError, match="--only-failed and --force exclude each other"):
         changed(retry=RetryConfig(), force=True)

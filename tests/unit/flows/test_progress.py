@@ -69,6 +69,13 @@ def test_counts_put_ok_first_and_leave_zeros_out() -> None:
     assert counts_text({"ok": 0}) == "nothing"
 
 
+def test_nothing_is_said_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    log_to_stderr()
+    with DownloadProgress(logging.getLogger("flows.download"), 10) as progress:
+        progress.note("paused")
+
+
 def test_rooms_log_to_stderr_with_clock_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     logging.getLogger("flows.download").info("web/train 00003: %d ok", 7)

@@ -434,6 +434,17 @@ def test_failures_are_chosen_by_class_and_age(server: Any, tmp_path: Path) -> No
     assert list((tmp_path / "root").rglob("*.journal")) == []
 
 
+def test_failures_of_any_age_are_tried_again_though_the_clock_was_put_back(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(str(tmp_path / "root"), [("a", f"{server.url}/503/1")])
+    job.download(retries=0)
+    year_before = time.time() - 31_536_000
+    monkeypatch.setattr(time, "time", lambda: year_before)
+    assert job.download(again=Again(failures=RetryConfig(older_than_seconds=1)), retries=0).skipped
+    assert not job.download(again=FAILURES, retries=0).skipped
+
+
 def test_shard_without_such_failures_is_skipped(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1")])
     first = job.download()
@@ -517,6 +528,10 @@ def test_root_knows_what_was_begun_and_how(server: Any, tmp_path: Path) -> None:
     keep_settings(job.root, other, "val", CONFIG.model_copy(update={"short_side": None}))
     with pytest.raises(UserError, match=r"other/val and tiny/train .* different settings; .* --only"):
         begun_datasets(job.root, None)
+    assert begun_datasets(job.root, ["tiny/train"])[0] == [job.dataset]
+    with pytest.raises(UserError, match=r"no split 'tiny/tain' .*; known are other/val, tiny/train"):
+        begun_datasets(job.root, ["tiny/tain"])
+    job.root.publish_bytes("datasets/.DS_Store", b"not ours")
     assert begun_datasets(job.root, ["tiny/train"])[0] == [job.dataset]
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import StageError
-from tasks.journal import Journal, journal_file
+from tasks.journal import Journal, is_locked, journal_file, journaled_shards
 from tasks.outcomes import RowOutcome
 from tasks.records import Outcome, ShardRef
 from tasks.storage import Root
@@ -95,6 +96,32 @@ def test_damaged_entry_and_what_follows_are_fetched_again(tmp_path: Path) -> Non
     assert path.stat().st_size == first
 
 
+@pytest.mark.parametrize("rubbish", [bytes(4096), b"\xff" * 4096], ids=["zeros", "lengths of gigabytes"])
+def test_rubbish_that_a_power_cut_leaves_is_cut_off(tmp_path: Path, rubbish: bytes) -> None:
+    path = tmp_path / "00000.journal"
+    with Journal(path, "f", over_table=False) as journal:
+        journal.append(ok(1, b"one"), b"one")
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(rubbish)
+    with Journal(path, "f", over_table=False) as journal:
+        assert list(journal.outcomes) == ["000000001"]
+    assert path.stat().st_size == whole
+
+
+def test_entries_reach_the_disk_every_few_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    path = tmp_path / "00000.journal"
+    with Journal(path, "f", over_table=False) as journal:
+        journal.append(lost(1), None)
+        assert synced == []
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 60)
+        journal.append(lost(2), None)
+        assert synced == [path.stat().st_size]
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "00000.journal"
     with (
@@ -138,3 +165,39 @@ def test_journal_lies_beside_the_images_or_in_the_users_cache(tmp_path: Path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     one, other = journal_file(Root("memory://one"), ref), journal_file(Root("memory://other"), ref)
     assert one.is_relative_to(tmp_path / "cache/unicoder-vl") and one != other
+
+
+def test_shards_under_way_are_told_from_those_left_behind(tmp_path: Path) -> None:
+    root, web = Root(str(tmp_path)), {"dataset": "web", "split": "train"}
+    assert journaled_shards(root, "web", "train") == []
+    for shard in (3, 0):
+        with Journal(journal_file(root, ShardRef(shard=shard, **web)), "f", over_table=False):
+            pass
+    assert journaled_shards(root, "web", "train") == [0, 3]
+    with Journal(journal_file(root, ShardRef(shard=3, **web)), "f", over_table=False):
+        assert [is_locked(root, ShardRef(shard=shard, **web)) for shard in (0, 3, 7)] == [False, True, False]
+    assert not is_locked(root, ShardRef(shard=3, **web))
+
+
+def test_disk_that_takes_no_more_is_named_by_the_file_and_what_was_kept_stays(tmp_path: Path) -> None:
+    code = """
+        import resource, signal, sys
+        from pathlib import Path
+        from tasks.journal import Journal
+        from tasks.outcomes import RowOutcome
+        from tasks.records import Outcome
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        try:
+            with Journal(Path(sys.argv[1]), "f", over_table=False) as journal:
+                for number in range(9):
+                    journal.append(RowOutcome(f"{number}", "", f"{number}", Outcome.OK), bytes(1500))
+        except OSError as error:
+            print(error.filename)
+    """
+    path = tmp_path / "00000.journal"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == str(path)
+    with Journal(path, "f", over_table=False) as journal:
+        assert list(journal.outcomes) == ["0", "1"] and journal.jpeg("1") == bytes(1500)

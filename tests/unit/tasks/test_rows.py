@@ -373,6 +373,15 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path, name: str, options:
 # --- checks and identity --------------------------------------------------------------------------------------------
 
 
+def test_folder_that_holds_none_of_the_pictures_is_refused_and_one_of_them_is_enough(tmp_path: Path) -> None:
+    lines = "".join(f"{number // 5}.jpg#{number % 5}\ta dog\n" for number in range(600))
+    source = RowsConfig(rows=str(write(tmp_path, "a.token.txt", lines)), images=pictures(tmp_path))
+    with pytest.raises(UserError, match=r"none of the first 100 pictures is in .*, such as 0\.jpg; set images"):
+        check_rows(source, "train", WHERE)
+    write(Path(str(source.images)), "99.jpg", b"any")
+    check_rows(source, "train", WHERE)
+
+
 def test_check_reads_only_up_to_the_first_row_that_can_be_used(tmp_path: Path) -> None:
     whole = gzip.compress(b"bad\na dog\thttp://a.example/1\n" + bytes(3 * row_input._CHUNK))
     path = write(tmp_path, "rows.tsv.gz", whole[:-12])

@@ -1,0 +1,83 @@
+"""What every command has: the options they share, exit codes for what goes wrong, and an orderly end on a signal."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+
+from flows import checks
+from flows.progress import log_to_stderr
+from flows.recipes import RECIPES
+from tasks.errors import StageError, UserError, is_disk_full
+
+_RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."
+Root = Annotated[
+    str | None,
+    typer.Option("--root", help="Folder or fsspec URI for everything that is made.", show_default="data"),
+]
+Recipe = Annotated[str | None, typer.Option("--recipe", help=_RECIPE_HELP)]
+Params = Annotated[
+    Path | None, typer.Option("--params", help="JSON file of parameters; `unicoder-vl params` prints one to edit.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every training run; data stays as it is.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line of stdout.")]
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn what went wrong into an exit code and, where the message says it all, a line on stderr."""
+    log_to_stderr()
+    try:
+        yield
+    except UserError as error:
+        _end(str(error), 2)
+    except ValidationError as error:
+        _end(f"params: {checks.validation_text(error)}", 2)
+    except StageError as error:
+        _end(str(error), 1)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        _end(f"the disk is full{where}; free some space and run the same command again, it goes on from here", 1)
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, _Terminated) else signal.SIGINT
+        _end("interrupted; the same command goes on from here", 128 + number)
+
+
+class _Terminated(KeyboardInterrupt):
+    """A signal other than Ctrl-C's that asks to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def ends_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP when the terminal is closed, end the work as Ctrl-C does: temporary files go, too."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler == signal.SIG_DFL:  # Else, as under nohup, somebody has decided already.
+                signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
