@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -158,10 +158,15 @@ class Network:
             for host in hosts:
                 self._trouble.pop(host, None)
 
-    def wait_until_back(self, stopped: threading.Event) -> bool:
+    def wait_until_back(self, stopped: threading.Event, unasked: Iterable[str] = ()) -> bool:
         """Find out whether the network is gone, and if so wait until it is back.
 
-        Hosts that have answered before are connected to, others each time; where none has, those that were silent.
+        Hosts that have answered before are connected to, others each time, and those that were silent.
+
+        Args:
+            stopped: set when nobody waits for the finding any more.
+            unasked: URLs of other hosts. They bear witness where none has answered yet: a list may begin with a long
+                run of dead links.
 
         Returns:
             True if there was an outage: what failed during it deserves another try. False for a false alarm.
@@ -171,42 +176,45 @@ class Network:
         """
         with self._lock:
             silent = self._silent
+        strangers = deque(unasked)
         begun = self._clock()
-        outage = False
+        fruitless = 0
         wait = _FIRST_PROBE_WAIT
         tried: set[str] = set()
         while not stopped.is_set():
-            witnesses = self._next_witnesses()
+            witnesses = self._next_witnesses(strangers)
             tried.update(map(host_of, witnesses))
             connected = next(filter(self._connects, witnesses), None)
             if connected is not None:
-                if outage:
+                if fruitless > 1:
                     self._notice(f"the network is back after {self._clock() - begun:.0f} s; going on")
                 self.heard(connected)
-                return outage
+                return fruitless > 0
+            fruitless += 1
             gone = self._clock() - begun
-            if gone > self._config.outage_patience_seconds:
+            # Once is nothing to speak of: the first answer of all may be on its way, and with it a witness.
+            if fruitless > 1 and gone > self._config.outage_patience_seconds:
                 raise NetworkGoneError(
                     f"the network has been gone for {gone:.0f} s: {silent} attempts in a row reached nothing, nor "
                     f"could any of {len(tried)} hosts be connected to; what was fetched is kept, run the same "
                     "command again when it is back"
                 )
-            if not outage:
-                outage = True
+            if fruitless == 2:
                 self._notice(
                     f"paused: {silent} attempts in a row reached nothing, the network seems to be gone; trying again "
                     f"for up to {self._config.outage_patience_seconds:.0f} s"
                 )
             stopped.wait(wait)
             wait = min(2 * wait, _LONGEST_PROBE_WAIT)
-        return outage
+        return fruitless > 0
 
-    def _next_witnesses(self) -> list[str]:
+    def _next_witnesses(self, strangers: deque[str]) -> list[str]:
         """URLs of hosts that prove the network when one of them can be connected to; the next call names others."""
         with self._lock:
-            latest = list(self._alive)[: -_PROBES - 1 : -1]
-            self._alive.rotate(_PROBES)
-            return [*latest, *self._silent_urls.values()]
+            known = self._alive or strangers
+            chosen = list(known)[: -_PROBES - 1 : -1]
+            known.rotate(_PROBES)
+            return [*chosen, *self._silent_urls.values()]
 
     def _has_failed(self, host: str) -> bool:
         return host in self._trouble and self._trouble[host].failures >= self._config.host_failures

@@ -252,8 +252,10 @@ class Schedule:
 
     def _probe(self) -> None:
         """Find out whether the network is gone, in the thread that came to suspect it; the others wait."""
+        with self._changed:
+            unasked = {job.host: job.url for job in self._ready}
         try:
-            outage = self._network.wait_until_back(self._stopped)
+            outage = self._network.wait_until_back(self._stopped, unasked.values())
         except NetworkGoneError as error:
             self._on_gone(error)
             self.stop()
