@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from flows.progress import counts_text
 from flows.results import StageSummary
 from tasks.errors import StageError, UserError, is_disk_full
-from tasks.network import NetworkGoneError
 from tasks.records import ShardRef, ShardResult, Stage
+from tasks.web.network import NetworkGoneError
 
 _NAMED = 8
 

@@ -120,8 +120,8 @@ class DownloadConfig(Config):
     host_failures: int = Field(
         default=6,
         ge=1,
-        description="URLs in a row of one host that end without an answer, or with a plea to come back later, before it "
-        "counts as down; its other URLs then end as host_down, unrequested",
+        description="URLs in a row of one host that end without an answer, or with a plea to come back later, before "
+        "it counts as down; its other URLs then end as host_down, unrequested",
     )
     host_down_seconds: float = Field(
         default=600.0, ge=0, description="how long a host counts as down before one URL of it is tried again, seconds"

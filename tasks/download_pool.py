@@ -19,9 +19,9 @@ from tasks.config import DatasetConfig, DownloadConfig
 from tasks.download import NOTHING_AGAIN, Again, download_shard, standing_shard
 from tasks.fetching import Session
 from tasks.memory import reuse_freed_memory
-from tasks.network import NetworkGoneError
 from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root
+from tasks.web.network import NetworkGoneError
 from tasks.workers import WorkerPool
 
 

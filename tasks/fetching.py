@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Protocol
 
 from tasks.config import DatasetConfig, DownloadConfig
-from tasks.fetch import Answer, Fetcher, FetchError
 from tasks.images import PictureError, accept_picture
 from tasks.journal import Journal
 from tasks.local_pictures import PictureFolder
 from tasks.manifest import ManifestRow
-from tasks.network import Network, host_of
 from tasks.outcomes import RowOutcome
 from tasks.records import Outcome
-from tasks.schedule import Job, Schedule
+from tasks.web.fetch import Answer, Fetcher, FetchError
+from tasks.web.network import Network, host_of
+from tasks.web.schedule import Job, Schedule
 
 Progress = Callable[[Counter[str]], None]
 """Takes the number of rows per outcome that have ended so far."""

@@ -11,8 +11,8 @@ import pytest
 
 from flows.shards import collect_shards
 from tasks.errors import StageError
-from tasks.network import NetworkGoneError
 from tasks.records import ShardRef, ShardResult
+from tasks.web.network import NetworkGoneError
 
 REFS = [ShardRef(dataset="web", split="train", shard=shard) for shard in range(3)]
 log = logging.getLogger("test_collect_shards")

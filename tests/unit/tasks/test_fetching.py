@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tasks.config import DatasetConfig
-from tasks.fetch import Answer, FetchError
 from tasks.fetching import Session, fetch_rows
 from tasks.journal import Journal
 from tasks.manifest import ManifestRow
 from tasks.records import Outcome
+from tasks.web.fetch import Answer, FetchError
 from tests.faults import CONFIG, JPEG
 
 DATASET = DatasetConfig(name="tiny", splits={"train": "rows.tsv"})

@@ -9,9 +9,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tasks.fetch import FetchError
 from tasks.local_pictures import PictureFolder
 from tasks.records import Outcome
+from tasks.web.fetch import FetchError
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 
 from tasks.config import DownloadConfig
 from tasks.records import Outcome
-from tasks.resolve import Resolver
+from tasks.web.resolve import Resolver
 
 _STATUS_OUTCOMES = {
     401: Outcome.FORBIDDEN,

@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
-from tasks import network as network_room
-from tasks.attempt import FetchError
 from tasks.config import DownloadConfig
-from tasks.network import Network, NetworkGoneError
 from tasks.records import Outcome
-from tasks.schedule import Job, Schedule
+from tasks.web import network as network_room
+from tasks.web.attempt import FetchError
+from tasks.web.network import Network, NetworkGoneError
+from tasks.web.schedule import Job, Schedule
 
 RUNS = 300
 FAULTS = (

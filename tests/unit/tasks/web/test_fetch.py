@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import connect as connect_room
-from tasks import fetch as fetch_room
 from tasks.errors import UserError
-from tasks.fetch import Answer, Fetcher, FetchError
 from tasks.records import Outcome
-from tasks.resolve import is_public
+from tasks.web import connect as connect_room
+from tasks.web import fetch as fetch_room
+from tasks.web.fetch import Answer, Fetcher, FetchError
+from tasks.web.resolve import is_public
 from tests.faults import CONFIG, JPEG, raw_server
 
 
@@ -157,7 +157,7 @@ def test_body_of_declared_length_over_the_limit_is_not_read(server: Any) -> None
 _MEMORY = """
 import json, resource, sys
 from tasks.config import DownloadConfig
-from tasks.fetch import FetchError, Fetcher
+from tasks.web.fetch import FetchError, Fetcher
 fetcher = Fetcher(DownloadConfig(allow_private_addresses=True, env_proxies=False))
 fetcher.attempt(sys.argv[1] + "/ok/1", 30)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -172,7 +172,7 @@ print(json.dumps([outcomes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss -
 
 
 def run(code: str, *arguments: str) -> str:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=120).stdout
 
@@ -535,7 +535,7 @@ def test_probe_does_not_wait_longer_than_the_connect_timeout(monkeypatch: pytest
 _EXIT = """
 import socket, time
 from tasks.config import DownloadConfig
-from tasks.fetch import FetchError, Fetcher
+from tasks.web.fetch import FetchError, Fetcher
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
 fetcher = Fetcher(DownloadConfig(env_proxies=False))
 try:

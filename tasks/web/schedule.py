@@ -11,10 +11,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tasks.attempt import FetchError
 from tasks.config import DownloadConfig
-from tasks.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard
 from tasks.records import Outcome
+from tasks.web.attempt import FetchError
+from tasks.web.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard
 
 # A URL that was silent in so many outages is no victim of them.
 _MOST_OUTAGES = 3

@@ -19,11 +19,11 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from tasks.attempt import FetchError, current_attempt, failed, refused
 from tasks.config import DownloadConfig
-from tasks.proxies import Proxy
 from tasks.records import Outcome
-from tasks.resolve import Lookup, LookupEnd, is_public, refuse_without_descriptors
+from tasks.web.attempt import FetchError, current_attempt, failed, refused
+from tasks.web.proxies import Proxy
+from tasks.web.resolve import Lookup, LookupEnd, is_public, refuse_without_descriptors
 
 _MAX_ADDRESSES = 4  # tried per connection
 _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTALL)

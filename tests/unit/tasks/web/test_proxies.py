@@ -14,9 +14,9 @@ import pytest
 import trustme
 
 from tasks.errors import UserError
-from tasks.fetch import Fetcher, FetchError
-from tasks.proxies import Proxies, Proxy
 from tasks.records import Outcome
+from tasks.web.fetch import Fetcher, FetchError
+from tasks.web.proxies import Proxies, Proxy
 from tests.faults import CONFIG, JPEG, ProxyHandler, serving
 
 PROXIED = CONFIG.model_copy(update={"env_proxies": True})
@@ -235,7 +235,7 @@ def test_redirect_to_a_private_host_is_refused_behind_the_proxy(
     proxy: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    monkeypatch.setattr("tasks.fetch.names_private_host", lambda host: host == "localhost")
+    monkeypatch.setattr("tasks.web.fetch.names_private_host", lambda host: host == "localhost")
     server.away = f"http://localhost:{server.port}/ok/secret"
     assert failure(server.url + "/away/1", allow_private_addresses=False).outcome is Outcome.BLOCKED_ADDRESS
     assert server.requests == {"/away/1": 1}

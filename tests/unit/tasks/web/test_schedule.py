@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tasks import network as network_room
-from tasks.attempt import FetchError
 from tasks.config import DownloadConfig
-from tasks.network import Network, NetworkGoneError, host_of, is_heard
 from tasks.records import Outcome
-from tasks.schedule import Job, Schedule
+from tasks.web import network as network_room
+from tasks.web.attempt import FetchError
+from tasks.web.network import Network, NetworkGoneError, host_of, is_heard
+from tasks.web.schedule import Job, Schedule
 
 CONFIG = DownloadConfig(threads=4, backoff_seconds=0.001, retries=2, outage_patience_seconds=5.0)
 
