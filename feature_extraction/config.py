@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+VG_PRESET = "vg-r101-c4"
+ZOO_PRESETS = {
+    "coco-r50-c4": "COCO-Detection/faster_rcnn_R_50_C4_3x.yaml",
+    "coco-r101-c4": "COCO-Detection/faster_rcnn_R_101_C4_3x.yaml",
+    "coco-r101-fpn": "COCO-Detection/faster_rcnn_R_101_FPN_3x.yaml",
+}
+"""Short names of Detectron2's own models; the C4 ones give 2048-d features, the FPN one 1024-d."""
+TORCHVISION_MODELS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn")
+"""torchvision's own models; their features are 1024-d."""
+RANDOM_WARNING = "random weights: the detector was never trained, so its labels and features mean nothing"
+
+_SPEED_ONLY = {"batch_size", "device"}
+_FILES = {"weights", "vocabulary"}
+_LATER_FIELDS = {"box", "feature_at", "top_labels", "precision"}
 
 
 class ExtractorConfig(BaseModel):
     """Detector, selection rule and encoding: every field changes the features, so every field is fingerprinted.
 
-    Two exceptions, `batch_size` and `device`, change the speed alone and are left out of it.
+    Two exceptions, `batch_size` and `device`, change the speed alone and are left out of it. A field of `_LATER_FIELDS`
+    enters the fingerprint only where it is not at its default, so features made before it existed are still found.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: Literal["torchvision", "detectron2"] = Field(default="detectron2", description="which library detects")
+    backend: Literal["torchvision", "detectron2", "imported"] = Field(
+        default="detectron2",
+        description="which library detects; imported: none, the features were brought in by import-features",
+    )
     model: str = Field(
         default="COCO-Detection/faster_rcnn_R_101_C4_3x.yaml",
-        description="Detectron2: a config file or model-zoo name. torchvision: 'small' (the demo's detector)",
+        description="Detectron2: a preset (coco-r50-c4, coco-r101-c4, coco-r101-fpn, vg-r101-c4), a config file or a "
+        "model-zoo name. torchvision: 'small' (the demo's detector), fasterrcnn_resnet50_fpn, "
+        "fasterrcnn_resnet50_fpn_v2 or fasterrcnn_mobilenet_v3_large_fpn. imported: the name of the set's folder "
+        "under ROOT/features",
     )
     weights: str | None = Field(
         default=None,
-        description="path of the weights; its sha256 enters the fingerprint, not its name. "
-        "None takes the model zoo's own weights for a model-zoo name",
+        description="path of the weights; its sha256 enters the fingerprint, not its name. With Detectron2 a URL is "
+        "fetched and kept by its file manager, and counts by its name. 'random' or 'random:SEED' builds an untrained "
+        "network, for trials of the mechanics. None takes the weights that come with the model's name",
     )
     vocabulary: str | None = Field(
         default=None,
@@ -33,20 +57,84 @@ class ExtractorConfig(BaseModel):
     max_regions: int = Field(default=100, ge=1, le=1000, description="R, regions kept per image")
     min_score: float = Field(default=0.0, ge=0, le=1, description="regions below this score are dropped")
     min_regions: int = Field(default=0, ge=0, description="kept even below min_score, best first (adaptive 10..100)")
-    selection: Literal["argmax"] = Field(
+    selection: Literal["argmax", "maxconf", "classwise"] = Field(
         default="argmax",
-        description="argmax: best foreground class per proposal, one class-agnostic NMS, top max_regions by score",
+        description="argmax: best foreground class per proposal, one class-agnostic NMS, top max_regions by score. "
+        "maxconf: NMS per class, each proposal takes its best class that survives (bottom-up attention). "
+        "classwise: NMS per class, top (box, class) pairs, so a proposal may stand twice (Detectron2's own)",
+    )
+    box: Literal["refined", "proposal"] = Field(
+        default="refined",
+        description="the box that NMS compares and that is stored: refined for its class, or proposed",
+    )
+    feature_at: Literal["proposal", "final"] = Field(
+        default="proposal",
+        description="where the feature is pooled: at the proposal (the vector that was classified) or, once more, at "
+        "the stored box",
     )
     nms_threshold: float = Field(default=0.5, gt=0, le=1, description="IoU above which the lower score goes")
     num_proposals: int = Field(default=300, ge=1, description="proposals classified per image")
+    top_labels: int = Field(
+        default=0, ge=0, le=10, description="T, best foreground classes stored per region with their probabilities"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="of the backbone and the box head; boxes, scores and NMS are always fp32"
+    )
     encoding: Literal["sqrt8", "fp16"] = Field(
         default="sqrt8", description="features on disk: square-root uint8 per region, or exact half precision"
     )
     batch_size: int = Field(default=8, ge=1, description="images of equal shape per detector call")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
 
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: str | None) -> str | None:
+        if weights is not None:
+            _random_seed(weights)
+        return weights
+
     @model_validator(mode="after")
-    def _check_counts(self) -> ExtractorConfig:
+    def _check_fields(self) -> ExtractorConfig:
         if self.min_regions > self.max_regions:
             raise ValueError(f"min_regions={self.min_regions} exceeds max_regions={self.max_regions}")
+        if self.backend == "imported" and not re.fullmatch(r"[0-9a-f]{12,64}", self.model):
+            raise ValueError(
+                f"backend='imported' needs model to be the folder's name under ROOT/features, twelve hex digits, not "
+                f"{self.model!r}"
+            )
+        if self.backend == "detectron2" and self.model == VG_PRESET:
+            if self.weights is None:
+                raise ValueError(
+                    f"model={VG_PRESET!r} comes without weights; set weights to faster_rcnn_from_caffe.pkl, which "
+                    "py-bottom-up-attention publishes"
+                )
+            if self.vocabulary is None:
+                raise ValueError(
+                    f"model={VG_PRESET!r} comes without label names; set vocabulary to the objects_vocab.txt of 1,600 "
+                    "lines in data/genome/1600-400-20 of bottom-up-attention"
+                )
         return self
+
+    @property
+    def random_seed(self) -> int | None:
+        """Seed of an untrained network; None where `weights` does not ask for one."""
+        return None if self.weights is None else _random_seed(self.weights)
+
+    def fingerprinted(self) -> dict[str, object]:
+        """The fields that decide the features, without `weights` and `vocabulary`, which count by their content.
+
+        A preset that is only a short name of a model of the zoo counts as that model.
+        """
+        later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
+        fields = self.model_dump(mode="json", exclude=_SPEED_ONLY | _FILES | later)
+        return fields | {"model": ZOO_PRESETS.get(self.model, self.model)}
+
+
+def _random_seed(weights: str) -> int | None:
+    """The seed in 'random' (0) or 'random:SEED'; None for the name of a file."""
+    name, colon, seed = weights.partition(":")
+    if name != "random":
+        return None
+    if colon and not (seed.isascii() and seed.isdigit()):
+        raise ValueError(f"weights={weights!r} has no seed; give 'random' or 'random:SEED' with a number from 0")
+    return int(seed or 0)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import torch
 from PIL import Image as Pillow
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.detector import Detections, Detector, Image
 from feature_extraction.samples import ImageSample, RegionSample
+
+logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 8
 """Images are grouped by shape within this many batches at a time: enough to fill most batches, little to hold."""
@@ -35,10 +39,14 @@ def extract_regions(
     change the regions of its smaller images. Stored images are upright already, so their EXIF orientation is not
     looked at. A picture that cannot be decoded, or is not of the size its sample states, is one failure.
 
+    Where a batch does not fit in the GPU's memory, batches are half as large from then on, and the log says so. The
+    regions are those of any batch size.
+
     Raises:
-        ValueError: the detector gave something that is not finite.
+        ValueError: the detector gave something that is not finite, or one image is too much for the GPU's memory.
     """
     stream = iter(samples)
+    batch_size = config.batch_size
     while window := list(islice(stream, WINDOW_BATCHES * config.batch_size)):
         pictures: dict[int, Image] = {}
         failures: dict[int, ExtractFailure] = {}
@@ -48,8 +56,15 @@ def extract_regions(
             except PictureError as error:
                 failures[place] = ExtractFailure(sample.key, str(error))
         found: dict[int, Detections] = {}
-        for places in _equal_shapes(pictures, config.batch_size):
-            found.update(zip(places, detector.detect([pictures[place] for place in places]), strict=True))
+        for places in _equal_shapes(pictures):
+            while places:
+                batch = places[:batch_size]
+                detected = _detect(detector, [pictures[place] for place in batch])
+                if detected is None:
+                    batch_size = max(1, len(batch) // 2)
+                    continue
+                found.update(zip(batch, detected, strict=True))
+                places = places[len(batch) :]
         for place, sample in enumerate(window):
             yield failures[place] if place in failures else _region_sample(sample, found[place])
 
@@ -77,14 +92,39 @@ def decode_picture(sample: ImageSample) -> Image:
     return pixels
 
 
-def _equal_shapes(pictures: dict[int, Image], batch_size: int) -> list[Sequence[int]]:
-    """Places of the pictures in groups of equal shape, each at most `batch_size`, in a fixed order."""
+def _equal_shapes(pictures: dict[int, Image]) -> list[Sequence[int]]:
+    """Places of the pictures in groups of equal shape, in a fixed order."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, picture in pictures.items():
         groups.setdefault(picture.shape, []).append(place)
-    return [
-        group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
-    ]
+    return list(groups.values())
+
+
+def _detect(detector: Detector, images: Sequence[Image]) -> list[Detections] | None:
+    """Regions of the images; None where they are too many for the GPU's memory.
+
+    Raises:
+        ValueError: one image is too much already.
+    """
+    height, width, _ = images[0].shape
+    try:
+        return detector.detect(images)
+    except torch.OutOfMemoryError as error:
+        if len(images) == 1:
+            raise ValueError(
+                f"one image of {width}x{height} is too much for the GPU's memory; lower extractor.num_proposals, set "
+                "extractor.precision='bf16', or take a larger GPU"
+            ) from error
+        logger.warning(
+            "%d images of %dx%d are too much for the GPU's memory: %d at a time from here on",
+            len(images),
+            width,
+            height,
+            len(images) // 2,
+        )
+    # Only here, when nothing of the failed call is alive any more, can its memory be given back.
+    torch.cuda.empty_cache()
+    return None
 
 
 def _region_sample(sample: ImageSample, found: Detections) -> RegionSample:
@@ -96,4 +136,6 @@ def _region_sample(sample: ImageSample, found: Detections) -> RegionSample:
         scores=found.scores,
         background=found.background,
         features=found.features,
+        top_labels=found.top_labels,
+        top_scores=found.top_scores,
     )

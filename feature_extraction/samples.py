@@ -6,16 +6,19 @@ samples alone: no clock, user or machine goes into them.
 Image shard: `KEY.jpg` and `KEY.json` per sample. Feature shard: one fixed-stride record `KEY.rgn` per sample,
 
     offset  size    field
-    0       64      header: magic, version, R, D, encoding, width, height, n_valid
+    0       64      header: magic, version, R, D, encoding, width, height, n_valid, T
     64      16 R    boxes, f32 (x0, y0, x1, y1) in pixels of the stored image
     +       2 R     labels, i16: the best foreground class
     +       2 R     scores, f16: its probability
     +       2 R     background, f16: probability of the background class
     +       2 R     scales, f16: the largest feature value of the region, rounded up (sqrt8); 1 (fp16)
+    +       2 R T   top labels, i16: the T best foreground classes, best first
+    +       2 R T   top scores, f16: their probabilities
     +       -       zeros up to a multiple of 64
     +       R x D   features, u8 (sqrt8) or f16 (fp16)
 
-Images with fewer than R regions end in zero rows, so position i of a shard is arithmetic. All little-endian.
+Images with fewer than R regions end in zero rows, so position i of a shard is arithmetic. T is mostly 0.
+All little-endian.
 """
 
 from __future__ import annotations
@@ -30,7 +33,14 @@ from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 REGION_FORMAT = "rgn/1"
 IMAGE_FORMAT = "img/1"
@@ -70,7 +80,8 @@ class RegionSample:
     """The detected regions of one image, best score first.
 
     Shapes: boxes (R, 4) f32, (x0, y0, x1, y1) in pixels of the stored image of `size` (width, height);
-    labels (R,) i16; scores and background (R,) f32; features (R, D) f32. 0 <= R.
+    labels (R,) i16; scores and background (R,) f32; features (R, D) f32. 0 <= R. Where the extractor was told to store
+    them, top_labels (R, T) i16 and top_scores (R, T) f32 are each region's best classes, best first.
     """
 
     key: str
@@ -80,15 +91,18 @@ class RegionSample:
     scores: Float
     background: Float
     features: Float
+    top_labels: npt.NDArray[np.int16] | None = None
+    top_scores: Float | None = None
 
 
 @dataclass(frozen=True)
 class RegionLayout:
-    """Where each field of a `.rgn` record lies, for a given R, D and encoding. Offsets and sizes in bytes."""
+    """Where each field of a `.rgn` record lies, for a given R, D, encoding and T. Offsets and sizes in bytes."""
 
     max_regions: int
     feature_dim: int
     encoding: Encoding
+    num_top: int = 0
 
     @property
     def labels_offset(self) -> int:
@@ -107,8 +121,16 @@ class RegionLayout:
         return self.background_offset + 2 * self.max_regions
 
     @property
+    def top_labels_offset(self) -> int:
+        return self.scales_offset + 2 * self.max_regions
+
+    @property
+    def top_scores_offset(self) -> int:
+        return self.top_labels_offset + 2 * self.max_regions * self.num_top
+
+    @property
     def features_offset(self) -> int:
-        end = self.scales_offset + 2 * self.max_regions
+        end = self.top_scores_offset + 2 * self.max_regions * self.num_top
         return -(-end // _ALIGN) * _ALIGN
 
     @property
@@ -145,6 +167,7 @@ class FeatureManifest(BaseModel):
     max_regions: int = Field(ge=1, description="R")
     feature_dim: int = Field(ge=1, description="D")
     encoding: Encoding
+    num_top: int = Field(default=0, ge=0, description="T, best classes stored per region")
     labels: tuple[str, ...] = Field(description="name of each foreground class; its length is C")
     extractor: str = Field(description="fingerprint of the extractor")
     extractor_details: dict[str, object] = Field(description="what the fingerprint was made of")
@@ -152,7 +175,15 @@ class FeatureManifest(BaseModel):
 
     @property
     def layout(self) -> RegionLayout:
-        return RegionLayout(self.max_regions, self.feature_dim, self.encoding)
+        return RegionLayout(self.max_regions, self.feature_dim, self.encoding, self.num_top)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_top(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A manifest without top labels has the bytes it had before there were any: training runs are named by them."""
+        fields: dict[str, object] = dump(self)
+        if self.num_top == 0:
+            del fields["num_top"]
+        return fields
 
 
 # --- tar ------------------------------------------------------------------------------------------------------------
@@ -160,12 +191,17 @@ class FeatureManifest(BaseModel):
 
 def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
     """Write members (name, content) as a plain ustar tar whose bytes depend on nothing else."""
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.mode = 0o644
-            tar.addfile(info, io.BytesIO(content))
+    written = 0
+    for name, content in members:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        info.mode = 0o644
+        padding = -len(content) % _TAR_BLOCK
+        # `TarFile.addfile` would copy the content 16 kB at a time.
+        written += stream.write(info.tobuf(tarfile.USTAR_FORMAT)) + stream.write(content) + padding
+        stream.write(bytes(padding))
+    end = 2 * _TAR_BLOCK
+    stream.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
 
 
 def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
@@ -285,13 +321,21 @@ def check_regions(sample: RegionSample) -> None:
         raise ShardError(f"key {sample.key}: a box or feature is not finite; check the detector's weights")
     if count and (np.diff(sample.scores) > 0).any():
         raise ShardError(f"key {sample.key}: regions are not ordered best score first")
+    if sample.top_labels is not None and sample.top_scores is not None:
+        shapes = sample.top_labels.shape, sample.top_scores.shape
+        if sample.top_labels.ndim != 2 or shapes[0] != shapes[1] or len(sample.top_labels) != count:
+            raise ShardError(f"key {sample.key}: {count} boxes, top labels {shapes[0]}, top scores {shapes[1]}")
+        if not np.isfinite(sample.top_scores).all() or (np.diff(sample.top_scores, axis=1) > 0).any():
+            raise ShardError(f"key {sample.key}: top scores are not finite numbers, best first")
+    elif sample.top_labels is not None or sample.top_scores is not None:
+        raise ShardError(f"key {sample.key}: top labels and top scores go together, but one is missing")
 
 
 def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
     """One `.rgn` record.
 
     Raises:
-        ShardError: more regions than the layout's, another D, or negative features with sqrt8.
+        ShardError: more regions than the layout's, another D or T, or negative features with sqrt8.
     """
     check_regions(sample)
     count, dim = sample.features.shape
@@ -300,6 +344,9 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
             f"key {sample.key}: {count} regions x {dim}, but the shard holds up to "
             f"{layout.max_regions} x {layout.feature_dim}"
         )
+    num_top = 0 if sample.top_labels is None else sample.top_labels.shape[1]
+    if num_top != layout.num_top:
+        raise ShardError(f"key {sample.key}: {num_top} top labels a region, but the shard holds {layout.num_top}")
     if layout.encoding == "sqrt8":
         if count and float(sample.features.min()) < 0:
             raise ShardError(
@@ -323,16 +370,20 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
         sample.size[0],
         sample.size[1],
         count,
-        0,
+        layout.num_top,
     )
-    for offset, array in (
+    fields = [
         (_HEADER_BYTES, sample.boxes.astype("<f4")),
         (layout.labels_offset, sample.labels.astype("<i2")),
         (layout.scores_offset, sample.scores.astype("<f2")),
         (layout.background_offset, sample.background.astype("<f2")),
         (layout.scales_offset, scales.astype("<f2")),
         (layout.features_offset, features),
-    ):
+    ]
+    if sample.top_labels is not None and sample.top_scores is not None:
+        fields.append((layout.top_labels_offset, sample.top_labels.astype("<i2")))
+        fields.append((layout.top_scores_offset, sample.top_scores.astype("<f2")))
+    for offset, array in fields:
         content = array.tobytes()
         record[offset : offset + len(content)] = content
     return bytes(record)
@@ -346,12 +397,12 @@ def decode_layout(key: str, record: bytes) -> tuple[RegionLayout, tuple[int, int
     """
     if len(record) < _HEADER_BYTES or record[:4] != _MAGIC:
         raise ShardError(f"key {key}: not a .rgn record; extract this shard again")
-    _, version, regions, dim, encoding, width, height, count, _ = _HEADER.unpack_from(record)
+    _, version, regions, dim, encoding, width, height, count, num_top = _HEADER.unpack_from(record)
     if version != 1:
         raise ShardError(f"key {key}: .rgn version {version}, this program reads 1; extract this shard again")
     if encoding >= len(_ENCODINGS) or count > regions:
         raise ShardError(f"key {key}: damaged .rgn header; extract this shard again")
-    return RegionLayout(regions, dim, _ENCODINGS[encoding]), (width, height), count
+    return RegionLayout(regions, dim, _ENCODINGS[encoding], num_top), (width, height), count
 
 
 def decode_regions(key: str, record: bytes) -> RegionSample:
@@ -372,6 +423,11 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
         features = dequantise(raw, field(layout.scales_offset, "<f2"))
     else:
         features = raw.astype(np.float32)
+    top_labels = top_scores = None
+    if layout.num_top:
+        shape = (count, layout.num_top)
+        top_labels = field(layout.top_labels_offset, "<i2", layout.num_top).reshape(shape).copy()
+        top_scores = field(layout.top_scores_offset, "<f2", layout.num_top).reshape(shape).astype(np.float32)
     sample = RegionSample(
         key=key,
         size=size,
@@ -380,6 +436,8 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
         scores=field(layout.scores_offset, "<f2").astype(np.float32),
         background=field(layout.background_offset, "<f2").astype(np.float32),
         features=features,
+        top_labels=top_labels,
+        top_scores=top_scores,
     )
     check_regions(sample)
     return sample

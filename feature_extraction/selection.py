@@ -1,23 +1,28 @@
-"""Which regions of an image stay, and in what order. Numpy only, the same for every detector."""
+"""Which regions of an image stay, and in what order: three rules. Numpy only, the same for every detector."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
 Int = npt.NDArray[np.int64]
+Rule = Literal["argmax", "maxconf", "classwise"]
+
+_Pairs = tuple[Int, Int]
+"""Proposals and classes, one of each per (proposal, class) pair, best score first."""
 
 
 @dataclass(frozen=True)
 class Selection:
     """The kept regions, best score first.
 
-    Shapes: proposals (R,) index of the proposal that each region came from, whose vector is its feature;
-    labels (R,) best foreground class; scores (R,) its probability; background (R,) probability of the background
-    class; boxes (R, 4) refined for that class, (x0, y0, x1, y1) in pixels, inside the image.
+    Shapes: proposals (R,) index of the proposal that each region came from; labels (R,) its foreground class;
+    scores (R,) the probability of that class; background (R,) probability of the background class; boxes (R, 4) of
+    that class, (x0, y0, x1, y1) in pixels, inside the image.
     """
 
     proposals: Int
@@ -33,30 +38,37 @@ def select_regions(
     class_boxes: Float,
     size: tuple[int, int],
     *,
+    rule: Rule = "argmax",
     nms_threshold: float,
     max_regions: int,
     min_score: float = 0.0,
     min_regions: int = 0,
 ) -> Selection:
-    """The rule `argmax`: one region per proposal, its best foreground class, then one NMS over all of them.
+    """The best regions of an image, by one of three rules.
 
-    1. Each proposal takes its best foreground class (ties: the lower class) and the box refined for that class,
-       clipped to the image. A box that clipping leaves without area is dropped.
-    2. Class-agnostic NMS: from the best score down, a box goes if it overlaps a kept one by more than
-       `nms_threshold`.
-    3. The first `max_regions` stay; of them those below `min_score` go, except the first `min_regions`.
+    All of them clip boxes to the image, pass over a box that clipping leaves without area, and suppress, from the
+    best score down, each box that overlaps a kept one by more than `nms_threshold`. They differ in what competes:
 
-    Equal scores keep the order of the proposals. The background competes in the classifier but not here: a region
-    whose background probability beats its score is kept, and says so. This is what airsplay's and Hugging Face's
-    Visual Genome extractors do, except that theirs forget the background and raise the NMS threshold until enough
-    boxes are left.
+    `argmax`: one region per proposal, its best foreground class, and one NMS over all of them, whatever their class.
+        This is what airsplay's and Hugging Face's Visual Genome extractors do, except that theirs forget the
+        background and raise the NMS threshold until enough boxes are left.
+    `maxconf`: NMS within each class over all proposals; then one region per proposal, the best of its classes that
+        survived. The rule of bottom-up-attention, which takes the label anew from all classes, suppressed or not.
+        A proposal of which no class survived is passed over.
+    `classwise`: NMS within each class; then one region per surviving (proposal, class) pair, so a proposal may stand
+        more than once. Detectron2's own rule.
+
+    The best `max_regions` stay; of them those below `min_score` go, except the first `min_regions`. Equal scores keep
+    the order of the proposals, then of the classes. The background competes in the classifier but not here: a
+    region whose background probability beats its score is kept, and says so.
 
     Args:
         probabilities: (P, C) of the foreground classes, for each of P proposals.
         background: (P,) of the background class.
-        class_boxes: (P, C, 4) box refined for each class, or (P, 1, 4) where refinement does not depend on it;
-            pixels of the stored image.
+        class_boxes: (P, C, 4) box for each class, or (P, 1, 4) where it does not depend on the class; pixels of the
+            stored image.
         size: (width, height) of the stored image, pixels.
+        rule: which of the three.
         nms_threshold: IoU in (0, 1].
         max_regions: most regions kept.
         min_score: in [0, 1].
@@ -70,27 +82,33 @@ def select_regions(
         raise ValueError(f"probabilities {probabilities.shape} and background {background.shape} do not fit")
     if class_boxes.shape not in ((count, probabilities.shape[1], 4), (count, 1, 4)):
         raise ValueError(f"class_boxes {class_boxes.shape} do not fit probabilities {probabilities.shape}")
-    proposals = np.arange(count)
-    labels = probabilities.argmax(axis=1)
-    scores = probabilities[proposals, labels]
-    boxes = class_boxes[proposals, labels if class_boxes.shape[1] > 1 else 0]
-    if not (np.isfinite(scores).all() and np.isfinite(background).all() and np.isfinite(boxes).all()):
+    if not all(np.isfinite(values).all() for values in (probabilities, background, class_boxes)):
         raise ValueError("the detector gave a score or box that is not finite; check its weights")
 
-    boxes = np.clip(boxes, 0, np.array([*size, *size], boxes.dtype))
-    has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    order = np.argsort(-scores, kind="stable")
-    order = order[has_area[order]]
-    order = order[suppress_overlaps(boxes[order], nms_threshold, max_regions)]
-    wanted = max(int((scores[order] >= min_score).sum()), min_regions)
-    order = order[:wanted]
+    boxes = np.clip(class_boxes, 0, np.array([*size, *size], class_boxes.dtype))
+    if rule == "argmax":
+        proposals, labels = _best_class_pairs(probabilities, boxes)
+        kept = suppress_overlaps(_boxes_of(boxes, proposals, labels), nms_threshold, max_regions)
+        proposals, labels = proposals[kept], labels[kept]
+    else:
+        proposals, labels = _per_class(
+            probabilities, boxes, nms_threshold, rule == "maxconf", max_regions, min_score, min_regions
+        )
+    wanted = max(int((probabilities[proposals, labels] >= min_score).sum()), min_regions)
+    proposals, labels = proposals[:wanted], labels[:wanted]
     return Selection(
-        proposals=order,
-        labels=labels[order].astype(np.int16),
-        scores=scores[order].astype(np.float32),
-        background=background[order].astype(np.float32),
-        boxes=boxes[order].astype(np.float32),
+        proposals=proposals,
+        labels=labels.astype(np.int16),
+        scores=probabilities[proposals, labels].astype(np.float32),
+        background=background[proposals].astype(np.float32),
+        boxes=_boxes_of(boxes, proposals, labels).astype(np.float32),
     )
+
+
+def best_labels(probabilities: Float, count: int) -> tuple[npt.NDArray[np.int16], Float]:
+    """The `count` best classes of each row of (R, C), best first, and their probabilities; ties: the lower class."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    return order.astype(np.int16), np.take_along_axis(probabilities, order, axis=1).astype(np.float32)
 
 
 def suppress_overlaps(boxes: Float, threshold: float, limit: int) -> Int:
@@ -115,3 +133,63 @@ def suppress_overlaps(boxes: Float, threshold: float, limit: int) -> Int:
         union = areas[index + 1 :] + areas[index] - intersection
         alive[index + 1 :] &= intersection <= threshold * union
     return np.array(kept, np.int64)
+
+
+def _best_class_pairs(probabilities: Float, boxes: Float) -> _Pairs:
+    """Each proposal with its best class (ties: the lower one), where the box of that class has an area."""
+    labels = probabilities.argmax(axis=1)
+    proposals = np.arange(len(labels))
+    order = np.argsort(-probabilities[proposals, labels], kind="stable")
+    order = order[_have_area(_boxes_of(boxes, proposals, labels)[order])]
+    return order, labels[order]
+
+
+def _per_class(
+    probabilities: Float,
+    boxes: Float,
+    threshold: float,
+    once: bool,
+    max_regions: int,
+    min_score: float,
+    min_regions: int,
+) -> _Pairs:
+    """The best `max_regions` pairs that survive NMS within their class; `once`: the best pair of each proposal.
+
+    Of hundreds of thousands of pairs a few hundred matter. A pair is suppressed by better ones alone, so what happens
+    above any score does not depend on what lies below it: only pairs above a score are looked at, which falls until
+    enough survive above it. Pairs may be missing where they would be dropped for `min_score` anyway.
+    """
+    proposals, labels = np.nonzero(np.broadcast_to(_have_area(boxes), probabilities.shape))
+    scores = probabilities[proposals, labels]
+    looked_at = 4 * max_regions
+    while True:
+        looked_at = min(looked_at, len(scores))
+        floor = np.partition(scores, -looked_at)[-looked_at] if looked_at else np.inf
+        above = np.flatnonzero(scores >= floor)
+        above = above[np.argsort(-scores[above], kind="stable")]
+        above = above[_survive_in_class(labels[above], _boxes_of(boxes, proposals[above], labels[above]), threshold)]
+        if once:
+            _, first = np.unique(proposals[above], return_index=True)
+            above = above[np.sort(first)]
+        dropped_below = floor <= min_score and len(above) >= min_regions
+        if len(above) >= max_regions or dropped_below or looked_at == len(scores):
+            return proposals[above[:max_regions]], labels[above[:max_regions]]
+        looked_at *= 4
+
+
+def _survive_in_class(labels: Int, boxes: Float, threshold: float) -> npt.NDArray[np.bool_]:
+    """Which of these boxes (N, 4), best first, survive NMS among those of their own label."""
+    survives = np.zeros(len(labels), bool)
+    by_label = np.argsort(labels, kind="stable")
+    for members in np.split(by_label, np.flatnonzero(np.diff(labels[by_label])) + 1):
+        survives[members[suppress_overlaps(boxes[members], threshold, len(members))]] = True
+    return survives
+
+
+def _boxes_of(boxes: Float, proposals: Int, labels: Int) -> Float:
+    """(N, 4) of N pairs; all classes of a proposal may share one box."""
+    return boxes[proposals, labels if boxes.shape[1] > 1 else 0]
+
+
+def _have_area(boxes: Float) -> npt.NDArray[np.bool_]:
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])

@@ -1,4 +1,4 @@
-"""Faster R-CNN on torchvision: the small detector that ships with the demo, behind the `Detector` interface.
+"""Faster R-CNN on torchvision behind the `Detector` interface: the small detector of the demo, and torchvision's own.
 
 torchvision's class 0 is the background and its pictures are RGB in 0..1; here the background is a separate
 probability and foreground classes count from 0.
@@ -6,6 +6,7 @@ probability and foreground classes count from 0.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,18 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Image, check_shapes, keep_regions
+from feature_extraction import torchvision_models
+from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
+from feature_extraction.detector import Classified, Detections, Image, autocast, check_shapes, keep_regions
+from feature_extraction.torchvision_models import load_torchvision_model
 from feature_extraction.vocabulary import check_length, read_vocabulary
 
+logger = logging.getLogger(__name__)
+
+Maps = OrderedDict[str, torch.Tensor]
+"""Feature maps of a batch by the name of their level."""
+
+SMALL = "small"
 SIDE = 128
 FEATURE_DIM = 128
 LABELS_KEY = "labels"
@@ -124,9 +133,10 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 class TorchvisionDetector:
-    """The small detector behind the `Detector` interface. Features are the box head's outputs, after its ReLU."""
+    """A Faster R-CNN of torchvision behind the `Detector` interface.
 
-    feature_dim = FEATURE_DIM
+    Features are the box head's outputs, after its ReLU: 128-d of the small detector, 1024-d of torchvision's own.
+    """
 
     def __init__(self, config: ExtractorConfig, device: torch.device) -> None:
         """Load the detector that `config` names onto `device`.
@@ -134,18 +144,19 @@ class TorchvisionDetector:
         Raises:
             ValueError: unknown model, no or unfit weights, or a vocabulary of another length.
         """
-        if config.model != "small":
+        if config.model == SMALL:
+            model, self.labels = _load_small(config)
+            self.feature_dim, outputs = FEATURE_DIM, list(range(1, len(self.labels) + 1))
+        elif config.model in TORCHVISION_MODELS:
+            model, self.labels, outputs = load_torchvision_model(config)
+            self.feature_dim = torchvision_models.FEATURE_DIM
+        else:
             raise ValueError(
                 f"extractor.model={config.model!r} is no torchvision detector of ours; "
-                "set extractor.model='small', or extractor.backend='detectron2'"
+                f"set extractor.model='{SMALL}' or one of {', '.join(TORCHVISION_MODELS)}, "
+                "or extractor.backend='detectron2'"
             )
-        if config.weights is None:
-            raise ValueError("extractor.weights is not set, and backend 'torchvision' has no default; give their path")
-        model, labels = load_small_detector(Path(config.weights), config.num_proposals)
-        if config.vocabulary is not None:
-            names = read_vocabulary(Path(config.vocabulary))
-            labels = check_length(names, len(labels), f"vocabulary {config.vocabulary}")
-        self.labels = labels
+        self._outputs = torch.tensor(outputs, device=device)
         self._model = model.to(device)
         self._device = device
         self._config = config
@@ -156,26 +167,61 @@ class TorchvisionDetector:
         height, width = check_shapes(images)
         pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
         batch, _ = self._model.transform(list(pixels))
-        maps = OrderedDict({"0": self._model.backbone(batch.tensors)})
+        with autocast(self._device, self._config):
+            maps = self._model.backbone(batch.tensors)
+        if isinstance(maps, torch.Tensor):
+            maps = {"0": maps}
+        maps = OrderedDict((name, one.float()) for name, one in maps.items())
         proposals, _ = self._model.rpn(batch, maps)
+        resized_height, resized_width = batch.image_sizes[0]
+        scale = pixels.new_tensor([width / resized_width, height / resized_height] * 2)
+        vectors = self._pool(maps, proposals, batch.image_sizes)
         head = self._model.roi_heads
-        vectors = head.box_head(head.box_roi_pool(maps, proposals, batch.image_sizes))
         logits, deltas = head.box_predictor(vectors)
         probabilities = logits.softmax(dim=1)
-        resized_height, resized_width = batch.image_sizes[0]
-        x, y = width / resized_width, height / resized_height
-        boxes = head.box_coder.decode(deltas, proposals) * torch.tensor([x, y, x, y], device=self._device)
+        refined = head.box_coder.decode(deltas, proposals)
         counts = [len(one) for one in proposals]
-        return [
-            keep_regions(
-                probabilities=image_probabilities[:, 1:].cpu().numpy(),
-                background=image_probabilities[:, 0].cpu().numpy(),
-                class_boxes=image_boxes[:, 1:].cpu().numpy(),
+        found = [
+            Classified(
+                probabilities=image_probabilities[:, self._outputs],
+                background=image_probabilities[:, 0],
+                proposals=image_proposals * scale,
+                refined=image_boxes[:, self._outputs] * scale,
                 vectors=image_vectors,
                 size=(width, height),
-                config=self._config,
             )
-            for image_probabilities, image_boxes, image_vectors in zip(
-                probabilities.split(counts), boxes.split(counts), vectors.split(counts), strict=True
+            for image_probabilities, image_proposals, image_boxes, image_vectors in zip(
+                probabilities.split(counts), proposals, refined.split(counts), torch.split(vectors, counts), strict=True
             )
         ]
+        return [self._keep(one, place, maps, scale, batch.image_sizes[0]) for place, one in enumerate(found)]
+
+    def _keep(
+        self, found: Classified, place: int, maps: Maps, scale: torch.Tensor, resized: tuple[int, int]
+    ) -> Detections:
+        """Regions of the image at `place` of the batch; `scale` brings its boxes from the `resized` image to it."""
+        own = OrderedDict((name, one[place : place + 1]) for name, one in maps.items())
+        return keep_regions(found, self._config, lambda boxes: self._pool(own, [boxes / scale], [resized]))
+
+    def _pool(self, maps: Maps, boxes: list[torch.Tensor], resized: list[tuple[int, int]]) -> torch.Tensor:
+        """What the classifier sees of each box (N, 4), of each image in pixels of its resized form: (sum of N, D)."""
+        head = self._model.roi_heads
+        pooled = head.box_roi_pool(maps, boxes, resized)
+        with autocast(self._device, self._config):
+            vectors: torch.Tensor = head.box_head(pooled)
+        return vectors.float()
+
+
+def _load_small(config: ExtractorConfig) -> tuple[FasterRCNN, tuple[str, ...]]:
+    if config.weights is None:
+        raise ValueError("extractor.weights is not set, and the small detector has no default; give their path")
+    names = None if config.vocabulary is None else read_vocabulary(Path(config.vocabulary))
+    if config.random_seed is not None:
+        if names is None:
+            raise ValueError("extractor.vocabulary is not set, and random weights name no labels; give its path")
+        logger.warning("extractor.model=%s has %s", config.model, RANDOM_WARNING)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.random_seed)
+            return build_small_detector(len(names), config.num_proposals).eval(), names
+    model, labels = load_small_detector(Path(config.weights), config.num_proposals)
+    return model, labels if names is None else check_length(names, len(labels), f"vocabulary {config.vocabulary}")

@@ -16,6 +16,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from flows import checks, options
 from flows.command import Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
+from flows.feature_commands import add_feature_commands
+from flows.inspect_command import add_inspect_command
 from flows.params import DownloadParams, RebuildParams, Setting
 from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
@@ -349,6 +351,10 @@ def _check_setting(setting: str, params: RebuildParams, known: tuple[str, ...]) 
     if setting == "task-specific" and params.task_specific is None:
         raise UserError("these parameters have no task_specific training; set task_specific in the --params file")
     return cast(Setting, setting)
+
+
+add_feature_commands(app)
+add_inspect_command(app)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ COLOURS = 5
 
 _WIDTH, _HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 26
+_TICKS = 16
 _MOST_POINTS = 300
 _BAR_HEIGHT, _BAR_GAP = 16, 8
 _NAME_WIDTH, _VALUE_WIDTH = 128, 92
@@ -70,14 +71,21 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: 
     return _figure(title, _HEIGHT, parts) + f'<ul class="legend">{"".join(legend)}</ul></figure>'
 
 
-def bar_chart(title: str, counts: Mapping[str, int], total: int, looks: Mapping[str, str] | None = None) -> str:
+def bar_chart(
+    title: str,
+    counts: Mapping[str, int],
+    total: int,
+    looks: Mapping[str, str] | None = None,
+    longest: int | None = None,
+) -> str:
     """One horizontal bar per count, longest first, with the count and its share of `total`.
 
-    `looks` gives bars another colour: name -> s0 to s4, a class of the style sheet.
+    `looks` gives bars another colour: name -> s0 to s4, a class of the style sheet. `longest` is the count of a bar of
+    full length, for charts that are read together; None: the largest.
     """
     if not counts or min(counts.values()) < 1 or total < 1:
         raise ValueError(f"chart {title!r} needs positive counts, got {dict(counts)} of {total}")
-    longest = max(counts.values())
+    longest = max(longest or 0, *counts.values())
     values = {name: f"{count:,} ({count / total:.2%})" for name, count in counts.items()}
     value_width = max(_VALUE_WIDTH, 8 + _DIGIT_WIDTH * max(map(len, values.values())))
     parts = []
@@ -93,6 +101,43 @@ def bar_chart(title: str, counts: Mapping[str, int], total: int, looks: Mapping[
         parts.append(f'<text class="value" x="{_NAME_WIDTH + length + 6:.1f}" y="{text_y}">{values[name]}</text>')
         y += _BAR_HEIGHT + _BAR_GAP
     return _figure(title, y, parts) + "</figure>"
+
+
+def histogram(title: str, counts: Sequence[int], ticks: Sequence[tuple[float, str]], x_label: str) -> str:
+    """Upright bars side by side, one per bin, over an axis of counts.
+
+    Args:
+        title: above the chart.
+        counts: of the bins, from left to right.
+        ticks: (place, text) each, below the bars; places are counted in bins: 0 is the left edge of the first bar,
+            `len(counts)` the right edge of the last.
+        x_label: what is counted by bins.
+    """
+    if not counts or min(counts) < 0 or max(counts) < 1:
+        raise ValueError(f"chart {title!r} needs counts, one of them positive, got {list(counts)}")
+    y_ticks = _ticks(0, max(counts))
+    up = (_HEIGHT - _TOP - _TICKS - _BOTTOM) / y_ticks[-1]
+    floor = _HEIGHT - _TICKS - _BOTTOM
+    step = (_WIDTH - _LEFT - _RIGHT) / len(counts)
+    parts = []
+    for tick in y_ticks:
+        y = floor - tick * up
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_count(tick)}</text>')
+    gap = min(2.0, step / 5)
+    for number, count in enumerate(counts):
+        if count:
+            height = max(1.0, count * up)  # A single one among millions is still to be seen.
+            parts.append(
+                f'<rect class="bar" x="{_LEFT + number * step + gap / 2:.2f}" y="{floor - height:.1f}" '
+                f'width="{step - gap:.2f}" height="{height:.1f}"><title>{count:,}</title></rect>'
+            )
+    for place, text in ticks:
+        x = _LEFT + place * step
+        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{escape(text)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
+    return _figure(title, _HEIGHT, parts) + "</figure>"
 
 
 def share_bar(title: str, parts: Sequence[tuple[str, int, str]]) -> str:
@@ -149,3 +194,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _value(value: float, percent: bool) -> str:
     return f"{value:.0%}" if percent else f"{value:.3g}"
+
+
+def _count(value: float) -> str:
+    """1,500,000 as 1.5M: it stands beside an axis."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"

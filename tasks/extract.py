@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_extraction.config import ExtractorConfig
+from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
 from feature_extraction.samples import (
     REGION_FORMAT,
     FeatureManifest,
@@ -37,6 +37,7 @@ from feature_extraction.samples import (
 from feature_extraction.vocabulary import read_vocabulary
 from tasks import storage
 from tasks.errors import UserError
+from tasks.features.imported import imported_manifest, imported_shard
 from tasks.records import Receipt, Record, ShardRef, ShardResult, Stage, fingerprint
 from tasks.storage import Root, Stopwatch
 from tasks.workers import WorkerPool
@@ -51,8 +52,6 @@ OnProgress = Callable[[int, int], None]
 """Called with (images done, images of the shard)."""
 
 _PACKAGES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "torchvision", "detectron2")}
-_SPEED_ONLY = {"batch_size", "device"}
-_FILES = {"weights", "vocabulary"}
 
 
 class ExtractorRecord(Record):
@@ -70,8 +69,9 @@ class ExtractorRecord(Record):
 def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]:
     """What decides the bytes of a feature shard, beside its images. Imports no torch.
 
-    Files count by their content, so moving the weights changes nothing. Versions are without their local part
-    (`+cpu`), so a training machine with another build of torch finds the features of the extracting one.
+    Files count by their content, so moving the weights changes nothing; weights at a URL count by its text. Versions
+    are without their local part (`+cpu`), so a training machine with another build of torch finds the features of the
+    extracting one.
 
     Returns:
         The fingerprint, and the details that it is the hash of.
@@ -79,13 +79,22 @@ def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]
     Raises:
         UserError: weights or vocabulary cannot be read, or the backend's package is not installed.
     """
+    if config.backend == "imported":
+        return config.model, {"imported": config.model}
     details: dict[str, Any] = {
         "format": REGION_FORMAT,
-        "config": config.model_dump(mode="json", exclude=_SPEED_ONLY | _FILES),
-        "weights_sha256": None if config.weights is None else _file_sha256(config.weights, "extractor.weights"),
+        "config": config.fingerprinted(),
+        "weights_sha256": None,
         "vocabulary_sha256": None,
         "versions": {package: _version(package) for package in _PACKAGES[config.backend]},
     }
+    if config.random_seed is not None:
+        details["weights"] = f"random:{config.random_seed}"
+        details["warning"] = RANDOM_WARNING
+    elif config.weights is not None and "://" in config.weights:
+        details["weights"] = config.weights
+    elif config.weights is not None:
+        details["weights_sha256"] = _file_sha256(config.weights, "extractor.weights")
     if config.vocabulary is not None:
         try:
             names = read_vocabulary(Path(config.vocabulary))
@@ -131,7 +140,7 @@ def _version(package: str) -> str:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError as error:
         if package == "detectron2":
-            from feature_extraction.detector import DETECTRON2_MISSING
+            from feature_extraction.detectron2_network import DETECTRON2_MISSING
 
             raise UserError(DETECTRON2_MISSING) from error
         raise UserError(f"package {package} is not installed; install this project with its dependencies") from error
@@ -168,6 +177,8 @@ def extract_shard(
         UserError: the image shard is not there, or the extractor cannot be loaded.
         ShardError: the image shard is damaged, or its regions cannot be stored.
     """
+    if config.backend == "imported":
+        return imported_shard(root, ref, config.model)
     plan = _plan(root, ref, config)
     done = root.done(plan.receipt_path, plan.fingerprint)
     if done is not None:
@@ -175,7 +186,8 @@ def extract_shard(
     watch = Stopwatch()
     detector = _detector(config, plan.extractor)
     _publish_extractor(root, plan, detector)
-    layout = RegionLayout(config.max_regions, detector.feature_dim, config.encoding)
+    num_top = min(config.top_labels, len(detector.labels))
+    layout = RegionLayout(config.max_regions, detector.feature_dim, config.encoding, num_top)
     counts = {"ok": 0, "failed": 0, "regions": 0}
     failures: list[ExtractFailure] = []
 
@@ -271,14 +283,14 @@ def _detector(config: ExtractorConfig, extractor: str) -> Detector:
     """The detector, loaded once per process. `extractor` is its fingerprint: changed files are loaded again.
 
     On a CPU the number of threads shows in the last bits of the features. The small detector gains nothing from a
-    second thread, so it always has one, and its shards are the same bytes for any number of workers. Detectron2's
+    second thread, so it always has one, and its shards are the same bytes for any number of workers. The large
     networks share the cores instead.
     """
     import torch
 
     from feature_extraction.detector import load_detector
 
-    if config.backend == "torchvision":
+    if config.backend == "torchvision" and config.model == "small":
         torch.set_num_threads(1)
     elif _seat is not None:
         torch.set_num_threads(_seat.num_threads)
@@ -321,14 +333,20 @@ class ExtractorPool(WorkerPool):
         Raises:
             UserError: as `extract_shard`, where that shows without loading the extractor.
         """
-        root = Root(root_uri)
-        plan = _plan(root, ref, config)
-        done = root.done(plan.receipt_path, plan.fingerprint)
-        if done is not None:
+        standing = _standing(Root(root_uri), ref, config)
+        if standing is not None:
             future: Future[ShardResult] = Future()
-            future.set_result(ShardResult(receipt=done, skipped=True))
+            future.set_result(standing)
             return future
         return self.submit(_work, root_uri, ref, config)
+
+
+def _standing(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardResult | None:
+    if config.backend == "imported":
+        return imported_shard(root, ref, config.model)
+    plan = _plan(root, ref, config)
+    done = root.done(plan.receipt_path, plan.fingerprint)
+    return None if done is None else ShardResult(receipt=done, skipped=True)
 
 
 def _work(root_uri: str, ref: ShardRef, config: ExtractorConfig) -> ShardResult:
@@ -356,6 +374,8 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
     Raises:
         UserError: image shards are missing, or have no feature shard made from them with this extractor.
     """
+    if config.backend == "imported":
+        return imported_manifest(root, dataset, split, config.model)
     shards = _image_shards(root, dataset, split)
     plans = [_plan(root, ref, config) for ref in shards]
     receipts = [root.done(plan.receipt_path, plan.fingerprint) for plan in plans]
@@ -376,6 +396,7 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
         max_regions=config.max_regions,
         feature_dim=record.feature_dim,
         encoding=config.encoding,
+        num_top=min(config.top_labels, len(record.labels)),
         labels=record.labels,
         extractor=extractor,
         extractor_details=details,

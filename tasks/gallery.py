@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import (
-    FeatureManifest,
-    RegionSample,
-    ShardEntry,
-    ShardError,
-    decode_regions,
-    parse_manifest,
-    read_image_shard,
-)
+from feature_extraction.samples import FeatureManifest, RegionSample, decode_regions, parse_manifest
 from tasks.errors import UserError
+from tasks.features.lookup import find_records, read_pictures
 from tasks.report import GalleryEntry, GalleryImage
 from tasks.storage import (
     Root,
@@ -44,9 +37,6 @@ GALLERY_RULE = (
     f"image where that is not among them. Numbers are matching logits; boxes are the regions detected with a score "
     f"of at least {MIN_SCORE:g}, named below."
 )
-
-_TAR_HEADER = 512
-_NAME_BYTES = 100
 
 Floats = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
@@ -209,7 +199,7 @@ def _read_regions(
     shards: dict[int, set[str]] = {}
     for entry in manifest.shards:
         with root.open(f"{folder}/{entry.name}") as stream:
-            for key, record in _records(stream, entry, manifest, keys):
+            for key, record in find_records(stream, entry.name, manifest.layout, entry.samples, keys):
                 regions[key] = decode_regions(key, record)
                 shards.setdefault(region_shard_number(entry.name), set()).add(key)
     missing = sorted(keys - regions.keys())
@@ -218,33 +208,14 @@ def _read_regions(
     return regions, shards
 
 
-def _records(
-    stream: IO[bytes], entry: ShardEntry, manifest: FeatureManifest, keys: set[str]
-) -> Iterator[tuple[str, bytes]]:
-    """The wanted records of a shard. Records have one stride, so the others are stepped over, not read."""
-    layout = manifest.layout
-    for position in range(entry.samples):
-        stream.seek(position * layout.tar_bytes)
-        name = stream.read(_NAME_BYTES).rstrip(b"\0").decode("ascii", "replace")
-        key, _, extension = name.partition(".")
-        if extension != "rgn":
-            raise ShardError(f"{entry.name}: member {position} is not where the layout says; extract this shard again")
-        if key in keys:
-            stream.seek(position * layout.tar_bytes + _TAR_HEADER)
-            yield key, stream.read(layout.record_bytes)
-
-
 def _read_jpegs(root: Root, dataset: str, split: str, shards: dict[int, set[str]]) -> dict[str, bytes]:
     """JPEGs by key. An image shard has the number of its feature shard."""
-    jpegs: dict[str, bytes] = {}
+    jpegs = read_pictures(root, dataset, split, shards)
     for shard, keys in shards.items():
         path = image_shard_path(dataset, split, shard)
-        try:
-            with root.open(path) as stream:
-                jpegs |= {sample.key: sample.jpeg for sample in read_image_shard(stream, path) if sample.key in keys}
-        except FileNotFoundError as error:
-            raise UserError(f"{root.path(path)} is missing; run: unicoder-vl download") from error
         missing = sorted(keys - jpegs.keys())
+        if missing and not root.exists(path):
+            raise UserError(f"{root.path(path)} is missing; run: unicoder-vl download")
         if missing:
             raise UserError(f"{root.path(path)} has no image {missing[0]}, which was scored; run: unicoder-vl extract")
     return jpegs

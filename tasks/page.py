@@ -93,6 +93,9 @@ polyline.again { stroke-dasharray: 5 3; }
 .gallery figcaption { margin: 8px 0 0; line-height: 1.35; }
 .gallery small { color: var(--dim); }
 .gallery .right { border: 2px solid var(--good); padding: 11px; }
+.gallery.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
+.gallery img { display: block; width: auto; height: auto; max-width: 100%; max-height: 420px; margin: 0 auto; }
+.warn, .warn b { color: var(--s4); }
 .caption { font-weight: 500; }
 .region { fill: none; stroke: #ffffff; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .lead { font-size: 1.125rem; margin: 0 0 16px; }

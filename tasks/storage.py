@@ -15,6 +15,7 @@
     ROOT/scores/EVALUATION/                           scores.npz, metrics.json
     ROOT/history.jsonl                                one line per evaluation, append-only
     ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
+    ROOT/inspect-DATASET-SPLIT.html                   a look at features
 
 The `.json` on the right is the receipt, written last. A file is published whole or not at all: `.part`, fsync,
 rename, fsync of the folder; on an object store, one upload. kill -9 at any moment leaves no torn file under a final
@@ -299,6 +300,10 @@ def failed_regions_name(shard: int) -> str:
 
 def feature_manifest_path(extractor: str, dataset: str, split: str) -> str:
     return f"{features_folder(extractor, dataset, split)}/manifest.json"
+
+
+def inspection_page_path(dataset: str, split: str) -> str:
+    return f"inspect-{dataset}-{split}.html"
 
 
 def run_folder(run: str) -> str:

@@ -10,6 +10,7 @@ leaks into requests.
 from __future__ import annotations
 
 import email.utils
+import http.client
 import io
 import ssl
 from collections.abc import Iterator
@@ -227,6 +228,8 @@ class Fetcher:
         declared = response.length_remaining or 0
         if declared > limit:
             raise failed(Outcome.TOO_LARGE, f"{declared} bytes, limit {limit}", response.status)
+        if declared and "Content-Encoding" not in response.headers:
+            return response.read()  # In one piece: no more than was declared ever comes out.
         body = io.BytesIO()
         for chunk in _chunks(response):
             if body.tell() + len(chunk) > limit:
@@ -320,6 +323,8 @@ def _words(error: HTTPError) -> str:
     """The system's words for what lies under an exception of urllib3, without its object addresses."""
     inner = error.args[-1] if error.args else error
     match inner:
+        case http.client.IncompleteRead(partial=bytes(partial), expected=int(missing)):
+            return f"{len(partial)} of {len(partial) + missing} bytes"
         case IncompleteRead():
             return f"{inner.partial} of {inner.partial + inner.expected} bytes"
         case RemoteDisconnected():

@@ -8,18 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_extraction.samples import (
+    FeatureManifest,
     RegionLayout,
     RegionSample,
     ShardError,
     decode_layout,
     decode_regions,
     encode_regions,
+    parse_manifest,
     read_region_shard,
     write_tar,
 )
 
 
-def make_sample(key: str, count: int, dim: int, seed: int = 0) -> RegionSample:
+def make_sample(key: str, count: int, dim: int, seed: int = 0, num_top: int = 0) -> RegionSample:
     """Regions whose features look like a detector's after its ReLU: a third exact zeros, a heavy tail."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((count, dim)).astype(np.float32) ** 2
@@ -33,6 +35,8 @@ def make_sample(key: str, count: int, dim: int, seed: int = 0) -> RegionSample:
         scores=np.sort(rng.random(count).astype(np.float32))[::-1],
         background=rng.random(count).astype(np.float32),
         features=features,
+        top_labels=rng.integers(0, 1600, (count, num_top)).astype(np.int16) if num_top else None,
+        top_scores=np.sort(rng.random((count, num_top)).astype(np.float32))[:, ::-1] if num_top else None,
     )
 
 
@@ -43,10 +47,10 @@ def shard(samples: list[RegionSample], layout: RegionLayout) -> bytes:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 7), st.integers(1, 40), st.sampled_from(["sqrt8", "fp16"]), st.integers(0, 99))
-def test_regions_round_trip(count, dim, encoding, seed):
-    sample = make_sample("k", count, dim, seed)
-    layout = RegionLayout(7, dim, encoding)
+@given(st.integers(0, 7), st.integers(1, 40), st.sampled_from(["sqrt8", "fp16"]), st.integers(0, 99), st.integers(0, 3))
+def test_regions_round_trip(count, dim, encoding, seed, num_top):
+    sample = make_sample("k", count, dim, seed, num_top)
+    layout = RegionLayout(7, dim, encoding, num_top)
     record = encode_regions(sample, layout)
     assert decode_layout("k", record) == (layout, (640, 480), count)
     back = decode_regions("k", record)
@@ -56,6 +60,9 @@ def test_regions_round_trip(count, dim, encoding, seed):
     np.testing.assert_array_equal(back.scores, sample.scores.astype(np.float16))
     np.testing.assert_array_equal(back.background, sample.background.astype(np.float16))
     assert back.features.shape == (count, dim)
+    if num_top:
+        np.testing.assert_array_equal(back.top_labels, sample.top_labels)
+        np.testing.assert_array_equal(back.top_scores, sample.top_scores.astype(np.float16))
     assert encode_regions(back, layout)[: layout.features_offset] == record[: layout.features_offset]
 
 
@@ -136,3 +143,16 @@ def test_webdataset_reads_our_shards(tmp_path):
     assert [one["__key__"] for one in read] == [sample.key for sample in samples]
     for one, sample in zip(read, samples, strict=True):
         assert one["rgn"] == encode_regions(sample, layout)
+
+
+def test_a_manifest_without_top_labels_has_the_bytes_it_had_before_there_were_any():
+    fields = {"max_regions": 4, "feature_dim": 16, "encoding": "sqrt8", "labels": ("cat",), "extractor": "e" * 64}
+    plain = FeatureManifest(**fields, extractor_details={"a": 1}, shards=())
+    text = (
+        '{"format":"rgn/1","max_regions":4,"feature_dim":16,"encoding":"sqrt8","labels":["cat"],'
+        f'"extractor":"{"e" * 64}","extractor_details":{{"a":1}},"shards":[]}}'
+    )
+    assert plain.model_dump_json() == text
+    assert parse_manifest(text, "manifest.json").layout == RegionLayout(4, 16, "sqrt8")
+    top = FeatureManifest(**fields, num_top=5, extractor_details={}, shards=())
+    assert parse_manifest(top.model_dump_json(), "manifest.json").layout == RegionLayout(4, 16, "sqrt8", 5)

@@ -11,6 +11,7 @@ from feature_extraction.detector import load_detector, pick_device
     [
         ({"model": "large"}, "set extractor.model='small'"),
         ({"model": "small"}, "extractor.weights is not set"),
+        ({"model": "small", "weights": "random"}, "extractor.vocabulary is not set"),
         ({"model": "small", "device": "tpu9"}, "give auto, cpu, cuda or cuda:N"),
         ({"model": "small", "device": "meta"}, "give auto, cpu, cuda or cuda:N"),
         ({"model": "small", "device": "cuda:99"}, "this machine has"),

@@ -1,4 +1,4 @@
-"""Detectron2's networks, real ones with random weights and few channels."""
+"""Detectron2's networks behind the interface: real ones with random weights and few channels (see conftest)."""
 
 import pickle
 
@@ -9,62 +9,18 @@ import torch
 pytest.importorskip("detectron2", reason="Detectron2 is not installed: see the extra 'detectron2'")
 pytestmark = pytest.mark.detectron2
 
-from detectron2 import model_zoo  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
 from detectron2.engine import DefaultPredictor  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
 
 from feature_extraction.config import ExtractorConfig  # noqa: E402
 from feature_extraction.detector import load_detector  # noqa: E402
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
-NUM_CLASSES, NUM_PROPOSALS = 7, 40
-WIDTHS = {"faster_rcnn_R_50_C4_1x": 256, "faster_rcnn_R_50_FPN_1x": 1024}
-
-
-@pytest.fixture(params=WIDTHS, scope="module")
-def network(request, tmp_path_factory):
-    """(extractor config, its state dict, D) of a slim network whose activations stay small."""
-    folder = tmp_path_factory.mktemp(request.param)
-    cfg = model_zoo.get_config(f"COCO-Detection/{request.param}.yaml")
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS, cfg.MODEL.RESNETS.WIDTH_PER_GROUP, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = (
-        8,
-        8,
-        32,
-    )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
-    cfg.INPUT.MIN_SIZE_TEST = 160
-    (folder / "model.yaml").write_text(cfg.dump())
-    (folder / "labels.txt").write_text("".join(f"label {n}\n" for n in range(NUM_CLASSES)))
-    torch.manual_seed(0)
-    state = build_model(cfg).state_dict()
-    for name, tensor in state.items():
-        if name.endswith("conv3.norm.weight"):
-            tensor.fill_(0.2)
-        if "box_predictor" in name:
-            tensor.mul_(8)
-    torch.save({"model": state}, folder / "weights.pth")
-    config = ExtractorConfig(
-        backend="detectron2",
-        model=str(folder / "model.yaml"),
-        weights=str(folder / "weights.pth"),
-        vocabulary=str(folder / "labels.txt"),
-        num_proposals=NUM_PROPOSALS,
-        max_regions=12,
-        device="cpu",
-    )
-    return config, state, WIDTHS[request.param]
-
-
-@pytest.fixture(scope="module")
-def images():
-    return list(np.random.default_rng(0).integers(0, 255, (2, 120, 200, 3), dtype=np.uint8))
 
 
 def test_regions_are_what_the_interface_promises(network, images):
-    config, _, dim = network
-    detector = load_detector(config)
+    detector = load_detector(network.config)
+    dim = network.feature_dim
     assert detector.feature_dim == dim
     assert detector.labels[6] == "label 6"
     for found in detector.detect(images):
@@ -76,7 +32,7 @@ def test_regions_are_what_the_interface_promises(network, images):
 
 
 def test_a_batch_gives_what_single_images_give(network, images):
-    detector = load_detector(network[0])
+    detector = load_detector(network.config)
     for one, image in zip(detector.detect(images), images, strict=True):
         (alone,) = detector.detect([image])
         np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-3)
@@ -85,7 +41,7 @@ def test_a_batch_gives_what_single_images_give(network, images):
 
 def test_every_region_is_one_of_detectron2_s_own(network, images):
     """Its own inference with all thresholds open lists each class of each proposal; it wants blue first."""
-    config, _, _ = network
+    config = network.config
     (found,) = load_detector(config).detect(images[:1])
     own = DefaultPredictor(_open_config(config))(images[0][:, :, ::-1])["instances"]
     boxes, scores, labels = own.pred_boxes.tensor.numpy(), own.scores.numpy(), own.pred_classes.numpy()
@@ -98,15 +54,15 @@ def _open_config(config: ExtractorConfig):
     cfg = get_cfg()
     cfg.merge_from_file(config.model)
     cfg.MODEL.WEIGHTS = config.weights
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = NUM_PROPOSALS
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = config.num_proposals
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST = 1.0
-    cfg.TEST.DETECTIONS_PER_IMAGE = NUM_PROPOSALS * NUM_CLASSES
+    cfg.TEST.DETECTIONS_PER_IMAGE = config.num_proposals * cfg.MODEL.ROI_HEADS.NUM_CLASSES
     return cfg
 
 
 def test_the_feature_is_the_vector_that_the_classifier_saw(network, images):
-    config, state, _ = network
+    config, state = network.config, network.state
     (found,) = load_detector(config).detect(images[:1])
     bias = state[CLASSIFIER.replace("weight", "bias")]
     probabilities = (torch.from_numpy(found.features) @ state[CLASSIFIER].T + bias).softmax(1).numpy()
@@ -115,7 +71,7 @@ def test_the_feature_is_the_vector_that_the_classifier_saw(network, images):
 
 
 def test_model_zoo_pickles_load_as_pth_does(network, images, tmp_path):
-    config, state, _ = network
+    config, state = network.config, network.state
     weights = {name: tensor.numpy() for name, tensor in state.items()}
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": weights, "__author__": "test"}))
     (one,) = load_detector(config).detect(images[:1])
@@ -134,7 +90,7 @@ def test_model_zoo_pickles_load_as_pth_does(network, images, tmp_path):
     ],
 )
 def test_weights_that_would_leave_a_part_random_are_refused(network, tmp_path, how, problem):
-    config, state, _ = network
+    config, state = network.config, network.state
     path = tmp_path / "weights.pth"
     if how == "damaged":
         path.write_bytes(b"123")
@@ -152,7 +108,7 @@ def test_weights_that_would_leave_a_part_random_are_refused(network, tmp_path, h
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"model": "nowhere.yaml"}, "neither a Detectron2 config file nor in its model zoo"),
+        ({"model": "nowhere.yaml"}, "no Detectron2 config file and not in its model zoo"),
         ({"model": "COCO-Detection/retinanet_R_50_FPN_1x.yaml"}, "give a Faster R-CNN"),
         ({"model": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"}, "give a Faster R-CNN"),
         ({"weights": None}, "extractor.weights is not set"),
@@ -161,4 +117,4 @@ def test_weights_that_would_leave_a_part_random_are_refused(network, tmp_path, h
 )
 def test_what_does_not_fit_is_refused(network, fields, problem):
     with pytest.raises(ValueError, match=problem):
-        load_detector(network[0].model_copy(update=fields))
+        load_detector(network.config.model_copy(update=fields))

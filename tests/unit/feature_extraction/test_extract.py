@@ -1,8 +1,11 @@
 import io
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from feature_extraction.config import ExtractorConfig
@@ -100,3 +103,47 @@ def test_an_error_of_the_detector_is_not_taken_for_a_broken_picture():
 
     with pytest.raises(ValueError, match="weights are broken"):
         list(extract_regions([sample("000", 10)], Broken(), CONFIG))
+
+
+class SmallMemory(GreyDetector):
+    """Holds at most `room` pictures at once."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        found = super().detect(images)
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return found
+
+
+def test_where_memory_is_short_batches_are_halved_and_stay_so(caplog):
+    samples = [sample(f"{n:03d}", 10 * n) for n in range(20)]
+    detector = SmallMemory(room=2)
+    with caplog.at_level(logging.WARNING):
+        results = list(extract_regions(samples, detector, CONFIG.model_copy(update={"batch_size": 8})))
+    assert keys(results) == [one.key for one in samples]
+    assert [round(result.features[0, 0] / 10) for result in results] == list(range(20))
+    assert [len(call) for call in detector.calls] == [8, 4] + [2] * 10
+    assert "8 images of 40x32 are too much for the GPU's memory: 4 at a time from here on" in caplog.text
+    assert caplog.text.count("too much") == 2
+
+
+def test_an_image_that_does_not_fit_alone_is_an_error_that_says_what_to_do():
+    with pytest.raises(ValueError, match=r"one image of 40x32 is too much .* lower extractor.num_proposals"):
+        list(extract_regions([sample("000", 10), sample("001", 20)], SmallMemory(room=0), CONFIG))
+
+
+def test_top_labels_reach_the_sample():
+    class Tops(GreyDetector):
+        def detect(self, images):
+            tops = {"top_labels": np.array([[4, 2]], np.int16), "top_scores": np.array([[0.5, 0.25]], np.float32)}
+            return [replace(found, **tops) for found in super().detect(images)]
+
+    (result,) = extract_regions([sample("000", 10)], Tops(), CONFIG)
+    assert isinstance(result, RegionSample)
+    assert result.top_labels is not None
+    assert result.top_scores is not None
+    assert (result.top_labels.tolist(), result.top_scores.tolist()) == ([[4, 2]], [[0.5, 0.25]])

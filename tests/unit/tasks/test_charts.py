@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tasks.charts import bar_chart, line_chart, share_bar
+from tasks.charts import bar_chart, histogram, line_chart, share_bar
 
 
 def points_of(svg: str) -> list[list[tuple[float, float]]]:
@@ -101,3 +101,41 @@ def test_charts_of_nothing_are_refused() -> None:
         bar_chart("t", {"a": 0}, total=1)
     with pytest.raises(ValueError, match="positive counts"):
         share_bar("t", [("a", 0, "s0")])
+
+
+def test_bars_of_charts_that_are_read_together_have_one_scale() -> None:
+    def length(longest: int | None) -> float:
+        svg = bar_chart("t", {"a": 5}, 20, longest=longest)
+        return float(re.findall(r'<rect class="bar" x="128" y="4" width="([^"]+)"', svg)[0])
+
+    assert length(10) == pytest.approx(length(None) / 2, abs=0.1)
+    assert length(3) == length(None)  # never longer than the chart
+
+
+def test_histogram_stands_on_its_axis_in_proportion() -> None:
+    svg = histogram("t", [4, 0, 2, 1], [(0, "0"), (4, "1")], "score")
+    bars = re.findall(r'<rect class="bar" x="([^"]+)" y="([^"]+)" width="([^"]+)" height="([^"]+)"', svg)
+    heights = [float(height) for _, _, _, height in bars]
+    assert heights == pytest.approx(
+        [138, 69, 34.5]
+    )  # 190 less the margins, 10 above and 42 below; the empty bin has none
+    assert {round(float(y) + float(height), 1) for _, y, _, height in bars} == {148.0}
+    # Each of the four bins is a quarter of 304 wide, and its bar stands in the middle of it.
+    assert [float(x) + float(width) / 2 for x, _, width, _ in bars] == pytest.approx([82, 234, 310])
+    assert re.findall(r'<text x="([\d.]+)" y="163" text-anchor="middle">([^<]+)<', svg) == [
+        ("44.0", "0"),
+        ("348.0", "1"),
+    ]
+    assert re.findall(r'text-anchor="end">([^<]+)</text>', svg) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_single_count_among_millions_is_seen() -> None:
+    svg = histogram("t", [2_000_000, 1], [], "x")
+    assert re.findall(r'height="([^"]+)"><title>1</title>', svg) == ["1.0"]
+    assert "2M</text>" in svg and "500k</text>" in svg
+
+
+def test_histogram_of_nothing_is_an_error() -> None:
+    for counts in ([], [0, 0], [3, -1]):
+        with pytest.raises(ValueError, match="chart 't' needs counts"):
+            histogram("t", counts, [], "x")

@@ -196,7 +196,62 @@ def test_works_under_a_root_that_is_not_a_local_folder():
     assert len(read_regions(root, 0)) == 1
 
 
+@pytest.mark.parametrize(("asked", "stored"), [(5, 5), (0, 0)])
+def test_top_labels_are_stored_where_they_are_asked_for(root, asked, stored):
+    config = CONFIG.model_copy(update={"top_labels": asked, "selection": "classwise"})
+    for shard in range(2):
+        extract_shard(root, ref(shard), config)
+    assert write_feature_manifest(root, DATASET, SPLIT, config).layout.num_top == stored
+    for sample in read_regions(root, 0, config):
+        if not stored:
+            assert sample.top_labels is None
+            continue
+        assert sample.top_labels is not None
+        assert sample.top_labels.shape == (len(sample.boxes), 5)
+        assert all(label in row for label, row in zip(sample.labels[:3], sample.top_labels[:3], strict=True))
+
+
+def test_untrained_features_say_so_wherever_they_are_described(root, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    config = CONFIG.model_copy(update={"weights": "random:3", "vocabulary": str(names), "top_labels": 5})
+    for shard in range(2):
+        extract_shard(root, ref(shard), config)
+    manifest = write_feature_manifest(root, DATASET, SPLIT, config)
+    assert manifest.extractor_details["weights"] == "random:3"
+    assert str(manifest.extractor_details["warning"]).startswith("random weights")
+    assert manifest.layout.num_top == 2  # no more than there are classes
+    other = config.model_copy(update={"weights": "random:4"})
+    assert extractor_fingerprint(config)[0] != extractor_fingerprint(other)[0]
+
+
 # --- fingerprint
+
+
+def test_the_details_are_those_of_features_made_before_there_were_more_fields():
+    details = extractor_fingerprint(CONFIG)[1]
+    assert details.pop("versions").keys() == {"torch", "torchvision"}
+    assert details == {
+        "format": "rgn/1",
+        "config": {
+            "backend": "torchvision",
+            "model": "small",
+            "max_regions": 6,
+            "min_score": 0.0,
+            "min_regions": 0,
+            "selection": "argmax",
+            "nms_threshold": 0.5,
+            "num_proposals": 32,
+            "encoding": "sqrt8",
+        },
+        "weights_sha256": hashlib.sha256(SHIPPED.read_bytes()).hexdigest(),
+        "vocabulary_sha256": None,
+    }
+
+
+def test_weights_at_a_url_count_by_its_text():
+    details = extractor_fingerprint(CONFIG.model_copy(update={"weights": "https://example.org/w.pkl"}))[1]
+    assert (details["weights"], details["weights_sha256"]) == ("https://example.org/w.pkl", None)
 
 
 def test_the_fingerprint_ignores_speed_and_where_the_weights_lie(tmp_path):
@@ -213,6 +268,11 @@ def test_the_fingerprint_ignores_speed_and_where_the_weights_lie(tmp_path):
         ("min_score", 0.1),
         ("min_regions", 1),
         ("nms_threshold", 0.4),
+        ("selection", "maxconf"),
+        ("box", "proposal"),
+        ("feature_at", "final"),
+        ("top_labels", 5),
+        ("precision", "bf16"),
         ("num_proposals", 64),
         ("encoding", "fp16"),
         ("model", "other"),

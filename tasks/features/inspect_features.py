@@ -1,0 +1,157 @@
+"""A look at the features of a split in numbers: statistics of its regions and shards, and the pictures that failed.
+
+Everything is read from the receipts and shards that stand, so a split can be looked at while it is being extracted.
+Memory depends on what is asked for, not on the size of the split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from feature_extraction.samples import RegionLayout, ShardError
+from tasks import storage
+from tasks.features.feature_sets import FeatureSet
+from tasks.features.inspect_config import InspectConfig
+from tasks.features.lookup import read_layout, read_record
+from tasks.features.open_features import OpenFeatures, open_features
+from tasks.features.region_statistics import RegionStatistics, RegionTally
+from tasks.features.shard_statistics import ShardStatistics, mark_outliers, with_means
+from tasks.features.show_regions import ShownPicture, show_pictures
+from tasks.records import Record
+from tasks.storage import Root
+
+_SHARD_SAMPLES = 32  # images read of a shard before more shards are left out
+_MOST_FAILURES = 200
+
+
+class FailedPicture(Record):
+    """A picture without regions, and why."""
+
+    shard: int
+    key: str
+    detail: str
+
+
+class Inspection(Record):
+    """The features of a split in numbers."""
+
+    dataset: str
+    split: str
+    extractor: str = Field(description="fingerprint")
+    details: dict[str, Any] = Field(description="what the fingerprint was made of")
+    max_regions: int = Field(description="R")
+    feature_dim: int = Field(description="D")
+    encoding: str
+    num_labels: int = Field(description="C")
+    complete: bool = Field(description="False while some shard waits for its extraction")
+    shards_read: int
+    samples: int = Field(description="images with regions in the selected shards")
+    statistics: RegionStatistics = Field(description="over the images read")
+    shards: tuple[ShardStatistics, ...] = Field(description="the selected shards")
+    failed: int
+    failures: tuple[FailedPicture, ...] = Field(description="the first of them")
+    failure_reasons: dict[str, int] = Field(description="how often each, most frequent first")
+
+
+def inspect_features(root: Root, features: FeatureSet, config: InspectConfig) -> tuple[Inspection, list[ShownPicture]]:
+    """Read statistics and pictures of a split's features.
+
+    Raises:
+        UserError: no such features, shards or keys are there.
+        ShardError: a shard is damaged, or not of the same form as the others.
+    """
+    found = open_features(root, features, config.selects)
+    layout = found.layout()
+    tallies = _tally(found, layout, config.max_images)
+    whole = RegionTally(len(found.extractor.labels), layout.max_regions)
+    for tally in tallies.values():
+        whole.merge(tally)
+    failures, reasons = _read_failures(found)
+    lines = [_shard_line(found, shard) for shard in found.receipts]
+    lines = [with_means(line, tallies[line.shard], whole) if line.shard in tallies else line for line in lines]
+    inspection = Inspection(
+        dataset=features.dataset,
+        split=features.split,
+        extractor=found.extractor.fingerprint,
+        details=found.extractor.details,
+        max_regions=layout.max_regions,
+        feature_dim=layout.feature_dim,
+        encoding=layout.encoding,
+        num_labels=len(found.extractor.labels),
+        complete=root.exists(storage.feature_manifest_path(features.extractor, features.dataset, features.split)),
+        shards_read=len(tallies),
+        samples=sum(found.samples(shard) for shard in found.receipts),
+        statistics=whole.statistics(found.extractor.labels),
+        shards=tuple(mark_outliers(lines)),
+        failed=sum(line.failed for line in lines),
+        failures=failures,
+        failure_reasons=reasons,
+    )
+    return inspection, show_pictures(found, layout, config)
+
+
+def spread_evenly(total: int, wanted: int) -> list[int]:
+    """So many different numbers below `total`, evenly spaced; all of them where fewer are there."""
+    if wanted >= total:
+        return list(range(total))
+    return [number * total // wanted for number in range(wanted)]
+
+
+def _tally(found: OpenFeatures, layout: RegionLayout, max_images: int) -> dict[int, RegionTally]:
+    """Counts of each shard read. Too many images: evenly spaced ones; too few of each shard: evenly spaced shards."""
+    filled = [shard for shard in found.receipts if found.samples(shard)]
+    chosen = [filled[place] for place in spread_evenly(len(filled), max(1, max_images // _SHARD_SAMPLES))]
+    share = max(1, max_images // len(chosen))
+    tallies = {}
+    for shard in chosen:
+        tally = RegionTally(len(found.extractor.labels), layout.max_regions)
+        with found.shard(shard) as (stream, name):
+            if read_layout(stream, name) != layout:
+                raise ShardError(f"{name}: its records have another form than the shards before; extract it again")
+            for position in spread_evenly(found.samples(shard), share):
+                try:
+                    tally.add_record(*read_record(stream, name, layout, position))
+                except ShardError as error:
+                    raise ShardError(f"{name}: {error}") from error
+        tallies[shard] = tally
+    return tallies
+
+
+def _shard_line(found: OpenFeatures, shard: int) -> ShardStatistics:
+    receipt = found.receipts[shard]
+    return ShardStatistics(
+        shard=shard,
+        samples=found.samples(shard),
+        regions=receipt.counts.get("regions", 0),
+        # An import also misses pictures that its source has no row for.
+        failed=receipt.counts.get("failed", 0) + receipt.counts.get("missing", 0),
+        bytes=receipt.files[storage.region_shard_name(shard)].bytes,
+        images_read=0,
+    )
+
+
+def _read_failures(found: OpenFeatures) -> tuple[tuple[FailedPicture, ...], dict[str, int]]:
+    """The first failed pictures, and how often each reason occurs: the detail up to a colon, without its numbers."""
+    first: list[FailedPicture] = []
+    reasons: Counter[str] = Counter()
+    for shard, receipt in found.receipts.items():
+        name = storage.failed_regions_name(shard)
+        if name not in receipt.files:
+            continue
+        try:
+            with found.root.open(f"{found.features.folder}/{name}") as stream:
+                table: Any = pq.read_table(stream, columns=["key", "detail"])
+        except FileNotFoundError as error:
+            raise ShardError(
+                f"{found.root.path(found.features.folder)}/{name} is missing; extract this shard again"
+            ) from error
+        for key, detail in zip(table["key"].to_pylist(), table["detail"].to_pylist(), strict=True):
+            reasons[re.sub(r"\d+", "…", detail.partition(":")[0])] += 1
+            if len(first) < _MOST_FAILURES:
+                first.append(FailedPicture(shard=shard, key=key, detail=detail))
+    return tuple(first), dict(reasons.most_common())

@@ -1,0 +1,111 @@
+"""Single regions, pictures and captions out of shards and tables, without reading what lies between them."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from feature_extraction.samples import RegionLayout, ShardError, decode_layout
+from tasks.storage import Root, captions_path, image_shard_path
+
+_TAR_HEADER = 512
+_NAME_BYTES = 100
+_RECORD_HEADER = 64
+
+
+def read_layout(stream: IO[bytes], shard: str) -> RegionLayout:
+    """The layout of a feature shard's records, as its first one says; the others have the same.
+
+    Raises:
+        ShardError: the shard is empty, or does not begin with a record of this format version.
+    """
+    stream.seek(0)
+    head = stream.read(_TAR_HEADER + _RECORD_HEADER)
+    try:
+        return decode_layout(_key(head, shard, 0), head[_TAR_HEADER:])[0]
+    except ShardError as error:
+        raise ShardError(f"{shard}: {error}") from error
+
+
+def read_record(stream: IO[bytes], shard: str, layout: RegionLayout, position: int) -> tuple[str, bytes]:
+    """Key and `.rgn` record of one image, by its position in the shard: records have one stride.
+
+    Raises:
+        ShardError: there is no such record there; `shard` names it.
+    """
+    stream.seek(position * layout.tar_bytes)
+    content = stream.read(_TAR_HEADER + layout.record_bytes)
+    return _key(content, shard, position), content[_TAR_HEADER:]
+
+
+def find_records(
+    stream: IO[bytes], shard: str, layout: RegionLayout, samples: int, keys: Collection[str]
+) -> Iterator[tuple[str, bytes]]:
+    """Key and record of those of the wanted images that are in this shard of so many samples."""
+    wanted = len(keys)
+    for position in range(samples):
+        if not wanted:
+            return
+        stream.seek(position * layout.tar_bytes)
+        if _key(stream.read(_NAME_BYTES), shard, position) in keys:
+            wanted -= 1
+            yield read_record(stream, shard, layout, position)
+
+
+def _key(head: bytes, shard: str, position: int) -> str:
+    name = head[:_NAME_BYTES].rstrip(b"\0").decode("ascii", "replace")
+    key, _, extension = name.partition(".")
+    if extension != "rgn":
+        raise ShardError(f"{shard}: member {position} is not where the layout says; extract this shard again")
+    return key
+
+
+def read_pictures(root: Root, dataset: str, split: str, shards: Mapping[int, Collection[str]]) -> dict[str, bytes]:
+    """Stored JPEGs by key. An image shard has the number of its feature shard.
+
+    Args:
+        root: where the image shards lie.
+        dataset: of the shards.
+        split: of the shards.
+        shards: number of a shard -> keys wanted from it.
+
+    Returns:
+        Key -> JPEG. What is not there is left out: after extraction some users clear the disk of images.
+
+    Raises:
+        ShardError: an image shard is damaged.
+    """
+    pictures: dict[str, bytes] = {}
+    for shard, keys in shards.items():
+        path = image_shard_path(dataset, split, shard)
+        if not root.exists(path):
+            continue
+        missing = {f"{key}.jpg" for key in keys}
+        try:
+            with root.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+                for info in tar:
+                    member = tar.extractfile(info) if info.name in missing else None
+                    if member is not None:
+                        missing.remove(info.name)
+                        pictures[info.name.removesuffix(".jpg")] = member.read()
+                    if not missing:
+                        break
+        except tarfile.TarError as error:
+            raise ShardError(f"{root.path(path)}: not a whole tar ({error}); download this shard again") from error
+    return pictures
+
+
+def read_captions(root: Root, dataset: str, split: str, keys: Collection[str]) -> dict[str, list[str]]:
+    """The captions of images by key, in the order of the table; nothing where a split has no table yet."""
+    captions: dict[str, list[str]] = {}
+    path = captions_path(dataset, split)
+    if not keys or not root.exists(path):
+        return captions
+    with root.open(path) as stream:
+        table: Any = pq.read_table(stream, columns=["image_key", "text"], filters=[("image_key", "in", sorted(keys))])
+    for key, text in zip(table["image_key"].to_pylist(), table["text"].to_pylist(), strict=True):
+        captions.setdefault(key, []).append(text)
+    return captions

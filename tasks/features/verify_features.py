@@ -1,0 +1,282 @@
+"""Is a feature set whole? Fast: receipts, sizes and counts. Deep: every byte and every record, too."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from pydantic import Field
+
+from feature_extraction.samples import (
+    REGION_FORMAT,
+    FeatureManifest,
+    RegionLayout,
+    ShardEntry,
+    ShardError,
+    decode_layout,
+    decode_regions,
+    parse_manifest,
+    read_tar,
+)
+from tasks import storage
+from tasks.errors import UserError
+from tasks.extract import ExtractorRecord
+from tasks.features.feature_sets import FeatureSet
+from tasks.records import FileDigest, Receipt, Record, fingerprint
+from tasks.storage import Root
+
+OnProgress = Callable[[int, int], None]
+"""Called with (shards looked at, shards)."""
+
+_TAR_HEADER, _RECORD_HEADER = 512, 64
+_TAR_BLOCK, _TAR_RECORD = 512, 10_240
+
+
+class Problem(Record):
+    """What is wrong with one file, and what to do about it."""
+
+    file: str
+    what: str
+    command: str
+
+
+class Verification(Record):
+    """What came of looking at one feature set."""
+
+    extractor: str = Field(description="the first twelve digits of its fingerprint")
+    dataset: str
+    split: str
+    deep: bool
+    finished: bool = Field(description="there is a manifest")
+    shards: int = Field(description="shards that should be there, as far as can be known")
+    samples: int = Field(description="images in the sound ones")
+    problems: tuple[Problem, ...]
+
+
+def verify_features(
+    root: Root, features: FeatureSet, deep: bool = False, on_progress: OnProgress | None = None
+) -> Verification:
+    """Look at every shard of a feature set. Nothing is changed, and damage is a result, not an error.
+
+    Fast, it reads receipts and 576 bytes of each shard. Deep, it reads everything: the checksum of each shard, its
+    records, their order and their labels. A feature set without a manifest is looked at as far as it has come.
+    """
+    return _Check(root, features, deep).run(on_progress)
+
+
+class _Check:
+    """One look at one feature set; collects problems."""
+
+    def __init__(self, root: Root, features: FeatureSet, deep: bool) -> None:
+        self.root, self.features, self.deep = root, features, deep
+        self.folder = features.folder
+        self.problems: list[Problem] = []
+        self.samples = 0
+        self.record = self._extractor_record()
+        self.imported = self.record is not None and "imported_from" in self.record.details
+        command = "import-features" if self.imported else "extract"
+        self.again = f"run: unicoder-vl {command} (as before)"
+
+    def run(self, on_progress: OnProgress | None) -> Verification:
+        names = self.root.names(self.folder)
+        manifest = self._manifest()
+        entries = {} if manifest is None else {entry.name: entry for entry in manifest.shards}
+        expected = set(entries) | {storage.region_shard_name(number) for number in self._image_shards()}
+        found = {name for name in names if re.fullmatch(r"regions-\d{5,}\.tar", name)}
+        receipts = {re.sub(r"\.json$", ".tar", name) for name in names if re.fullmatch(r"regions-\d{5,}\.json", name)}
+        shards = sorted(expected | found | receipts)
+        for number, name in enumerate(shards, 1):
+            self._shard(name, manifest, entries.get(name), name in found)
+            if on_progress is not None:
+                on_progress(number, len(shards))
+        if manifest is None and not self.problems:
+            self._add("manifest.json", "is not there, though every shard is", self.again)
+        return Verification(
+            extractor=self.features.extractor,
+            dataset=self.features.dataset,
+            split=self.features.split,
+            deep=self.deep,
+            finished=manifest is not None,
+            shards=len(shards),
+            samples=self.samples,
+            problems=tuple(self.problems),
+        )
+
+    def _add(self, file: str, what: str, command: str) -> None:
+        self.problems.append(Problem(file=f"{self.root.path(self.folder)}/{file}", what=what, command=command))
+
+    # --- of the whole set
+
+    def _extractor_record(self) -> ExtractorRecord | None:
+        path = storage.extractor_path(self.features.extractor)
+        try:
+            record = self.root.read_model(path, ExtractorRecord)
+        except UserError as error:
+            self._add("../../extractor.json", str(error), "remove it and extract or import again")
+            return None
+        if record is None:
+            self._add("../../extractor.json", "is not there", "extract or import into this root again")
+        elif record.fingerprint[:12] != self.features.extractor or fingerprint(record.details) != record.fingerprint:
+            self._add("../../extractor.json", "is of another extractor", "remove it and extract or import again")
+        return record
+
+    def _manifest(self) -> FeatureManifest | None:
+        path = f"{self.folder}/manifest.json"
+        if not self.root.exists(path):
+            return None
+        try:
+            manifest = parse_manifest(self.root.read_bytes(path), "it")
+        except ShardError as error:
+            self._add("manifest.json", str(error), f"remove it and {self.again}")
+            return None
+        if manifest.extractor[:12] != self.features.extractor:
+            what = f"is of extractor {manifest.extractor[:12]}, not of {self.features.extractor}"
+            self._add("manifest.json", what, f"remove it and {self.again}")
+        elif self.record is not None and manifest.labels != self.record.labels:
+            self._add("manifest.json", "has other labels than extractor.json", f"remove it and {self.again}")
+        return manifest
+
+    def _image_shards(self) -> list[int]:
+        """Numbers of the split's image shards, each of which makes one; none where pictures were not downloaded."""
+        folder = storage.image_receipt_path(self.features.dataset, self.features.split, 0).rpartition("/")[0]
+        found = (re.fullmatch(r"images-(\d{5,})\.json", name) for name in self.root.names(folder))
+        return [int(match.group(1)) for match in found if match]
+
+    # --- of one shard
+
+    def _shard(self, name: str, manifest: FeatureManifest | None, entry: ShardEntry | None, is_there: bool) -> None:
+        """Find the first thing wrong with a shard, or count its samples."""
+        receipt_name = storage.region_receipt_name(storage.region_shard_number(name))
+        try:
+            receipt = self.root.read_model(f"{self.folder}/{receipt_name}", Receipt)
+        except UserError as error:
+            self._add(receipt_name, str(error), f"remove it and {self.again}")
+            return
+        anew = f"remove {self.root.path(self.folder)}/{receipt_name} and {self.again}"
+        if not is_there:
+            self._add(name, "is missing", self.again)
+        elif manifest is not None and entry is None:
+            self._add(name, "is not in manifest.json: it belongs to something else", f"remove it, or {self.again}")
+        elif receipt is None:
+            self._add(name, "has no receipt: it was not finished, or was copied here", self.again)
+        else:
+            try:
+                self._compare(name, receipt, entry)
+                layout = self._read_layout(name, receipt, manifest)
+                if self.deep:
+                    self._read_all(name, receipt, layout, manifest)
+            except ShardError as error:
+                self._add(name, str(error), anew)
+            else:
+                self.samples += receipt.counts["ok"]
+
+    def _compare(self, name: str, receipt: Receipt, entry: ShardEntry | None) -> None:
+        """Raise ShardError unless receipt, manifest and the files' sizes agree."""
+        digest = receipt.files.get(name)
+        if digest is None:
+            raise ShardError("its receipt is of another file")
+        for file, stated in receipt.files.items():
+            path = f"{self.folder}/{file}"
+            if not self.root.exists(path):
+                raise ShardError(f"{file}, which belongs to it, is missing")
+            size = self.root.size(path)
+            if size != stated.bytes:
+                raise ShardError(f"{file} has {size:,} bytes, and was written with {stated.bytes:,}")
+        if entry is not None and (entry.sha256, entry.bytes) != (digest.sha256, digest.bytes):
+            raise ShardError("it was written after manifest.json, or is another's: their checksums differ")
+        if entry is not None and entry.samples != receipt.counts["ok"]:
+            raise ShardError(f"its receipt counts {receipt.counts['ok']} images, manifest.json {entry.samples}")
+        stamp = self._stamp(receipt)
+        if stamp is not None and stamp != receipt.fingerprint:
+            raise ShardError("it was made by another extractor, or from pictures that have changed since")
+
+    def _stamp(self, receipt: Receipt) -> str | None:
+        """The fingerprint that an extracted shard's receipt should have; None where its pictures are not here."""
+        if self.imported or self.record is None:
+            return None
+        images = storage.image_receipt_path(receipt.dataset, receipt.split, receipt.shard)
+        name = storage.image_shard_path(receipt.dataset, receipt.split, receipt.shard).rpartition("/")[2]
+        pictures = self.root.read_model(images, Receipt)
+        if pictures is None or name not in pictures.files:
+            return None
+        return fingerprint(
+            {"format": REGION_FORMAT, "extractor": self.record.fingerprint, "images": pictures.files[name].sha256}
+        )
+
+    def _read_layout(self, name: str, receipt: Receipt, manifest: FeatureManifest | None) -> RegionLayout | None:
+        """The layout in a shard's first record, which is all of theirs; None where it has no record.
+
+        Raises:
+            ShardError: it is of another format version or extractor, or the shard's size does not fit it.
+        """
+        samples = receipt.counts["ok"]
+        if not samples:
+            return None
+        with self.root.open(f"{self.folder}/{name}") as stream:
+            head = stream.read(_TAR_HEADER + _RECORD_HEADER)
+        key, _, extension = head[:100].rstrip(b"\0").decode("ascii", "replace").partition(".")
+        if extension != "rgn":
+            raise ShardError("it does not begin with a .rgn record")
+        layout = decode_layout(key, head[_TAR_HEADER:])[0]
+        self._check_layout(layout, manifest)
+        expected = -(-(samples * layout.tar_bytes + 2 * _TAR_BLOCK) // _TAR_RECORD) * _TAR_RECORD
+        if receipt.files[name].bytes != expected:
+            raise ShardError(f"it has {receipt.files[name].bytes:,} bytes, but {samples} records make {expected:,}")
+        return layout
+
+    def _check_layout(self, layout: RegionLayout, manifest: FeatureManifest | None) -> None:
+        if manifest is not None and layout != manifest.layout:
+            raise ShardError(f"its records are {_about(layout)}, not {_about(manifest.layout)}: another extractor's")
+        if self.record is not None and layout.feature_dim != self.record.feature_dim:
+            raise ShardError(
+                f"its features have {layout.feature_dim} numbers, not {self.record.feature_dim}: another extractor's"
+            )
+
+    def _read_all(
+        self, name: str, receipt: Receipt, layout: RegionLayout | None, manifest: FeatureManifest | None
+    ) -> None:
+        """Raise ShardError unless checksums are right, every record decodes, and keys and labels are in order."""
+        for file, stated in receipt.files.items():
+            with self.root.open(f"{self.folder}/{file}") as stream:
+                _check_digest(stream, file, stated)
+        classes = len(self.record.labels) if self.record is not None else None
+        last, count = "", 0
+        with self.root.open(f"{self.folder}/{name}") as stream:
+            for key, record in _records(stream, name):
+                sample = decode_regions(key, record)
+                if decode_layout(key, record)[0] != layout:
+                    raise ShardError(f"key {key}: another layout than the first record's")
+                if key <= last:
+                    raise ShardError(f"key {key} follows {last}, so keys are not in order")
+                if (
+                    classes is not None
+                    and len(sample.labels)
+                    and not 0 <= sample.labels.min() <= sample.labels.max() < classes
+                ):
+                    raise ShardError(f"key {key}: a label is of none of the {classes} classes")
+                last, count = key, count + 1
+        if count != receipt.counts["ok"]:
+            raise ShardError(f"it holds {count} images, and its receipt counts {receipt.counts['ok']}")
+
+
+def _records(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
+    for member, content in read_tar(stream, shard):
+        key, _, extension = member.partition(".")
+        if extension != "rgn":
+            raise ShardError(f"unexpected member {member!r}")
+        yield key, content
+
+
+def _check_digest(stream: IO[bytes], file: str, stated: FileDigest) -> None:
+    digest = hashlib.sha256()
+    while chunk := stream.read(1 << 20):
+        digest.update(chunk)
+    if digest.hexdigest() != stated.sha256:
+        raise ShardError(f"{file} is damaged: its checksum is {digest.hexdigest()[:12]}, not {stated.sha256[:12]}")
+
+
+def _about(layout: RegionLayout) -> str:
+    top = f" with {layout.num_top} top labels" if layout.num_top else ""
+    return f"{layout.max_regions} x {layout.feature_dim} {layout.encoding}{top}"

@@ -1,0 +1,48 @@
+import pytest
+from pydantic import ValidationError
+
+from feature_extraction.config import ExtractorConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"min_regions": 11, "max_regions": 10}, "min_regions=11 exceeds max_regions=10"),
+        ({"top_labels": 11}, "less than or equal to 10"),
+        ({"weights": "random:x"}, "give 'random' or 'random:SEED'"),
+        ({"weights": "random:-1"}, "give 'random' or 'random:SEED'"),
+        ({"model": "vg-r101-c4", "vocabulary": "objects.txt"}, "set weights to faster_rcnn_from_caffe.pkl"),
+        ({"model": "vg-r101-c4", "weights": "w.pkl"}, "set vocabulary to the objects_vocab.txt of 1,600 lines"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fields, problem):
+    with pytest.raises(ValidationError, match=problem):
+        ExtractorConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("weights", "seed"), [(None, None), ("random", 0), ("random:17", 17), ("random.pth", None), ("a/random", None)]
+)
+def test_random_weights_are_only_those_asked_for_by_name(weights, seed):
+    assert ExtractorConfig(weights=weights).random_seed == seed
+
+
+def test_fields_that_came_later_are_fingerprinted_only_where_they_say_something_new():
+    assert set(ExtractorConfig().fingerprinted()) == {
+        "backend", "model", "max_regions", "min_score", "min_regions", "selection", "nms_threshold", "num_proposals",
+        "encoding",
+    }  # fmt: skip
+    later = {"box": "proposal", "feature_at": "final", "top_labels": 5, "precision": "bf16"}
+    for name, value in later.items():
+        told = ExtractorConfig(**{name: value}).fingerprinted()
+        assert told == ExtractorConfig().fingerprinted() | {name: value}
+
+
+def test_speed_and_places_of_files_are_not_fingerprinted():
+    moved = ExtractorConfig(batch_size=2, device="cpu", weights="w.pth", vocabulary="v.txt")
+    assert moved.fingerprinted() == ExtractorConfig().fingerprinted()
+
+
+def test_a_short_name_counts_as_the_model_that_it_is_short_for():
+    assert ExtractorConfig(model="coco-r101-c4").fingerprinted() == ExtractorConfig().fingerprinted()
+    assert ExtractorConfig(model="coco-r50-c4").fingerprinted() != ExtractorConfig().fingerprinted()

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pytest
+
+from feature_extraction.foreign import ForeignError
+from feature_extraction.foreign_vinvl import read_vinvl_rows, vinvl_names
+from tests.foreign import made, text, vinvl_lines
+
+NAMES = ("dog", "tree", "dog")
+
+
+def lines(**changed: object) -> tuple[bytes, bytes]:
+    features, labels = vinvl_lines("42", {**made(1, 3, 2048), **changed}, NAMES)
+    return features.encode(), labels.encode()
+
+
+def test_features_are_parted_from_the_geometry_and_the_two_tell_the_pictures_size():
+    truth = made(1, 3, 2048)
+    found = read_vinvl_rows(*lines())
+    assert (found.image_id, found.size, found.labels) == ("42", (200, 100), NAMES)
+    np.testing.assert_array_equal(found.features, truth["features"])
+    np.testing.assert_array_equal(found.boxes, truth["boxes"])
+    np.testing.assert_allclose(found.scores, truth["scores"])
+
+
+def test_features_of_another_width_are_kept_whole():
+    truth = made(1, 3, 10)
+    features = f"42\t3\t{text(truth['features'], '<f4')}\n".encode()
+    labels = json.loads(lines()[1].split(b"\t")[1])
+    about = {"image_w": 200, "image_h": 100, "objects": labels}
+    found = read_vinvl_rows(features, f"42\t{json.dumps(about)}\n".encode())
+    assert found.size == (200, 100)
+    np.testing.assert_array_equal(found.features, truth["features"])
+
+
+def test_one_file_with_a_feature_in_each_object_is_read():
+    truth = made(1, 2, 10)
+    objects = [
+        {"class": "dog", "rect": box.tolist(), "conf": 0.5, "feature": text(row, "<f4")}
+        for box, row in zip(truth["boxes"], truth["features"], strict=True)
+    ]
+    line = ("42\t" + json.dumps({"image_w": 200, "image_h": 100, "objects": objects})).encode()
+    np.testing.assert_array_equal(read_vinvl_rows(line, line).features, truth["features"])
+
+
+def test_labels_of_another_run_are_found_out_by_the_geometry():
+    features, _ = lines()
+    _, labels = lines(boxes=made(2, 3)["boxes"])
+    with pytest.raises(ForeignError, match="same run"):
+        read_vinvl_rows(features, labels)
+
+
+def test_lines_of_two_pictures_or_other_counts_are_refused():
+    features, labels = lines()
+    with pytest.raises(ForeignError, match="features of '42' beside labels of '43'"):
+        read_vinvl_rows(features, labels.replace(b"42\t", b"43\t"))
+    fewer = json.dumps(json.loads(labels.split(b"\t")[1])[:2])
+    with pytest.raises(ForeignError, match="features of 3 boxes, but 2 labels"):
+        read_vinvl_rows(features, f"42\t{fewer}".encode())
+
+
+def test_a_cut_line_says_what_is_wrong():
+    features, labels = lines()
+    with pytest.raises(ForeignError, match="not whole JSON"):
+        read_vinvl_rows(features[:5000], labels)
+    with pytest.raises(ForeignError, match="no list of"):
+        read_vinvl_rows(features, b'42\t{"what": 1}')
+
+
+def test_names_of_a_line():
+    assert vinvl_names(lines()[1]) == {"dog", "tree"}
