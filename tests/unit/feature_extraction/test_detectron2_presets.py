@@ -97,10 +97,10 @@ def test_a_classifier_of_attributes_in_the_weights_is_passed_over_only_there(net
     more = network.state | {"roi_heads.box_predictor.attributes.weight": torch.zeros(3)}
     torch.save({"model": more}, tmp_path / "weights.pth")
     load_weights(built.model, str(tmp_path / "weights.pth"), may_have_attributes=True)
-    with pytest.raises(ValueError, match="attributes.weight: not in the model"):
+    with pytest.raises(ValueError, match=r"attributes.weight: not in the model"):
         load_weights(built.model, str(tmp_path / "weights.pth"), may_have_attributes=False)
     torch.save({"model": more | {"backbone.more": torch.zeros(3)}}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="backbone.more: not in the model"):
+    with pytest.raises(ValueError, match=r"backbone.more: not in the model"):
         load_weights(built.model, str(tmp_path / "weights.pth"), may_have_attributes=True)
 
 
@@ -123,7 +123,9 @@ def test_random_weights_are_those_of_their_seed_and_say_so(network, images, capl
 @pytest.mark.parametrize(("model", "dim"), [("coco-r50-c4", 2048), ("coco-r101-fpn", 1024)])
 def test_a_photograph_through_a_whole_preset(model, dim):
     photograph = np.array(Pillow.open(min(PHOTOGRAPHS.rglob("*.jpg"))).convert("RGB"))
-    config = ExtractorConfig(model=model, weights="random", num_proposals=20, max_regions=10, top_labels=5, device="cpu")
+    config = ExtractorConfig(
+        model=model, weights="random", num_proposals=20, max_regions=10, top_labels=5, device="cpu"
+    )
     detector = load_detector(config)
     (found,) = detector.detect([photograph])
     assert detector.labels[:3] == ("person", "bicycle", "car")

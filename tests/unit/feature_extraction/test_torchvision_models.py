@@ -26,7 +26,7 @@ def config(**fields) -> ExtractorConfig:
 
 
 def state_of(model: str, num_outputs: int = 91) -> dict[str, torch.Tensor]:
-    """Random weights of a network that tells regions apart: its batch norms have seen noise, its classifier is sharp."""
+    """Random weights that tell regions apart: the batch norms have seen noise, the classifier is sharp."""
     torch.manual_seed(1)
     network = get_model(model, weights=None, weights_backbone=None, num_classes=num_outputs)
     for name, module in network.named_modules():
@@ -116,7 +116,7 @@ def test_weights_of_other_classes_take_their_names_from_a_vocabulary(picture, tm
         torch.save({"model": state, "epoch": 3}, path)
     else:
         save_file(state, path)
-    with pytest.raises(ValueError, match="3 foreground classes, not COCO's; set extractor.vocabulary"):
+    with pytest.raises(ValueError, match=r"3 foreground classes, not COCO's; set extractor.vocabulary"):
         load_detector(config(weights=str(path)))
     names.write_text("cat\ndog\nbird\n")
     detector = load_detector(config(weights=str(path), vocabulary=str(names)))
