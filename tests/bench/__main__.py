@@ -9,9 +9,15 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import download, encoding, loader, step
+from tests.bench import download, encoding, extract, loader, step
 
-BENCHES = {"loader": loader.run, "sqrt8": encoding.run, "step": step.run, "download": download.run}
+BENCHES = {
+    "loader": loader.run,
+    "sqrt8": encoding.run,
+    "step": step.run,
+    "download": download.run,
+    "extract": extract.run,
+}
 
 
 def main(names: list[str]) -> int:

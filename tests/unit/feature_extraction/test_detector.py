@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+import torch
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.detector import load_detector, pick_device
@@ -24,6 +25,14 @@ def test_a_detector_that_cannot_be_had_is_an_error_that_says_what_to_do(fields, 
 
 def test_cpu_is_cpu():
     assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_on_a_cpu_without_it_is_warned_of(monkeypatch, caplog, capability, warned):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    with pytest.raises(ValueError, match=r"extractor\.weights is not set"):
+        load_detector(ExtractorConfig(backend="torchvision", model="small", device="cpu", precision="bf16"))
+    assert ("this CPU has no instructions for it" in caplog.text) == warned
 
 
 def test_without_detectron2_the_error_is_the_install_command(monkeypatch):
