@@ -82,13 +82,12 @@ def import_problem(error: ImportError) -> ValueError:
 
 def _read_config(config: ExtractorConfig) -> Any:
     """Detectron2's config node for `config.model`, with MODEL.WEIGHTS set to what is to be loaded."""
-    from yaml import YAMLError
-
     try:
         from detectron2 import model_zoo
         from detectron2.config import get_cfg
     except ImportError as error:
         raise import_problem(error) from error
+    from yaml import YAMLError  # It comes with Detectron2.
 
     zoo_name = ZOO_PRESETS.get(config.model, config.model)
     is_file = Path(config.model).is_file()
