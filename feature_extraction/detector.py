@@ -27,6 +27,18 @@ Image = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A picture as its network takes it, and what it was.
+
+    `pixels` (H, W, 3) may be resized, and have another order of channels; `size` is (width, height) of the stored
+    image.
+    """
+
+    pixels: Image
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Detections:
     """Regions of one image, best score first; shapes as in `RegionSample`."""
 
@@ -57,15 +69,20 @@ class Classified:
 
 
 class Detector(Protocol):
-    """Finds regions. `labels` names the foreground classes, `feature_dim` is D."""
+    """Finds regions. `labels` names the foreground classes, `feature_dim` is D, `device` is where the network is."""
 
     labels: tuple[str, ...]
     feature_dim: int
+    device: torch.device
 
-    def detect(self, images: Sequence[Image]) -> list[Detections]:
-        """Regions of each image, up to the config's max_regions; none is legal.
+    def prepare(self, image: Image) -> Prepared:
+        """What can be done to an image before its turn, on the host. May be called by several threads at once."""
 
-        All images have one shape: padding a smaller one would change its regions.
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        """Regions of each picture, up to the config's max_regions; none is legal.
+
+        All `pixels` have one shape: padding a smaller picture would change its regions. On a GPU two threads may call
+        this at once.
 
         Raises:
             ValueError: shapes differ, or the network gave something that is not finite.
@@ -120,17 +137,22 @@ def lacks_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
 
 
-def check_shapes(images: Sequence[Image]) -> tuple[int, int]:
-    """(height, width) of images that all have one shape.
+def detect_images(detector: Detector, images: Sequence[Image]) -> list[Detections]:
+    """Regions of images of one shape: preparation and detection, one after the other."""
+    return detector.detect([detector.prepare(image) for image in images])
+
+
+def check_shapes(pictures: Sequence[Prepared]) -> tuple[int, int]:
+    """(height, width) of the pixels of pictures that all have one shape.
 
     Raises:
         ValueError: there are none, their shapes differ, or they are not (H, W, 3) bytes.
     """
-    shapes = {image.shape for image in images}
+    shapes = {picture.pixels.shape for picture in pictures}
     if len(shapes) != 1:
-        raise ValueError(f"one detector call takes images of one shape, not {sorted(shapes)}")
+        raise ValueError(f"one detector call takes pictures of one shape, not {sorted(shapes)}")
     shape = shapes.pop()
-    if len(shape) != 3 or shape[2] != 3 or any(image.dtype != np.uint8 for image in images):
+    if len(shape) != 3 or shape[2] != 3 or any(picture.pixels.dtype != np.uint8 for picture in pictures):
         raise ValueError(f"a detector takes (H, W, 3) bytes, not {shape}")
     return shape[0], shape[1]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from feature_extraction.config import VG_PRESET, ExtractorConfig
-from feature_extraction.detector import Classified, Detections, Image, autocast, check_shapes, keep_regions
+from feature_extraction.detector import Classified, Detections, Image, Prepared, autocast, check_shapes, keep_regions
 from feature_extraction.detectron2_network import build_network
 
 RES5_CHUNK = 512
@@ -39,39 +39,39 @@ class Detectron2Detector:
         preparation = network.cfg.INPUT
         self._resize = ResizeShortestEdge([preparation.MIN_SIZE_TEST] * 2, preparation.MAX_SIZE_TEST)
         self._is_bgr = preparation.FORMAT == "BGR"
-        self._device = device
+        self.device = device
         self._config = config
 
+    def prepare(self, image: Image) -> Prepared:
+        """The image resized as the network's config says, in its order of channels; see `Detector.prepare`."""
+        height, width, _ = image.shape
+        channels = image[:, :, ::-1] if self._is_bgr else image
+        resized = self._resize.get_transform(image).apply_image(channels)
+        return Prepared(np.ascontiguousarray(resized), (width, height))
+
     @torch.inference_mode()
-    def detect(self, images: Sequence[Image]) -> list[Detections]:
-        """Regions of images of equal shape; see `Detector.detect`."""
-        height, width = check_shapes(images)
-        transform = self._resize.get_transform(images[0])
-        inputs = []
-        for image in images:
-            channels = image[:, :, ::-1] if self._is_bgr else image
-            resized = np.ascontiguousarray(transform.apply_image(channels).transpose(2, 0, 1))
-            inputs.append({"image": torch.from_numpy(resized.astype(np.float32))})
-        batch = self._model.preprocess_image(inputs)
-        with autocast(self._device, self._config):
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        """Regions of pictures of equal shape; see `Detector.detect`."""
+        height, width = check_shapes(pictures)
+        # Bytes go to the device, a quarter of the floats that they become there.
+        pixels = [torch.tensor(picture.pixels, device=self.device).permute(2, 0, 1) for picture in pictures]
+        batch = self._model.preprocess_image([{"image": one.contiguous()} for one in pixels])
+        with autocast(self.device, self._config):
             maps = self._model.backbone(batch.tensor)
         maps = {name: one.float() for name, one in maps.items()}
         proposals, _ = self._model.proposal_generator(batch, maps, None)
-        # Detectron2 rounds each axis of the resized image by itself.
-        resized_height, resized_width = batch.image_sizes[0]
-        scale = batch.tensor.new_tensor([width / resized_width, height / resized_height] * 2)
         return [
-            self._regions({name: one[place : place + 1] for name, one in maps.items()}, found, scale, (width, height))
-            for place, found in enumerate(proposals)
+            self._regions({name: one[place : place + 1] for name, one in maps.items()}, found, picture, (width, height))
+            for place, (picture, found) in enumerate(zip(pictures, proposals, strict=True))
         ]
 
     def _regions(
-        self, maps: dict[str, torch.Tensor], proposals: Any, scale: torch.Tensor, size: tuple[int, int]
+        self, maps: dict[str, torch.Tensor], proposals: Any, picture: Prepared, resized: tuple[int, int]
     ) -> Detections:
-        """Regions of one image, from its feature maps and its proposals (Detectron2 Instances).
-
-        `scale` (4,) brings boxes from the resized image to the stored one of `size`.
-        """
+        """Regions of one picture of (width, height) `resized`, from its maps and proposals (Detectron2 Instances)."""
+        # Brings boxes to the stored image. Detectron2 rounds each axis of the resized one by itself.
+        ratios = [stored / now for stored, now in zip(picture.size, resized, strict=True)]
+        scale = torch.tensor(ratios * 2, device=self.device)
         vectors = self._pool(maps, proposals.proposal_boxes.tensor)
         predictor = self._heads.box_predictor
         predictions = predictor(vectors)
@@ -83,7 +83,7 @@ class Detectron2Detector:
             proposals=proposals.proposal_boxes.tensor * scale,
             refined=boxes.reshape(len(boxes), boxes.shape[1] // 4, 4) * scale,
             vectors=vectors,
-            size=size,
+            size=picture.size,
         )
         return keep_regions(found, self._config, lambda kept: self._pool(maps, kept / scale))
 
@@ -94,14 +94,14 @@ class Detectron2Detector:
         heads = self._heads
         if not self._is_c4:
             pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], [Boxes(boxes)])
-            with autocast(self._device, self._config):
+            with autocast(self.device, self._config):
                 vectors: torch.Tensor = heads.box_head(pooled)
             return vectors.float()
         inputs = [maps[name] for name in heads.in_features]
         chunks = [inputs[0].new_zeros((0, self.feature_dim))]
         for chunk in torch.split(boxes, self._chunk):
             pooled = heads.pooler(inputs, [Boxes(chunk)])
-            with autocast(self._device, self._config):
+            with autocast(self.device, self._config):
                 places = heads.res5(pooled)
             chunks.append(places.float().mean(dim=(2, 3)))
         return torch.cat(chunks)

@@ -84,7 +84,7 @@ def _read_config(config: ExtractorConfig) -> Any:
     """Detectron2's config node for `config.model`, with MODEL.WEIGHTS set to what is to be loaded."""
     try:
         from detectron2 import model_zoo
-        from detectron2.config import get_cfg
+        from detectron2.config import CfgNode, get_cfg
     except ImportError as error:
         raise import_problem(error) from error
     from yaml import YAMLError  # It comes with Detectron2.
@@ -99,10 +99,18 @@ def _read_config(config: ExtractorConfig) -> Any:
             cfg.merge_from_file(config.model, allow_unsafe=False)
         else:
             cfg = model_zoo.get_config(zoo_name)
-    except (OSError, RuntimeError, KeyError, ValueError, AssertionError, YAMLError) as error:
+            if not isinstance(cfg, CfgNode):
+                raise ValueError("it is a program")
+    # An empty file is a TypeError there, and a text without keys an AttributeError.
+    except (OSError, RuntimeError, KeyError, ValueError, AssertionError, TypeError, AttributeError, YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        if is_file:
+            raise ValueError(
+                f"extractor.model={config.model!r} is no config file of Detectron2 ({reason}); give one in YAML"
+            ) from error
         raise ValueError(
-            f"extractor.model={config.model!r} is no preset ({', '.join([*ZOO_PRESETS, VG_PRESET])}), "
-            f"no Detectron2 config file and not in its model zoo ({error})"
+            f"extractor.model={config.model!r} is no preset ({', '.join([*ZOO_PRESETS, VG_PRESET])}), no file, and no "
+            f"YAML config of Detectron2's model zoo ({reason}); give one of these"
         ) from error
     if config.weights is not None:
         cfg.MODEL.WEIGHTS = config.weights
@@ -215,13 +223,14 @@ def load_weights(model: Any, path: str, may_have_attributes: bool) -> None:
                 for key in incompatible.unexpected_keys
                 if not (may_have_attributes and key.startswith("roi_heads.box_predictor."))
             ]
+            reshaped = {key for key, _, _ in incompatible.incorrect_shapes}  # They count as missing, too.
             self.problems = (
-                *(f"{key}: absent in the file" for key in incompatible.missing_keys),
-                *(f"{key}: not in the model" for key in unexpected),
                 *(
                     f"{key}: {tuple(found)} in the file, {tuple(wanted)} in the model"
                     for key, found, wanted in incompatible.incorrect_shapes
                 ),
+                *(f"{key}: absent in the file" for key in incompatible.missing_keys if key not in reshaped),
+                *(f"{key}: not in the model" for key in unexpected),
             )
             return incompatible
 
@@ -231,11 +240,12 @@ def load_weights(model: Any, path: str, may_have_attributes: bool) -> None:
     except Exception as error:  # unpickling damaged bytes can raise anything
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"weights {path} cannot be loaded ({reason}); give a model-zoo .pkl, or a .pth that holds tensors alone"
+            f"weights {path} cannot be loaded ({type(error).__name__}: {reason}); give a model-zoo .pkl, or a .pth "
+            "that holds tensors alone"
         ) from error
     if checkpointer.problems:
         raise ValueError(
-            f"weights {path} do not fit the model: {len(checkpointer.problems)} keys differ, first "
+            f"weights {path} do not fit the model: keys that differ: {len(checkpointer.problems)}, first "
             f"{checkpointer.problems[0]}; give the weights that were trained with this config"
         )
 

@@ -1,25 +1,35 @@
-"""Images in, regions out: a stream of image samples becomes a stream of region samples in the same order."""
+"""Images in, regions out: a stream of image samples becomes a stream of region samples in the same order.
+
+Three things happen at once: windows of images are read and decoded, batches of equal shape are detected, and whoever
+takes the results does something with them. The detector waits for nobody while it has a batch left.
+"""
 
 from __future__ import annotations
 
-import io
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import torch
-from PIL import Image as Pillow
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Image
+from feature_extraction.detector import Detections, Detector, Prepared
+from feature_extraction.pictures import PictureError, decode_picture
 from feature_extraction.samples import ImageSample, RegionSample
 
 logger = logging.getLogger(__name__)
 
 WINDOW_BATCHES = 8
 """Images are grouped by shape within this many batches at a time: enough to fill most batches, little to hold."""
+_WINDOWS_AHEAD = 2
+"""Windows beyond the one whose results are taken: one to be detected, one to be decoded."""
+_LANES_ON_GPU = 2
+"""Batches with the detector at once: while one waits for the host to select its regions, the GPU works on the other."""
 
 
 @dataclass(frozen=True)
@@ -30,101 +40,176 @@ class ExtractFailure:
     detail: str
 
 
+class BusyClock:
+    """How much of its time the detector has a batch: `with clock: ...` around each, also from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._batches = 0
+        self._begun = self._since = self._ended = 0.0
+        self._busy = 0.0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            self._begun = self._begun or now
+            self._since = self._since if self._batches else now
+            self._batches += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._batches -= 1
+            self._ended = time.monotonic()
+            if not self._batches:
+                self._busy += self._ended - self._since
+
+    @property
+    def share(self) -> float:
+        """Busy share, in [0, 1], of the time from the first batch's beginning to the last one's end; 1 before that."""
+        return self._busy / (self._ended - self._begun) if self._ended > self._begun else 1.0
+
+
 def extract_regions(
-    samples: Iterable[ImageSample], detector: Detector, config: ExtractorConfig
+    samples: Iterable[ImageSample],
+    detector: Detector,
+    config: ExtractorConfig,
+    *,
+    num_threads: int = 1,
+    clock: BusyClock | None = None,
 ) -> Iterator[RegionSample | ExtractFailure]:
     """One result per image, in the order of the images.
 
-    Images of exactly equal shape go through the detector together, up to `config.batch_size`; a padded batch would
-    change the regions of its smaller images. Stored images are upright already, so their EXIF orientation is not
-    looked at. A picture that cannot be decoded, or is not of the size its sample states, is one failure.
+    Images that are of exactly equal shape once prepared go through the detector together, up to `config.batch_size`;
+    a padded batch would change the regions of its smaller images. A picture that cannot be decoded, or is not of the
+    size its sample states, is one failure.
 
     Where a batch does not fit in the GPU's memory, batches are half as large from then on, and the log says so. The
     regions are those of any batch size.
+
+    Args:
+        samples: read by another thread, a few windows ahead of the results.
+        detector: called by one other thread, or two where it is on a GPU.
+        config: batch size; the detector has its own.
+        num_threads: that decode and prepare pictures.
+        clock: counts how much of its time the detector is busy.
 
     Raises:
         ValueError: the detector gave something that is not finite, or one image is too much for the GPU's memory.
     """
     stream = iter(samples)
-    batch_size = config.batch_size
-    while window := list(islice(stream, WINDOW_BATCHES * config.batch_size)):
-        pictures: dict[int, Image] = {}
-        failures: dict[int, ExtractFailure] = {}
-        for place, sample in enumerate(window):
-            try:
-                pictures[place] = decode_picture(sample)
-            except PictureError as error:
-                failures[place] = ExtractFailure(sample.key, str(error))
-        found: dict[int, Detections] = {}
-        for places in _equal_shapes(pictures):
-            while places:
-                batch = places[:batch_size]
-                detected = _detect(detector, [pictures[place] for place in batch])
-                if detected is None:
-                    batch_size = max(1, len(batch) // 2)
-                    continue
-                found.update(zip(batch, detected, strict=True))
-                places = places[len(batch) :]
-        for place, sample in enumerate(window):
-            yield failures[place] if place in failures else _region_sample(sample, found[place])
+    batches = _Batches(detector, config.batch_size, clock or BusyClock())
+    reader = ThreadPoolExecutor(1, "reader")
+    decoders = ThreadPoolExecutor(num_threads, "decoder")
 
+    def next_window() -> _Window:
+        window = list(islice(stream, WINDOW_BATCHES * config.batch_size))
+        prepared = list(decoders.map(lambda sample: _prepare(sample, detector), window))
+        failures = {place: one for place, one in enumerate(prepared) if isinstance(one, ExtractFailure)}
+        pictures = {place: one for place, one in enumerate(prepared) if isinstance(one, Prepared)}
+        return _Window(window, failures, batches.submit(pictures))
 
-class PictureError(ValueError):
-    """One picture cannot be used. The message says why."""
-
-
-def decode_picture(sample: ImageSample) -> Image:
-    """The pixels of a stored image, (H, W, 3) RGB.
-
-    Raises:
-        PictureError: its bytes are not a whole picture, or one of another size than the sample says.
-    """
     try:
-        with Pillow.open(io.BytesIO(sample.jpeg)) as picture:
-            pixels = np.array(picture.convert("RGB"))
-    # Pillow's decoders report damage as any of these: UnidentifiedImageError and a cut file are OSErrors, a broken
-    # PNG chunk is a SyntaxError.
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise PictureError(f"{type(error).__name__}: {error}") from error
-    height, width, _ = pixels.shape
-    if (width, height) != sample.size:
-        raise PictureError(f"the picture is {width}x{height}, its sample says {sample.size[0]}x{sample.size[1]}")
-    return pixels
+        ahead = deque(reader.submit(next_window) for _ in range(_WINDOWS_AHEAD))
+        while (window := ahead.popleft().result()).samples:
+            ahead.append(reader.submit(next_window))
+            yield from window.results()
+    finally:
+        for pool in (reader, decoders, batches.lanes):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (reader, decoders, batches.lanes):
+            pool.shutdown(wait=True)
 
 
-def _equal_shapes(pictures: dict[int, Image]) -> list[Sequence[int]]:
-    """Places of the pictures in groups of equal shape, in a fixed order."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, picture in pictures.items():
-        groups.setdefault(picture.shape, []).append(place)
-    return list(groups.values())
-
-
-def _detect(detector: Detector, images: Sequence[Image]) -> list[Detections] | None:
-    """Regions of the images; None where they are too many for the GPU's memory.
-
-    Raises:
-        ValueError: one image is too much already.
-    """
-    height, width, _ = images[0].shape
+def _prepare(sample: ImageSample, detector: Detector) -> Prepared | ExtractFailure:
     try:
-        return detector.detect(images)
-    except torch.OutOfMemoryError as error:
-        if len(images) == 1:
-            raise ValueError(
-                f"one image of {width}x{height} is too much for the GPU's memory; lower extractor.num_proposals, set "
-                "extractor.precision='bf16', or take a larger GPU"
-            ) from error
+        return detector.prepare(decode_picture(sample))
+    except PictureError as error:
+        return ExtractFailure(sample.key, str(error))
+
+
+_Place = tuple[Future[list[Detections]], int]
+"""The results of a batch, and a picture's number among them."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Consecutive samples; by their number what is wrong with each, or where its regions will be."""
+
+    samples: list[ImageSample]
+    failures: dict[int, ExtractFailure]
+    found: dict[int, _Place]
+
+    def results(self) -> Iterator[RegionSample | ExtractFailure]:
+        for number, sample in enumerate(self.samples):
+            if number in self.failures:
+                yield self.failures[number]
+            else:
+                batch, place = self.found[number]
+                yield _region_sample(sample, batch.result()[place])
+
+
+class _Batches:
+    """Batches on their way through the detector, and how large one may be."""
+
+    def __init__(self, detector: Detector, batch_size: int, clock: BusyClock) -> None:
+        self._detector, self._limit, self._batch_size, self._clock = detector, batch_size, batch_size, clock
+        on_gpu = detector.device.type == "cuda"
+        self.lanes = ThreadPoolExecutor(
+            _LANES_ON_GPU if on_gpu else 1, "detector", initializer=_begin_lane, initargs=(detector.device,)
+        )
+
+    def submit(self, pictures: dict[int, Prepared]) -> dict[int, _Place]:
+        """Have numbered pictures detected in batches of equal shape, in a fixed order."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for number, picture in pictures.items():
+            shapes.setdefault(picture.pixels.shape, []).append(number)
+        found: dict[int, _Place] = {}
+        for numbers in shapes.values():
+            for start in range(0, len(numbers), self._batch_size):
+                batch = numbers[start : start + self._batch_size]
+                future = self.lanes.submit(self._detect, [pictures[number] for number in batch])
+                found.update({number: (future, place) for place, number in enumerate(batch)})
+        return found
+
+    def _detect(self, pictures: list[Prepared]) -> list[Detections]:
+        found: list[Detections] = []
+        with self._clock:
+            while rest := pictures[len(found) :]:
+                found += self._detect_some(rest[: self._limit])
+        return found
+
+    def _detect_some(self, pictures: list[Prepared]) -> list[Detections]:
+        """Regions of the pictures; nothing where they are too many for the GPU's memory: then the limit falls.
+
+        Raises:
+            ValueError: one picture is too much already.
+        """
+        height, width, _ = pictures[0].pixels.shape
+        try:
+            return self._detector.detect(pictures)
+        except torch.OutOfMemoryError as error:
+            if len(pictures) == 1:
+                raise ValueError(
+                    f"one image of {width}x{height} is too much for the GPU's memory; lower extractor.num_proposals, "
+                    "set extractor.precision='bf16', or take a larger GPU"
+                ) from error
+        self._limit = min(self._limit, len(pictures) // 2)
         logger.warning(
             "%d images of %dx%d are too much for the GPU's memory: %d at a time from here on",
-            len(images),
+            len(pictures),
             width,
             height,
-            len(images) // 2,
+            self._limit,
         )
-    # Only here, when nothing of the failed call is alive any more, can its memory be given back.
-    torch.cuda.empty_cache()
-    return None
+        # Only here, when nothing of the failed call is alive any more, can its memory be given back.
+        torch.cuda.empty_cache()
+        return []
+
+
+def _begin_lane(device: torch.device) -> None:
+    """Give this thread a stream of its own, so that a GPU can work on one batch while another is selected from."""
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def _region_sample(sample: ImageSample, found: Detections) -> RegionSample:

@@ -29,6 +29,11 @@ LXMERT_FIELDS = (
 )  # fmt: skip
 BOTTOM_UP_FIELDS = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
 
+_LONGEST_SIDE = 1 << 20  # pixels
+_MOST_BOXES = 1 << 16
+_LARGEST_FEATURE = 65504  # of half precision, which either encoding stores
+_SCORE_ROUNDING = 1e-3
+
 
 class ForeignError(ValueError):
     """A row or file of another program does not hold what its form promises. Says what is wrong, not where."""
@@ -70,7 +75,8 @@ def region_sample(
         classes: number of each label name, or how many classes the numbers count.
 
     Raises:
-        ForeignError: a label is of no class, a number is not finite, or nothing tells the picture's size.
+        ForeignError: a label is of no class, a number is not finite or cannot be stored, a score is no probability, a
+            box ends before it begins, or nothing tells the picture's size.
     """
     own = (1, 1) if regions.relative else regions.size
     size = size or regions.size
@@ -79,8 +85,7 @@ def region_sample(
     if own is None and len(regions.boxes):
         raise ForeignError("boxes are in pixels, but nothing tells of how many")
     labels = _class_numbers(regions.labels, classes)
-    if not np.isfinite(regions.scores).all():
-        raise ForeignError("a score is not finite")
+    _check_numbers(regions)
     best = np.argsort(-regions.scores, kind="stable")[:max_regions]
     width, height = own or size
     scale = np.array([size[0] / width, size[1] / height] * 2, np.float32)
@@ -89,10 +94,24 @@ def region_sample(
         size=size,
         boxes=regions.boxes[best] * scale,
         labels=labels[best],
-        scores=regions.scores[best],
-        background=regions.background[best],
+        scores=regions.scores[best].clip(0, 1),
+        background=regions.background[best].clip(0, 1),
         features=regions.features[best],
     )
+
+
+def _check_numbers(regions: ForeignRegions) -> None:
+    for name in ("boxes", "scores", "background", "features"):
+        if not np.isfinite(getattr(regions, name)).all():
+            raise ForeignError(f"{name} hold a number that is not finite")
+    for values in (regions.scores, regions.background):
+        if len(values) and not -_SCORE_ROUNDING <= values.min() <= values.max() <= 1 + _SCORE_ROUNDING:
+            raise ForeignError(f"scores go from {values.min():.4g} to {values.max():.4g}: they are no probabilities")
+    if (regions.boxes[:, 2:] < regions.boxes[:, :2]).any():
+        raise ForeignError("a box ends before it begins; boxes are (x0, y0, x1, y1)")
+    largest = float(np.abs(regions.features).max(initial=0))
+    if largest > _LARGEST_FEATURE:
+        raise ForeignError(f"a feature is {largest:.4g}, beyond half precision ({_LARGEST_FEATURE})")
 
 
 def _class_numbers(
@@ -123,7 +142,7 @@ def read_lxmert_row(line: bytes) -> ForeignRegions:
     """
     row = _fields(line, LXMERT_FIELDS)
     count = box_count(row["num_boxes"])
-    size = (picture_side(row, "img_w"), picture_side(row, "img_h"))
+    size = (picture_side(row["img_w"], "img_w"), picture_side(row["img_h"], "img_h"))
     labels = base64_field(row, "objects_id")
     if len(labels) not in (4 * count, 8 * count):
         raise ForeignError(f"objects_id has {len(labels)} bytes for {count} boxes, not 8 a box")
@@ -167,7 +186,7 @@ def read_bottom_up_row(line: bytes) -> ForeignRegions:
     count = box_count(row["num_boxes"])
     return ForeignRegions(
         image_id=row["image_id"],
-        size=(picture_side(row, "image_w"), picture_side(row, "image_h")),
+        size=(picture_side(row["image_w"], "image_w"), picture_side(row["image_h"], "image_h")),
         boxes=float_rows(base64_field(row, "boxes"), count, "boxes", 4),
         labels=np.zeros(count, np.int64),
         scores=np.ones(count, np.float32),
@@ -186,24 +205,32 @@ def _fields(line: bytes, names: Sequence[str]) -> dict[str, str]:
     if len(fields) != len(names):
         raise ForeignError(f"{len(fields)} tab-separated fields, expected {len(names)} ({' '.join(names)})")
     try:
-        return {name: field.decode("ascii") for name, field in zip(names, fields, strict=True)}
+        values = {name: field.decode("ascii") for name, field in zip(names[1:], fields[1:], strict=True)}
     except UnicodeDecodeError as error:
         raise ForeignError("bytes that are neither text nor base64") from error
+    return {names[0]: row_id(line), **values}
+
+
+def row_id(line: bytes) -> str:
+    """The picture that a line is of: its first field, UTF-8, without the mark that some programs begin a file with."""
+    return line.partition(b"\t")[0].decode("utf-8-sig", errors="replace").strip()
 
 
 def box_count(text: str) -> int:
-    if not text.isdigit():
-        raise ForeignError(f"num_boxes is {text[:20]!r}, not a number")
+    """A number of boxes, written in digits."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) > _MOST_BOXES:
+        raise ForeignError(f"num_boxes is {text[:20]!r}, not a number from 0 to {_MOST_BOXES:,}")
     return int(text)
 
 
-def picture_side(row: Mapping[str, str], name: str) -> int:
+def picture_side(value: object, name: str) -> int:
+    """A width or height in pixels, as a number or text."""
     try:
-        side = int(float(row[name]))
+        side = int(float(str(value)))
     except (ValueError, OverflowError) as error:
-        raise ForeignError(f"{name} is {row[name][:20]!r}, not a number of pixels") from error
-    if side < 1:
-        raise ForeignError(f"{name} is {side} pixels")
+        raise ForeignError(f"{name} is {str(value)[:20]!r}, not a number of pixels") from error
+    if not 1 <= side <= _LONGEST_SIDE:
+        raise ForeignError(f"{name} is {str(value)[:20]} pixels")
     return side
 
 

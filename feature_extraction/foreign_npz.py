@@ -1,6 +1,6 @@
 """Region features in one `.npz` a picture, as bottom-up-attention.pytorch, UNITER and their users write them.
 
-    features    x, features, feat               (R, D)
+    features    x, features, feat               (R, D), or (D, R)
     boxes       bbox, boxes                     (R, 4) pixels
                 norm_bb                         (R, 4 or more) x0, y0, x1, y1 as shares of width and height
     size        image_w, image_h; width, height
@@ -16,6 +16,7 @@ plain values and numpy arrays, and nothing else.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.foreign import ForeignError, ForeignRegions
+from feature_extraction.foreign import ForeignError, ForeignRegions, box_count, picture_side
 from feature_extraction.samples import Float, RegionSample
 
 _FEATURES = ("x", "features", "feat")
@@ -59,18 +60,22 @@ def read_npz(path: Path, num_classes: int, background_first: bool = False) -> Fo
     found = _load(path)
     features = _floats(_required(found, _FEATURES, "features"), "features", 2)
     relative = _first(found, _BOXES) is None
-    boxes = _floats(_required(found, _RELATIVE_BOXES if relative else _BOXES, "boxes"), "boxes", 2)
-    count = _integer(found, _COUNT)
-    count = len(boxes) if count is None else count
+    boxes = _floats(_required(found, _BOXES + _RELATIVE_BOXES, "boxes"), "boxes", 2)
+    if len(features) != len(boxes) == features.shape[1]:
+        features = features.T  # As for VQA programs, which turn them back.
+    stated = _number(found, _COUNT)
+    count = len(boxes) if stated is None else box_count(f"{stated:g}")
     if not len(features) >= count <= len(boxes) or boxes.shape[1] < 4:
         raise ForeignError(f"{count} regions, but features {features.shape} and boxes {boxes.shape}")
     labels, scores, background = _classes(found, num_classes, background_first)
     if not len(labels) >= count <= len(scores):
         raise ForeignError(f"{count} regions, but {len(labels)} labels and {len(scores)} scores")
-    width, height = _integer(found, _WIDTH), _integer(found, _HEIGHT)
+    width, height = _number(found, _WIDTH), _number(found, _HEIGHT)
     return ForeignRegions(
         image_id=path.stem,
-        size=None if width is None or height is None else (width, height),
+        size=None
+        if width is None or height is None
+        else (picture_side(width, "image_w"), picture_side(height, "image_h")),
         boxes=boxes[:count, :4],
         labels=labels[:count],
         scores=scores[:count],
@@ -134,9 +139,9 @@ def _load(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 found[name.removesuffix(".npy")] = _read_array(archive.read(name))
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        if isinstance(error, ForeignError):
-            raise
+    except ForeignError:
+        raise
+    except Exception as error:  # damaged zips, headers and pickles can raise anything
         raise ForeignError(f"not a whole .npz ({error})") from error
     info = found.pop("info", None)
     return {**info, **found} if isinstance(info, dict) else found
@@ -146,8 +151,10 @@ def _read_array(content: bytes) -> Any:
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    _, _, dtype = read_header(stream)
+    shape, _, dtype = read_header(stream)
     if not dtype.hasobject:
+        if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
+            raise ForeignError(f"an array of shape {shape} has {len(content) - stream.tell()} bytes")
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
     value = _PlainUnpickler(stream, encoding="latin1").load()
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
@@ -180,11 +187,11 @@ def _floats(value: Any, what: str, dimensions: int) -> Float:
     return array.astype(np.float32)
 
 
-def _integer(found: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+def _number(found: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
     value = _first(found, names)
     if value is None:
         return None
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise ForeignError(f"{names[0]} is {array.dtype} of shape {array.shape}, not one number")
-    return int(array.reshape(()))
+    return float(array.reshape(()))

@@ -10,6 +10,7 @@ Features are base64 of little-endian float32. "rect" is (x0, y0, x1, y1) in pixe
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from feature_extraction.foreign import (
     box_count,
     float_rows,
     picture_side,
+    row_id,
     split_fields,
 )
 from feature_extraction.samples import Float
@@ -39,8 +41,8 @@ def read_vinvl_rows(features_line: bytes, labels_line: bytes) -> ForeignRegions:
     Raises:
         ForeignError: the lines are of different pictures, not of these forms, or contradict each other.
     """
-    image_id = vinvl_id(features_line)
-    other = vinvl_id(labels_line)
+    image_id = row_id(features_line)
+    other = row_id(labels_line)
     if image_id != other:
         raise ForeignError(f"features of {image_id!r} beside labels of {other!r}")
     about = _json(labels_line)
@@ -50,8 +52,7 @@ def read_vinvl_rows(features_line: bytes, labels_line: bytes) -> ForeignRegions:
     boxes = np.array([_rectangle(item) for item in objects], np.float32).reshape(count, 4)
     size = None
     if isinstance(about, dict) and "image_w" in about and "image_h" in about:
-        texts = {name: str(about[name]) for name in ("image_w", "image_h")}
-        size = (picture_side(texts, "image_w"), picture_side(texts, "image_h"))
+        size = (picture_side(about["image_w"], "image_w"), picture_side(about["image_h"], "image_h"))
     if features.shape[1] == _FEATURES + _GEOMETRY:
         size = _checked_size(boxes, features[:, _FEATURES:], size)
         features = features[:, :_FEATURES]
@@ -71,18 +72,13 @@ def vinvl_names(labels_line: bytes) -> set[str]:
     return {_class_name(item) for item in _objects(_json(labels_line))}
 
 
-def vinvl_id(line: bytes) -> str:
-    """The picture that a line is of."""
-    return line.partition(b"\t")[0].decode(errors="replace").strip()
-
-
 def _json(line: bytes) -> Any:
     fields = split_fields(line)
     if len(fields) != 2:
         raise ForeignError(f"{len(fields)} tab-separated fields, expected a key and JSON")
     try:
         return json.loads(fields[1])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ForeignError(f"the second field is not whole JSON ({error})") from error
 
 
@@ -115,16 +111,23 @@ def _rectangle(item: Mapping[str, Any]) -> list[float]:
     if not isinstance(rectangle, list) or len(rectangle) != 4:
         raise ForeignError('an object without a "rect" of four numbers')
     try:
-        return [float(value) for value in rectangle]
-    except (TypeError, ValueError) as error:
+        return [_finite(value) for value in rectangle]
+    except (TypeError, ValueError, OverflowError) as error:
         raise ForeignError('an object without a "rect" of four numbers') from error
 
 
 def _number(item: Mapping[str, Any], name: str) -> float:
     try:
-        return float(item[name])
-    except (KeyError, TypeError, ValueError) as error:
+        return _finite(item[name])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ForeignError(f"an object without a number {name!r}") from error
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def _class_name(item: Mapping[str, Any]) -> str:

@@ -319,6 +319,12 @@ def check_regions(sample: RegionSample) -> None:
         raise ShardError(f"key {sample.key}: boxes {sample.boxes.shape}, features {sample.features.shape}")
     if not (np.isfinite(sample.boxes).all() and np.isfinite(sample.features).all()):
         raise ShardError(f"key {sample.key}: a box or feature is not finite; check the detector's weights")
+    for name in ("scores", "background"):
+        values = getattr(sample, name)
+        if not ((values >= 0) & (values <= 1)).all():
+            raise ShardError(f"key {sample.key}: {name} are not all probabilities from 0 to 1; check the detector")
+    if not all(0 < side < 2**32 for side in sample.size):
+        raise ShardError(f"key {sample.key}: a picture of {sample.size[0]} x {sample.size[1]} pixels cannot be")
     if count and (np.diff(sample.scores) > 0).any():
         raise ShardError(f"key {sample.key}: regions are not ordered best score first")
     if sample.top_labels is not None and sample.top_scores is not None:
@@ -347,6 +353,8 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
     num_top = 0 if sample.top_labels is None else sample.top_labels.shape[1]
     if num_top != layout.num_top:
         raise ShardError(f"key {sample.key}: {num_top} top labels a region, but the shard holds {layout.num_top}")
+    if count and float(np.abs(sample.features).max()) > 65504:
+        raise ShardError(f"key {sample.key}: a feature is beyond half precision (65504)")
     if layout.encoding == "sqrt8":
         if count and float(sample.features.min()) < 0:
             raise ShardError(
@@ -355,8 +363,6 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
             )
         features, scales = quantise(sample.features)
     else:
-        if count and float(np.abs(sample.features).max()) > 65504:
-            raise ShardError(f"key {sample.key}: a feature is beyond half precision (65504)")
         features, scales = sample.features.astype(np.float16), np.ones(count, np.float16)
     record = bytearray(layout.record_bytes)
     _HEADER.pack_into(

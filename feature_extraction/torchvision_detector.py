@@ -23,7 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from feature_extraction import torchvision_models
 from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
-from feature_extraction.detector import Classified, Detections, Image, autocast, check_shapes, keep_regions
+from feature_extraction.detector import Classified, Detections, Image, Prepared, autocast, check_shapes, keep_regions
 from feature_extraction.torchvision_models import load_torchvision_model
 from feature_extraction.vocabulary import check_length, read_vocabulary
 
@@ -120,8 +120,8 @@ def load_small_detector(path: Path, num_proposals: int = 300) -> tuple[FasterRCN
     if wrong:
         name = wrong[0]
         raise ValueError(
-            f"weights {path} do not fit the small detector with {len(labels)} labels: {len(wrong)} keys differ, first "
-            f"{name}: {_shape(found.get(name))} in the file, {_shape(expected.get(name))} in the model"
+            f"weights {path} do not fit the small detector with {len(labels)} labels: keys that differ: {len(wrong)}, "
+            f"first {name}: {_shape(found.get(name))} in the file, {_shape(expected.get(name))} in the model"
         )
     # What is left out are counts of batches, which detection does not use.
     model.load_state_dict(tensors, strict=False)
@@ -158,16 +158,21 @@ class TorchvisionDetector:
             )
         self._outputs = torch.tensor(outputs, device=device)
         self._model = model.to(device)
-        self._device = device
+        self.device = device
         self._config = config
 
+    def prepare(self, image: Image) -> Prepared:
+        """The image as it is: torchvision's models resize on the device."""
+        return Prepared(image, (image.shape[1], image.shape[0]))
+
     @torch.inference_mode()
-    def detect(self, images: Sequence[Image]) -> list[Detections]:
-        """Regions of images of equal shape; see `Detector.detect`."""
-        height, width = check_shapes(images)
-        pixels = torch.from_numpy(np.stack(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        """Regions of pictures of equal shape; see `Detector.detect`."""
+        height, width = check_shapes(pictures)
+        pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+        pixels = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255
         batch, _ = self._model.transform(list(pixels))
-        with autocast(self._device, self._config):
+        with autocast(self.device, self._config):
             maps = self._model.backbone(batch.tensors)
         if isinstance(maps, torch.Tensor):
             maps = {"0": maps}
@@ -207,7 +212,7 @@ class TorchvisionDetector:
         """What the classifier sees of each box (N, 4), of each image in pixels of its resized form: (sum of N, D)."""
         head = self._model.roi_heads
         pooled = head.box_roi_pool(maps, boxes, resized)
-        with autocast(self._device, self._config):
+        with autocast(self.device, self._config):
             vectors: torch.Tensor = head.box_head(pooled)
         return vectors.float()
 

@@ -93,7 +93,7 @@ def _fill(model: FasterRCNN, state: dict[str, torch.Tensor], config: ExtractorCo
     wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     if wrong:
         raise ValueError(
-            f"weights {config.weights} do not fit {config.model}: {len(wrong)} keys differ, first {wrong[0]}; "
+            f"weights {config.weights} do not fit {config.model}: keys that differ: {len(wrong)}, first {wrong[0]}; "
             "give the weights that were trained with this model"
         )
     model.load_state_dict(state, strict=False)

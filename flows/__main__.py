@@ -18,10 +18,11 @@ from flows import checks, options
 from flows.command import Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
 from flows.feature_commands import add_feature_commands
 from flows.inspect_command import add_inspect_command
-from flows.params import DownloadParams, RebuildParams, Setting
+from flows.params import RebuildParams, Setting
 from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.shard_params import DownloadParams, ExtractParams
 from flows.status import read_download_status, read_status, status_text
 from flows.world import uses_world, world_served
 from tasks.errors import UserError
@@ -155,7 +156,7 @@ def download(
 
 
 def _download(params: DownloadParams) -> list[StageSummary]:
-    """Download as a flow of the configured Prefect server; without one, nobody would see the flow."""
+    """As a flow of the configured Prefect server; without one, nobody would see the flow."""
     if configured_api_url() is None:
         from flows.direct import download_directly
 
@@ -169,19 +170,55 @@ def _download(params: DownloadParams) -> list[StageSummary]:
 
 @app.command()
 def extract(
-    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Work on this DATASET/SPLIT only; may be given again.")
+    ] = None,
+    shards: Annotated[str | None, typer.Option("--shards", help="Work on these shards only, such as 0-99,120.")] = None,
+    part: Annotated[
+        str | None, typer.Option("--part", help="I/N: every Nth shard from I, for N machines that share a root.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Shards at once, one process each: as many as GPUs.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="A setting of the extractor, such as model=coco-r101-c4 or batch_size=16; may be repeated."
+        ),
+    ] = None,
+    json: Json = False,
 ) -> None:
-    """Image shards to feature shards."""
+    """Image shards to feature shards: the regions of every picture.
+
+    With neither --recipe nor --params it works on what was downloaded under the root.
+    """
     with exit_codes():
-        loaded = _load(recipe, params, root, seed)
+        if recipe is None and params is None:
+            loaded = options.begun_extract_params(root or "data", only)
+        else:
+            loaded = _load(recipe, params, root, None).for_extract()
+        loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [])
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
-        with prefect_server():
-            from flows.extract import extract as extract_flow
-
-            wait_for_server()
-            summaries = extract_flow(loaded.for_extract())
+        with ends_like_ctrl_c():
+            summaries = _extract(loaded)
         _print_stages(summaries, json)
+
+
+def _extract(params: ExtractParams) -> list[StageSummary]:
+    """As a flow of the configured Prefect server; without one, nobody would see the flow."""
+    if configured_api_url() is None:
+        from flows.direct import extract_directly
+
+        return extract_directly(params)
+    with prefect_server():
+        from flows.extract import extract as extract_flow
+
+        wait_for_server()
+        return extract_flow(params)
 
 
 @app.command()

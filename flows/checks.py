@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from flows.params import DownloadParams, EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
+from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
 from flows.recipes import RECIPES, recipe
+from flows.shard_params import DownloadParams, ExtractParams
 from tasks import train
 from tasks.download_settings import check_settings
 from tasks.errors import UserError
-from tasks.extract import extractor_fingerprint
+from tasks.extractor import extractor_fingerprint
 from tasks.manifest import manifest_receipt
 from tasks.rows import check_rows
 from tasks.storage import Root
@@ -85,13 +86,13 @@ def check_download(params: DownloadParams) -> None:
     root.check_writable()
 
 
-def check_extract(params: RebuildParams) -> None:
+def check_extract(params: RebuildParams | ExtractParams) -> None:
     """Raise UserError unless the extractor's files are there and the root can be written."""
     extractor_fingerprint(params.extractor)
     Root(params.root_uri).check_writable()
 
 
-def check_downloaded(params: RebuildParams) -> None:
+def check_downloaded(params: RebuildParams | ExtractParams) -> None:
     """Raise UserError unless every split has been through the download at least as far as its manifest."""
     for dataset in params.datasets:
         for split in dataset.splits:

@@ -13,8 +13,8 @@ import typer
 from pydantic import ValidationError
 
 from flows import checks
-from flows.progress import log_to_stderr
 from flows.recipes import RECIPES
+from flows.terminal import log_to_stderr
 from tasks.errors import StageError, UserError, is_disk_full
 
 _RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."

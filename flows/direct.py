@@ -1,19 +1,24 @@
-"""Downloading without Prefect, for a command whose runs nobody would see: it starts in a second."""
+"""Download and extraction without Prefect, for a command whose runs nobody would see: it starts in a second."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 
-from flows.download_steps import Steps, Work, log, run_download
-from flows.params import DownloadParams
+from feature_extraction.config import ExtractorConfig
+from flows import download_steps, extract_steps
+from flows.download_steps import Work, run_download
+from flows.extract_steps import run_extract
 from flows.results import StageSummary
+from flows.shard_params import DownloadParams, ExtractParams
 from flows.shards import collect_shards
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again
 from tasks.download_pool import DownloadPool
 from tasks.download_report import DownloadSummary, make_download_report
+from tasks.extract_pool import ExtractorPool
+from tasks.feature_manifest import write_feature_manifest
 from tasks.manifest import make_manifest
 from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root
@@ -21,7 +26,7 @@ from tasks.storage import Root
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:
     """What the flow `download` does, in this process and its workers."""
-    return run_download(params, Steps(_manifest, _shards, _captions, _report))
+    return run_download(params, download_steps.Steps(_manifest, _download_shards, _captions, _report))
 
 
 def _manifest(root_uri: str, dataset: DatasetConfig, split: str, accept_changes: bool) -> ShardResult:
@@ -36,12 +41,31 @@ def _report(root_uri: str, splits: Sequence[tuple[str, str]]) -> DownloadSummary
     return make_download_report(Root(root_uri), splits)
 
 
-def _shards(root_uri: str, work: Work, pool: DownloadPool, again: Again, max_workers: int) -> list[ShardResult]:
+def _download_shards(
+    root_uri: str, work: Work, pool: DownloadPool, again: Again, max_workers: int
+) -> list[ShardResult]:
     futures = {pool.download(root_uri, dataset, ref, again): ref for dataset, ref in work}
+    return collect_shards([ref for _, ref in work], _as_they_end(futures), download_steps.log)
 
-    def ended() -> Iterator[tuple[ShardRef, ShardResult | BaseException]]:
-        future: Future[ShardResult]
-        for future in as_completed(futures):
-            yield futures[future], future.exception() or future.result()
 
-    return collect_shards([ref for _, ref in work], ended(), log)
+def extract_directly(params: ExtractParams) -> list[StageSummary]:
+    """What the flow `extract` does, in this process and its workers."""
+    return run_extract(params, extract_steps.Steps(_extract_shards, _feature_manifest))
+
+
+def _extract_shards(
+    root_uri: str, refs: Sequence[ShardRef], config: ExtractorConfig, pool: ExtractorPool, max_workers: int
+) -> list[ShardResult]:
+    futures = {pool.extract(root_uri, ref, config): ref for ref in refs}
+    return collect_shards(refs, _as_they_end(futures), extract_steps.log)
+
+
+def _feature_manifest(root_uri: str, dataset: str, split: str, config: ExtractorConfig) -> int:
+    return sum(shard.samples for shard in write_feature_manifest(Root(root_uri), dataset, split, config).shards)
+
+
+def _as_they_end(
+    futures: Mapping[Future[ShardResult], ShardRef],
+) -> Iterator[tuple[ShardRef, ShardResult | BaseException]]:
+    for future in as_completed(futures):
+        yield futures[future], future.exception() or future.result()

@@ -8,8 +8,8 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from flows.download_steps import Steps, Work, log, run_download
-from flows.params import DownloadParams
 from flows.results import StageSummary
+from flows.shard_params import DownloadParams
 from flows.shard_tasks import run_shards
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig

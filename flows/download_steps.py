@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from flows.params import DownloadParams
-from flows.progress import DownloadProgress, counts_text
+from flows.progress import StageProgress, counts_text
 from flows.results import StageSummary
+from flows.shard_params import DownloadParams
 from flows.shards import summarize
 from tasks.config import DatasetConfig
 from tasks.download import Again
-from tasks.download_pool import DownloadPool, Event, ShardEvent
+from tasks.download_pool import DownloadPool
 from tasks.download_report import PAGE as REPORT_PAGE
 from tasks.download_report import DownloadSummary
 from tasks.download_settings import check_settings, keep_settings
@@ -57,8 +57,8 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     work = _select_shards(root, splits, params)
     again = Again(everything=params.force, failures=params.retry)
     with (
-        DownloadProgress(log, _rows_to_end(root, work, params)) as progress,
-        DownloadPool(params.max_workers, params.download, lambda event: _tell(progress, event)) as pool,
+        StageProgress(log, "download", "rows", _rows_to_end(root, work, params)) as progress,
+        DownloadPool(params.max_workers, params.download, progress.hear) as pool,
     ):
         results = steps.shards(params.root_uri, work, pool, again, params.max_workers)
     summaries = []
@@ -158,15 +158,3 @@ def _finish_split(root: Root, dataset: DatasetConfig, split: str, root_uri: str,
     for receipt in receipts:
         counts.update(receipt.counts)
     return dict(counts)
-
-
-def _tell(progress: DownloadProgress, event: Event) -> None:
-    match event:
-        case str():
-            progress.note(event)
-        case ShardEvent(kind="begun"):
-            progress.begin(event.ref, event.ended.total())
-        case ShardEvent(kind="going"):
-            progress.update(event.ref, event.ended.total(), event.ended)
-        case ShardEvent(kind="ended"):
-            progress.finish(event.ref, event.ended)

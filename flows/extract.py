@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.config import ExtractorConfig
-from flows.params import ExtractParams
+from flows.extract_steps import Steps, log, run_extract
 from flows.results import StageSummary
+from flows.shard_params import ExtractParams
 from flows.shard_tasks import run_shards
-from flows.shards import summarize
-from tasks.extract import ExtractorPool, write_feature_manifest
-from tasks.manifest import list_shards
-from tasks.records import ShardRef, ShardResult, Stage
+from tasks.extract_pool import ExtractorPool
+from tasks.feature_manifest import write_feature_manifest
+from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root
-
-log = logging.getLogger(__name__)
 
 
 @task(name="extract shard", task_run_name="{ref}", cache_policy=NO_CACHE)
@@ -33,27 +31,12 @@ def feature_manifest_task(root_uri: str, dataset: str, split: str, config: Extra
 
 @flow(name="extract", flow_run_name="extract in {params.root_uri}")
 def extract(params: ExtractParams) -> list[StageSummary]:
-    """Detect the regions of every image shard under the root."""
-    root = Root(params.root_uri)
-    splits = [(dataset, split) for dataset in params.datasets for split in dataset.splits]
-    refs = [ref for dataset, split in splits for ref in list_shards(root, dataset, split)]
-    with ExtractorPool(params.max_workers) as pool:
-        results = run_shards(
-            extract_task,
-            refs,
-            {
-                "root_uri": unmapped(params.root_uri),
-                "config": unmapped(params.extractor),
-                "pool": unmapped(pool),
-            },
-            params.max_workers,
-            log,
-        )
-    summaries = []
-    for dataset, split in splits:
-        feature_manifest_task(params.root_uri, dataset.name, split, params.extractor)
-        of_split = [
-            result for result in results if (result.receipt.dataset, result.receipt.split) == (dataset.name, split)
-        ]
-        summaries.append(summarize(Stage.EXTRACT, f"{dataset.name}/{split}", of_split))
-    return summaries
+    """Detect the regions of every selected image under the root."""
+    return run_extract(params, Steps(_map_shards, feature_manifest_task))
+
+
+def _map_shards(
+    root_uri: str, refs: Sequence[ShardRef], config: ExtractorConfig, pool: ExtractorPool, max_workers: int
+) -> list[ShardResult]:
+    parameters = {"root_uri": unmapped(root_uri), "config": unmapped(config), "pool": unmapped(pool)}
+    return run_shards(extract_task, refs, parameters, max_workers, log)

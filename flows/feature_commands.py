@@ -99,6 +99,8 @@ def import_text(summary: ImportSummary) -> str:
         f"{counts_text(summary.counts)}",
         f"in {summary.folder}",
     ]
+    if summary.replaced:
+        lines.append(f"{summary.replaced} shards made from other files or pictures were replaced")
     for name, number, what in (
         ("missing", summary.counts["missing"], "pictures have no row in the files"),
         ("unused", summary.unused_rows, "rows of the files are of no picture of this split"),
@@ -111,6 +113,11 @@ def import_text(summary: ImportSummary) -> str:
         lines.append(
             f"{summary.counts['reshaped']:,} stored pictures have another shape than those of the files: "
             "were they turned, or are they others?"
+        )
+    if summary.counts["outside"]:
+        lines.append(
+            f"{summary.counts['outside']:,} pictures have boxes that are empty or leave them: are width and height "
+            "those that the boxes were measured in? unicoder-vl inspect shows them"
         )
     if summary.counts["failed"] or summary.counts["missing"]:
         lines.append("keys and reasons of pictures without regions: failed-*.parquet there")
@@ -180,10 +187,17 @@ def verification_text(found: Verification) -> str:
     state = "finished" if found.finished else "not finished"
     lines = [
         f"{found.dataset}/{found.split} of {found.extractor}: {found.shards} shards, {found.samples:,} images "
-        f"({state}; {how}): " + (f"{len(found.problems)} problems" if found.problems else "whole")
+        f"({state}; {how}): " + _problems_text(len(found.problems))
     ]
     lines += [f"  {problem.file}: {problem.what}; {problem.command}" for problem in found.problems]
+    remove = dict.fromkeys(file for problem in found.problems for file in problem.remove)
+    if len(remove) > 1:
+        lines.append(f"  all that is to be removed: {' '.join(remove)}")
     return "\n".join(lines)
+
+
+def _problems_text(number: int) -> str:
+    return "whole" if not number else "1 problem" if number == 1 else f"{number} problems"
 
 
 def _split_name(name: str) -> tuple[str, str]:

@@ -14,13 +14,14 @@ from feature_extraction.samples import ShardError
 from flows import checks
 from flows.command import Json, Params, Recipe, exit_codes
 from flows.command import Root as RootOption
-from tasks.errors import StageError, UserError
-from tasks.extract import extractor_fingerprint
+from tasks.errors import StageError, UserError, is_disk_full
+from tasks.extractor import extractor_fingerprint
 from tasks.features.draw_regions import contact_sheet
 from tasks.features.feature_sets import FeatureSet, one_feature_set
 from tasks.features.inspect_config import InspectConfig
+from tasks.features.inspect_doubts import comparison_text, doubts, warnings
 from tasks.features.inspect_features import Inspection, inspect_features
-from tasks.features.inspect_page import inspection_page, warnings
+from tasks.features.inspect_page import inspection_page
 from tasks.features.show_regions import ShownPicture
 from tasks.records import Record
 from tasks.storage import Root, inspection_page_path, now
@@ -49,6 +50,14 @@ def inspect(
         typer.Option(
             "--features",
             help="Name of a folder under ROOT/features, instead of the one that belongs to the recipe's extractor.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="Another set of this split to compare with, by its folder under ROOT/features: are the same regions "
+            "found, and called the same?",
         ),
     ] = None,
     keys: Annotated[str | None, typer.Option("--keys", help="Images to show, by key: 000000012,000000345.")] = None,
@@ -90,13 +99,14 @@ def inspect(
             max_images=images,
         )
         under, chosen = _choose_features(root, recipe, params, features, of)
+        other = None if against is None else one_feature_set(under, f"{chosen.dataset}/{chosen.split}", against)
         try:
-            inspection, pictures = inspect_features(under, chosen, config)
+            inspection, pictures = inspect_features(under, chosen, config, other)
         except ShardError as error:
             raise StageError(str(error)) from error
         made = f"Made at {now()[:16].replace('T', ' ')} UTC from {under.uri}"
         place, name = (under, inspection_page_path(chosen.dataset, chosen.split)) if out is None else _place(out)
-        place.publish_bytes(name, inspection_page(inspection, pictures, made).encode())
+        _publish(place, name, inspection_page(inspection, pictures, made).encode())
         sheet = None if picture is None else _publish_sheet(picture, pictures)
         result = InspectResult(page=place.path(name), picture=sheet, inspection=inspection)
         print(result.model_dump_json() if json else inspect_text(result))
@@ -120,7 +130,7 @@ def shard_ranges(text: str) -> tuple[tuple[int, int], ...]:
 def inspect_text(result: InspectResult) -> str:
     """What was found, for a terminal."""
     found, statistics = result.inspection, result.inspection.statistics
-    lines = [f"warning: {text}" for text in warnings(found.details)]
+    lines = [f"warning: {text}" for text in (*warnings(found.details), *doubts(found))]
     lines.append(
         f"{found.dataset}/{found.split}: {found.samples:,} images with regions in {len(found.shards):,} shards, "
         f"{found.failed:,} failed; statistics over {statistics.images:,} images"
@@ -132,6 +142,13 @@ def inspect_text(result: InspectResult) -> str:
         f"mean score {statistics.mean_score:.3f}, mean feature norm {statistics.mean_norm:.4g}, "
         f"zeros {statistics.zeros:.1%}; {len(statistics.labels_absent):,} of {found.num_labels:,} labels never occur"
     )
+    if found.captions is not None:
+        lines.append(
+            f"words of labels stand in {found.captions.own:.1%} of their own captions, {found.captions.others:.1%} of "
+            "others"
+        )
+    if found.comparison is not None:
+        lines.append(comparison_text(found.comparison))
     lines += [
         f"shard {line.shard:05d} stands out: {', '.join(line.outliers)}" for line in found.shards if line.outliers
     ]
@@ -167,5 +184,14 @@ def _publish_sheet(path: str, pictures: list[ShownPicture]) -> str:
     stream = io.BytesIO()
     sheet.save(stream, "PNG", optimize=True)
     place, name = _place(path)
-    place.publish_bytes(name, stream.getvalue())
+    _publish(place, name, stream.getvalue())
     return place.path(name)
+
+
+def _publish(place: Root, name: str, content: bytes) -> None:
+    try:
+        place.publish_bytes(name, content)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"cannot write {place.path(name)} ({error.strerror}); give another file") from error

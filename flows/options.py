@@ -1,4 +1,4 @@
-"""The download command's options -> its parameters."""
+"""The options of the download and extract commands -> their parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.params import DownloadParams
+from pydantic import BaseModel
+
+from feature_extraction.config import ExtractorConfig
+from flows.shard_params import DownloadParams, ExtractParams
 from tasks.config import DownloadConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets
 from tasks.errors import UserError
@@ -128,28 +131,67 @@ def with_download_options(
         raise UserError(
             "--only-failed and --force exclude each other: all of a shard is downloaded again, or its failures"
         )
-    if shards is not None and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", shards) is None:
-        raise UserError(f"--shards {shards!r} cannot be read: give numbers and ranges, such as 0-99,120")
+    _check_shards(shards)
     changed = params.model_dump()
     changed |= {"only": only, "shards": shards, "retry": retry, "force": force, "accept_changes": accept_changes}
     if workers is not None:
         changed["max_workers"] = workers
-    changed["download"] |= dict(_setting(text) for text in settings)
+    changed["download"] |= dict(_setting(text, DownloadConfig) for text in settings)
     return DownloadParams.model_validate(changed)
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def begun_extract_params(root_uri: str, only: Sequence[str] | None) -> ExtractParams:
+    """Parameters that extract what was downloaded under a root.
+
+    Raises:
+        UserError: nothing was, or splits were begun with different settings.
+    """
+    datasets, _ = begun_datasets(Root(root_uri), only)
+    return ExtractParams(root_uri=root_uri, datasets=tuple(datasets))
+
+
+def with_extract_options(
+    params: ExtractParams,
+    only: Sequence[str] | None,
+    shards: str | None,
+    part: str | None,
+    workers: int | None,
+    settings: Sequence[str],
+) -> ExtractParams:
+    """The parameters with what the command line adds; validated again.
+
+    Raises:
+        UserError: a setting is not NAME=VALUE of a field, or shards or a part cannot be read.
+        ValidationError: a value cannot be.
+    """
+    _check_shards(shards)
+    if part is not None and re.fullmatch(r"\d+/[1-9]\d*", part) is None:
+        raise UserError(f"--part {part!r} cannot be read: give I/N, such as 0/4 for the first of four machines")
+    changed = params.model_dump() | {"only": only, "shards": shards, "part": part}
+    if workers is not None:
+        changed["max_workers"] = workers
+    changed["extractor"] |= dict(_setting(text, ExtractorConfig) for text in settings)
+    return ExtractParams.model_validate(changed)
+
+
+def _check_shards(shards: str | None) -> None:
+    if shards is not None and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", shards) is None:
+        raise UserError(f"--shards {shards!r} cannot be read: give numbers and ranges, such as 0-99,120")
+
+
+def _setting(text: str, config: type[BaseModel]) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
-    if not equals or name not in DownloadConfig.model_fields:
-        known = ", ".join(DownloadConfig.model_fields)
-        raise UserError(f"--set {text!r} is not NAME=VALUE of a download setting; known are {known}")
-    kind = DownloadConfig.model_fields[name].annotation
+    if not equals or name not in config.model_fields:
+        raise UserError(f"--set {text!r} is not NAME=VALUE of a setting; known are {', '.join(config.model_fields)}")
+    kind = config.model_fields[name].annotation
     if kind is str:
+        return name, value
+    if value.lower() in ("none", "null"):
+        return name, None
+    if kind == str | None:
         return name, value
     if kind == tuple[str, ...] and not value.startswith("["):
         return name, [part.strip() for part in value.split(",") if part.strip()]
-    if value.lower() in ("none", "null"):
-        return name, None
     try:
         return name, json.loads(value)
     except ValueError:

@@ -8,87 +8,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
+from flows.shard_params import DownloadParams, ExtractParams, Params
 from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
 from tasks import train
-from tasks.config import DatasetConfig, DownloadConfig, Name, RetryConfig
+from tasks.config import DatasetConfig, DownloadConfig, Name
 from tasks.records import CheckpointRef
 from tasks.storage import Root
 
 Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
-
-
-class Params(BaseModel):
-    """Base of this room's models: immutable, and unknown fields are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DownloadParams(Params):
-    """Caption/URL rows to image shards, for one or more datasets."""
-
-    root_uri: str = Field(description="folder or fsspec URI under which everything is kept")
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    download: DownloadConfig = DownloadConfig()
-    max_workers: int = Field(default=2, ge=1, description="shards downloaded at once, one process each")
-    only: tuple[str, ...] | None = Field(default=None, description="dataset/split names to work on; None: all")
-    shards: str | None = Field(
-        default=None,
-        pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",
-        description="shards of each split to work on, such as 0-99,120; None: all",
-    )
-    retry: RetryConfig | None = Field(
-        default=None, description="try failures of finished shards again, and do nothing else; None: download"
-    )
-    force: bool = Field(default=False, description="download the selected shards again though they stand")
-    accept_changes: bool = Field(
-        default=False,
-        description="go on under a root begun with other rows or settings; what they change is downloaded anew",
-    )
-
-    @model_validator(mode="after")
-    def _check_selection(self) -> DownloadParams:
-        if self.retry is not None and self.force:
-            raise ValueError("retry and force exclude each other: all of a shard is downloaded again, or its failures")
-        for first, last in self._shard_ranges():
-            if first > last:
-                raise ValueError(f"shards={self.shards!r}: {first}-{last} runs backwards")
-        known = [f"{dataset.name}/{split}" for dataset in self.datasets for split in dataset.splits]
-        for name in self.only or ():
-            if name not in known:
-                raise ValueError(f"there is no split {name!r}; known are {', '.join(known)}")
-        return self
-
-    @property
-    def accepts_changes(self) -> bool:
-        """Whoever downloads all again accepts that rows or settings differ."""
-        return self.accept_changes or self.force
-
-    def selected_splits(self) -> list[tuple[DatasetConfig, str]]:
-        return [
-            (dataset, split)
-            for dataset in self.datasets
-            for split in dataset.splits
-            if self.only is None or f"{dataset.name}/{split}" in self.only
-        ]
-
-    def selects_shard(self, shard: int) -> bool:
-        return self.shards is None or any(first <= shard <= last for first, last in self._shard_ranges())
-
-    def _shard_ranges(self) -> list[tuple[int, int]]:
-        parts = [part.partition("-") for part in (self.shards or "").split(",") if part]
-        return [(int(first), int(last or first)) for first, _, last in parts]
-
-
-class ExtractParams(Params):
-    """Image shards to feature shards."""
-
-    root_uri: str
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
-    extractor: ExtractorConfig = ExtractorConfig()
-    max_workers: int = Field(default=1, ge=1, description="shards extracted at once, one process each")
 
 
 class PretrainParams(Params):

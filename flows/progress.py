@@ -1,97 +1,30 @@
 """What a run says while it works, on stderr: one line per shard, and inside long stages a line every few seconds.
 
-On a terminal the download rewrites one live line instead, below the log lines.
+On a terminal, download and extraction rewrite one live line instead, below the log lines.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
-import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TextIO
 
+from flows.terminal import terminal_of
 from model.progress import Progress
 from tasks.records import ShardRef
+from tasks.shard_events import Event, ShardEvent
 
-ROOMS = ("flows", "tasks", "model", "feature_extraction")
 EVERY_SECONDS = 3.0
 
 _LIVE_EVERY_SECONDS = 0.2
 _RATE_WINDOW_SECONDS = 60.0
+_FIRST_SHARE = 1000
+"""A thousandth of the rows must have ended before the time left is estimated."""
 _OUTCOMES_SHOWN = 5
-_ERASE_LINE = "\r\x1b[K"
-
-
-class _LineFormatter(logging.Formatter):
-    """`12:03:04 download  message`, where download is the module that speaks; warnings and worse say so."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        stage = record.name.rpartition(".")[2]
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
-        line = f"{clock} {stage:9} {level}{record.getMessage()}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-class TerminalHandler(logging.StreamHandler[TextIO]):
-    """Log lines on a stream and, where that is a terminal, a live line that stays below them.
-
-    One object writes both, so neither tears the other.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self.setFormatter(_LineFormatter())
-        self._live = ""
-
-    @property
-    def rewrites(self) -> bool:
-        """Whether a line can be rewritten in place here."""
-        return self.stream.isatty() and os.environ.get("TERM") != "dumb"
-
-    def show(self, text: str) -> None:
-        """Put `text` in place of the live line, cut to the terminal's width; "" takes the line away."""
-        with self._locked():
-            self._live = text[: self._columns() - 1]
-            self.stream.write(_ERASE_LINE + self._live)
-            self.flush()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self._live:
-            super().emit(record)
-            return
-        self.stream.write(_ERASE_LINE)
-        super().emit(record)
-        self.stream.write(self._live)
-        self.flush()
-
-    def _locked(self) -> threading.RLock:
-        assert self.lock is not None
-        return self.lock
-
-    def _columns(self) -> int:
-        try:
-            return os.get_terminal_size(self.stream.fileno()).columns or 80
-        except OSError:
-            return 80
-
-
-def log_to_stderr() -> None:
-    """Send the four rooms' loggers to stderr, for a process that Prefect does not log for. May be called again."""
-    # A job may be started with its stderr closed: then there is none.
-    handler = logging.NullHandler() if sys.stderr is None else TerminalHandler(sys.stderr)
-    for room in ROOMS:
-        logger = logging.getLogger(room)
-        logger.handlers.clear()
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
 
 
 class ProgressLog:
@@ -137,19 +70,19 @@ class ProgressLog:
         remaining = duration((total - done) / per_second) if per_second > 0 else "unknown"
         numbers = "".join(f", {name} {value:.4g}" for name, value in (metrics or {}).items())
         self._logger.info(
-            "%s: %s of %s %s, %s a second, %s left%s",
+            "%s: %s of %s %s, %s, %s left%s",
             self._name,
             f"{done:,}",
             f"{total:,}",
             unit or self._unit,
-            f"{per_second:,.1f}",
+            _rate_text(per_second),
             remaining,
             numbers,
         )
 
 
-class DownloadProgress:
-    """Progress of a download over all worker processes, from one thread of the process that hears them all.
+class StageProgress:
+    """Progress of a stage over all its worker processes, from one thread of the process that hears them all.
 
     Where the logger's lines go to a terminal, one line is rewritten in place several times a second; elsewhere lines
     are logged, rarer the longer the run takes: 3 s apart at first, 60 s in the end. Use it as a context manager, so
@@ -159,21 +92,35 @@ class DownloadProgress:
     def __init__(
         self,
         logger: logging.Logger,
+        stage: str,
+        unit: str,
         total: int,
-        done: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`total` rows are to end, `done` of them did in shards that stood before this run."""
+        """`total` rows or images, whatever `unit` says, are to end."""
         self._logger = logger
+        self._stage, self._unit = stage, unit
         self._total = total
         self._clock = clock
         self._start = self._last = clock()
-        self._finished = done
+        self._finished = 0
         self._counts: Counter[str] = Counter()
         self._running: dict[ShardRef, tuple[int, dict[str, int]]] = {}
-        self._before = done
+        self._before = 0
         self._ended_at: deque[tuple[float, int]] = deque([(self._start, 0)])
-        self._terminal = _terminal_of(logger)
+        self._terminal = terminal_of(logger)
+
+    def hear(self, event: Event) -> None:
+        """Take an event of the workers."""
+        match event:
+            case str():
+                self.note(event)
+            case ShardEvent(kind="begun"):
+                self.begin(event.ref, event.ended.total())
+            case ShardEvent(kind="going"):
+                self.update(event.ref, event.ended.total(), event.ended)
+            case ShardEvent(kind="ended"):
+                self.finish(event.ref, event.ended)
 
     def begin(self, ref: ShardRef, done: int) -> None:
         """Tell that `done` rows of a shard had ended in an earlier run: they are no part of the rate."""
@@ -195,13 +142,13 @@ class DownloadProgress:
 
     def note(self, text: str) -> None:
         """Log a line at once: that the stage is paused, say, or that it goes on."""
-        self._logger.info("download: %s", text)
+        self._logger.info("%s: %s", self._stage, text)
 
     def close(self) -> None:
         if self._terminal is not None:
             self._terminal.show("")
 
-    def __enter__(self) -> DownloadProgress:
+    def __enter__(self) -> StageProgress:
         return self
 
     def __exit__(
@@ -226,11 +173,15 @@ class DownloadProgress:
         counts = self._counts.copy()
         for _, shard_counts in self._running.values():
             counts.update(shard_counts)
-        per_second = self._rate(now, done - self._before)
-        left = f"{duration((self._total - done) / per_second)} left" if per_second > 0 else "time left unknown"
+        ended = done - self._before
+        per_second = self._rate(now, ended)
+        # The first rows come late: connections are made, a model is loaded.
+        knows = per_second > 0 and ended * _FIRST_SHARE >= self._total
+        left = f"{duration((self._total - done) / per_second)} left" if knows else "time left unknown"
         # Rounded down: 100.0% is said when all is done.
         share = math.floor(1000 * done / self._total) / 10 if self._total else 100.0
-        line = f"download: {done:,} of {self._total:,} rows ({share:.1f}%), {_rate_text(per_second)} a second, {left}"
+        line = f"{self._stage}: {done:,} of {self._total:,} {self._unit} ({share:.1f}%)"
+        line += f", {_rate_text(per_second)}, {left}"
         return f"{line}; {shares_text(counts)}" if counts.total() else line
 
     def _rate(self, now: float, ended: int) -> float:
@@ -245,17 +196,6 @@ class DownloadProgress:
         return max(0, ended - ended_then) / (now - then) if now > then else 0.0
 
 
-def _terminal_of(logger: logging.Logger) -> TerminalHandler | None:
-    """The handler that writes the logger's lines to a terminal, if there is one."""
-    current: logging.Logger | None = logger
-    while current is not None:
-        for handler in current.handlers:
-            if isinstance(handler, TerminalHandler) and handler.rewrites:
-                return handler
-        current = current.parent if current.propagate else None
-    return None
-
-
 def _log_interval(elapsed_seconds: float) -> float:
     """Seconds between two lines: a run of five hours writes some 350 of them."""
     if elapsed_seconds < 30:
@@ -266,7 +206,11 @@ def _log_interval(elapsed_seconds: float) -> float:
 
 
 def _rate_text(per_second: float) -> str:
-    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
+    """`1,200 a second`, `4.2 a second`, `2.6 a minute`."""
+    if per_second >= 10:
+        return f"{per_second:,.0f} a second"
+    slow = 0 < per_second < 0.1
+    return f"{60 * per_second:.1f} a minute" if slow else f"{per_second:.1f} a second"
 
 
 def shares_text(counts: Mapping[str, int]) -> str:

@@ -18,7 +18,7 @@ from flows.params import RebuildParams
 from flows.pretrain import pretrain_task
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from tasks.evaluate import evaluation_name
-from tasks.extract import extractor_fingerprint
+from tasks.extractor import extractor_fingerprint
 from tasks.gallery import GALLERY_RULE, make_gallery
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef, HistoryRow, Stage

@@ -67,7 +67,8 @@ def _shard_name(ref: ShardRef) -> str:
 def _result_line(result: ShardResult) -> str:
     receipt = result.receipt
     name = f"{receipt.dataset}/{receipt.split} {receipt.shard:05d}"
-    return f"{name}: {counts_text(receipt.counts)} ({receipt.seconds:.1f} s)"
+    remark = f", {result.remark}" if result.remark else ""
+    return f"{name}: {counts_text(receipt.counts)} ({receipt.seconds:.1f} s{remark})"
 
 
 def _log_skipped(results: Sequence[ShardResult], logger: logging.Logger) -> None:

@@ -17,7 +17,7 @@ from tasks.config import DatasetConfig
 from tasks.download_settings import begun_splits
 from tasks.errors import UserError
 from tasks.evaluate import scored_data_fingerprint
-from tasks.extract import extractor_fingerprint
+from tasks.extractor import extractor_fingerprint
 from tasks.history import find_row
 from tasks.journal import journaled_shards
 from tasks.manifest import list_shards

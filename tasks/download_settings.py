@@ -87,8 +87,8 @@ def begun_splits(root: Root) -> dict[tuple[str, str], DownloadSettings]:
     }
     if not begun:
         raise UserError(
-            f"nothing was downloaded under {root.uri} yet; say what to download: --recipe NAME, --params FILE.json or "
-            "--rows FILE"
+            f"nothing was downloaded under {root.uri} yet; run unicoder-vl download with --rows FILE, --recipe NAME or "
+            "--params FILE.json"
         )
     return begun
 

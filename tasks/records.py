@@ -128,6 +128,7 @@ class ShardResult(Record):
 
     receipt: Receipt
     skipped: bool
+    remark: str = Field(default="", description="for the shard's line in the log; not kept")
 
 
 class ShardRef(Record):

@@ -28,7 +28,7 @@ from model.config import (
 )
 from model.progress import Progress
 from tasks.errors import StageError, UserError
-from tasks.extract import extractor_fingerprint
+from tasks.extractor import extractor_fingerprint
 from tasks.launch import run_module
 from tasks.records import CheckpointRef, Receipt, Stage, fingerprint
 from tasks.storage import Root, captions_path, captions_receipt_path, feature_manifest_path, features_folder, run_folder

@@ -20,7 +20,7 @@ from feature_extraction.samples import (
     write_tar,
 )
 from tasks import storage
-from tasks.extract import ExtractorRecord
+from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table
 from tasks.features.feature_sets import FeatureSet
 from tasks.records import Receipt, Stage
@@ -71,7 +71,8 @@ def publish_features(
     details: dict[str, object] | None = None,
 ) -> None:
     """A feature shard, its table of failures and its receipt, and what its extractor is."""
-    layout = RegionLayout(max_regions, 4, encoding)
+    top = samples[0].top_labels if samples else None
+    layout = RegionLayout(max_regions, 4, encoding, 0 if top is None else top.shape[1])
     folder = FEATURES.folder
     name = storage.region_shard_name(shard)
     members = [(f"{sample.key}.rgn", encode_regions(sample, layout)) for sample in samples]

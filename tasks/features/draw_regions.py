@@ -28,12 +28,16 @@ _PAPER, _INK = (251, 251, 250), (28, 29, 32)
 
 @dataclass(frozen=True)
 class DrawnRegion:
-    """A region as it is shown: box (x0, y0, x1, y1) in pixels of the stored image, label number and name, score."""
+    """A region as it is shown: box (x0, y0, x1, y1) in pixels of the stored image, label number and name, score.
+
+    `best` are its most likely labels with their probabilities, best first, where the extractor stored them.
+    """
 
     box: Box
     label: int
     name: str
     score: float
+    best: tuple[tuple[str, float], ...] = ()
 
     @property
     def text(self) -> str:

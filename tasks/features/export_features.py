@@ -124,8 +124,11 @@ def _write_folder(folder: Path, samples: Iterator[tuple[str, RegionSample]]) -> 
 def _whole(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` at the end; what a killed export left there is removed first."""
     part = path.with_name(path.name + PART)
-    _remove(part)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(part)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); give another --out") from error
     try:
         yield part
         part.replace(path)

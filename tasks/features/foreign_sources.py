@@ -1,7 +1,8 @@
 """Feature files of other programs, by picture: which form they have, which pictures they hold, and one at a time.
 
 A TSV is read through once, for its digest and to note where each line begins; the notes lie in a temporary SQLite
-file (TMPDIR; about 100 bytes a picture), so memory grows neither with the pictures nor with the length of a line.
+file (TMPDIR; about 100 bytes a picture) that has no name, so memory grows neither with the pictures nor with the
+length of a line, and a killed import leaves nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import os
 import re
 import sqlite3
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +25,7 @@ from feature_extraction.foreign import (
     ForeignRegions,
     read_bottom_up_row,
     read_lxmert_row,
+    row_id,
     split_fields,
 )
 from feature_extraction.foreign_npz import read_npz
@@ -34,6 +35,7 @@ from tasks.errors import UserError
 Form = Literal["lxmert", "bottom-up", "vinvl", "npz"]
 
 _LONGEST_LINE = 64 << 20  # Bytes; a thousand boxes of 2054 numbers take 11 million.
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, zip, bzip2, xz, zstd
 _LABEL_FILES = ("label", "labels", "predictions")
 
 
@@ -72,7 +74,7 @@ def recognise(sources: Sequence[Path]) -> ForeignFiles:
 
 
 def _folder(folder: Path) -> ForeignFiles:
-    if next(folder.rglob("*.npz"), None) is not None:
+    if next(_npz_names(folder, ""), None) is not None:
         return ForeignFiles("npz", (folder,))
     tables = sorted(path for path in folder.glob("*.tsv") if re.search(r"features?\.tsv$", path.name))
     if not tables:
@@ -84,9 +86,15 @@ def _folder(folder: Path) -> ForeignFiles:
 
 def _form_of(path: Path) -> Form:
     with path.open("rb") as stream:
+        start = stream.read(4)
+        stream.seek(0)
         line = _line(stream, path)
     if not line:
         raise UserError(f"{path} is empty; give a feature TSV, or a folder of .npz files")
+    if path.suffix == ".npz":
+        raise UserError(f"{path} is one picture's file; give the folder of all .npz files")
+    if start.startswith(_COMPRESSED):
+        raise UserError(f"{path} is compressed; unpack it, and give what comes out")
     fields = split_fields(line)
     if len(fields) == len(LXMERT_FIELDS):
         return "lxmert"
@@ -96,7 +104,7 @@ def _form_of(path: Path) -> Form:
         return "vinvl"
     raise UserError(
         f"{path} is no feature TSV that is known: its first line has {len(fields)} tab-separated fields, and LXMERT's "
-        "has 10, bottom-up attention's 6, VinVL's 2 or 3; unpack it first if it is compressed"
+        "has 10, bottom-up attention's 6, VinVL's 2 or 3"
     )
 
 
@@ -221,11 +229,10 @@ def open_source(
         background_first: see `read_npz`.
 
     Raises:
-        UserError: the files hold no pictures.
+        UserError: the files hold no pictures, or their list does not fit on the disk.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="import-"))
-        notes = sqlite3.connect(f"{folder}/rows.sqlite", isolation_level=None)
+        notes = sqlite3.connect("", isolation_level=None)
         stack.callback(notes.close)
         notes.execute("PRAGMA journal_mode = OFF")
         notes.execute("PRAGMA synchronous = OFF")
@@ -236,8 +243,14 @@ def open_source(
         notes.execute("BEGIN")
         digest = hashlib.sha256()
         note = _note_npz if files.form == "npz" else _note_lines
-        rows = note(files, notes, name_of, digest)
-        notes.execute("COMMIT")
+        try:
+            rows = note(files, notes, name_of, digest)
+            notes.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"the list of pictures in {files.paths[0]} does not fit in the folder of temporary files ({error}); "
+                "set TMPDIR to one with room"
+            ) from error
         streams: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.paths if path.is_file()]
         labels: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.labels]
         source = ForeignSource(files, notes, rows, digest.hexdigest(), (streams, labels), background_first)
@@ -272,7 +285,7 @@ def _ids(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
         while line := _line(stream, path):
             digest.update(line)
             if line.strip():
-                yield offset, line.partition(b"\t")[0].decode(errors="replace").strip()
+                yield offset, row_id(line)
             offset += len(line)
 
 
@@ -290,12 +303,15 @@ def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[
     return rows
 
 
-def _npz_names(folder: Path, inside: str) -> Iterator[str]:
-    """Names of the `.npz` files below a folder, without the suffix, in no order."""
+def _npz_names(folder: Path, inside: str, above: frozenset[Path] = frozenset()) -> Iterator[str]:
+    """Names of the `.npz` files below a folder, without the suffix, in no order; no link is followed back up."""
+    here = folder.resolve()
+    if here in above:
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _npz_names(folder / entry.name, f"{inside}{entry.name}/")
+                yield from _npz_names(folder / entry.name, f"{inside}{entry.name}/", above | {here})
             elif entry.name.endswith(".npz"):
                 yield inside + entry.name.removesuffix(".npz")
 

@@ -52,9 +52,11 @@ class ImportSummary(Record):
     form: str
     shards: int
     skipped: int = Field(description="shards that stood already")
+    replaced: int = Field(description="shards that stood already, made from other files or pictures")
     counts: dict[str, int] = Field(
         description="pictures ok, failed and missing; regions; cut: pictures with more than R; "
-        "reshaped: pictures whose stored shape is another than the file's"
+        "reshaped: pictures whose stored shape is another than the file's; outside: pictures with boxes that are empty "
+        "or leave them by more than a pixel"
     )
     unused_rows: int = Field(description="rows of the files that no picture of the split has")
     repeated_rows: int = Field(description="rows with the id of an earlier one, which are not read")

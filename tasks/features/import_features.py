@@ -33,12 +33,13 @@ from feature_extraction.samples import (
 )
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import ExtractorRecord
+from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table
 from tasks.features.foreign_sources import ForeignSource, Row, open_source, recognise
 from tasks.features.import_config import ImportConfig, ImportSummary
 from tasks.features.import_pictures import Picture, ShardPictures, name_function
 from tasks.features.import_probe import probe
+from tasks.features.region_statistics import boxes_outside
 from tasks.records import Receipt, Stage, fingerprint
 from tasks.storage import Root, Stopwatch
 
@@ -49,6 +50,7 @@ OnProgress = Callable[[int, int], None]
 
 _EXAMPLES = 5
 _SHAPE_CHANGE = 0.05
+_COUNTS = ("ok", "failed", "missing", "regions", "cut", "reshaped", "outside")
 
 
 def import_features(
@@ -92,12 +94,14 @@ class _Importer:
         self.folder = storage.features_folder(self.extractor, dataset, split)
         self.used = bytearray(source.numbers)
         self.missing: list[str] = []
+        self.replaced = 0
 
     def run(self, on_progress: OnProgress | None) -> ImportSummary:
         for shard in range(self.pictures.shards):
             self._mark(list(self.pictures.of_shard(shard)))
         if not any(self.used):
             raise UserError(self._nothing_fits())
+        self._publish_record()
         receipts = []
         skipped = 0
         for shard in range(self.pictures.shards):
@@ -143,9 +147,11 @@ class _Importer:
         done = self.root.done(receipt_path, stamp)
         if done is not None:
             return done, True
-        self._publish_record()
+        self.replaced += self.root.exists(receipt_path)
+        # It promises all of the shards, and is written again when all stand.
+        self.root.remove(storage.feature_manifest_path(self.extractor, self.dataset, self.split))
         watch = Stopwatch()
-        counts: Counter[str] = Counter(dict.fromkeys(("ok", "failed", "missing", "regions", "cut", "reshaped"), 0))
+        counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         failures: list[tuple[str, str]] = []
         name = storage.region_shard_name(number)
         members = self._members(wanted, counts, failures)
@@ -199,19 +205,21 @@ class _Importer:
         if not len(regions.boxes):
             regions = _without_regions(regions, expected)
         elif dim != expected:
-            raise ForeignError(f"{dim} numbers a region, but {expected} in the first pictures")
-        elif self.config.encoding == "sqrt8" and float(regions.features.min()) < 0:
-            raise UserError(
-                f"features of {row.image_id!r} are below zero ({float(regions.features.min()):.4g}), and sqrt8 stores "
-                "none such; import with --encoding fp16"
-            )
+            raise ForeignError(f"{dim} numbers a region, but {expected} in most of the first pictures")
         sample = region_sample(
             regions, picture.key, picture.size, self.layout.max_regions, self.about.classes_of(regions)
         )
+        lowest = float(sample.features.min(initial=0))
+        if self.config.encoding == "sqrt8" and lowest < 0:
+            raise UserError(
+                f"features of {row.image_id!r} are below zero ({lowest:.4g}), and sqrt8 stores none such; import with "
+                "--encoding fp16"
+            )
         record = encode_regions(sample, self.layout)
         counts["regions"] += len(sample.boxes)
         counts["cut"] += len(regions.boxes) > len(sample.boxes)
         counts["reshaped"] += _is_reshaped(regions.size, picture.size)
+        counts["outside"] += bool(boxes_outside(sample.boxes, sample.size).any())
         return record
 
     # --- the whole split
@@ -258,7 +266,7 @@ class _Importer:
         self.root.publish_model(storage.feature_manifest_path(self.extractor, self.dataset, self.split), manifest)
 
     def _summary(self, receipts: list[Receipt], skipped: int) -> ImportSummary:
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         for receipt in receipts:
             counts.update(receipt.counts)
         rows = (self.source.row(number) for number, used in enumerate(self.used) if not used)
@@ -269,6 +277,7 @@ class _Importer:
             form=self.source.form,
             shards=len(receipts),
             skipped=skipped,
+            replaced=self.replaced,
             counts=dict(counts),
             unused_rows=self.source.length - sum(self.used),
             repeated_rows=self.source.numbers - self.source.length,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,34 +38,40 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
     """Look at the first pictures.
 
     Raises:
-        UserError: the vocabulary cannot be read; the first picture that is looked at is not what its form promises;
-            or none of the first has a region.
+        UserError: the vocabulary cannot be read; most of the pictures looked at are not what their form and the
+            vocabulary promise; or none of them has a region.
     """
     labels, note = _labels(source, config.vocabulary)
     classes = {name: number for number, name in reversed(list(enumerate(labels)))}
     counts: set[int] = set()
-    dims: list[int] = []
+    dims: Counter[int] = Counter()
+    looked = 0
+    problems: list[str] = []
     for number in range(min(_PROBED, source.numbers)):
         row = source.row(number)
         if row is None:
             continue
+        looked += 1
         try:
             regions = source.read(row, len(labels))
-            if not counts:
-                stored = None if config.match == "order" else regions.size or (1, 1)  # Any: it is scaled to it later.
-                numbers = classes if isinstance(regions.labels, tuple) else len(labels)
-                region_sample(regions, row.image_id, stored, 1, numbers)
+            stored = None if config.match == "order" else regions.size or (1, 1)  # Any: it is scaled to it later.
+            numbers = classes if isinstance(regions.labels, tuple) else len(labels)
+            region_sample(regions, row.image_id, stored, 1, numbers)
         except ForeignError as error:
-            if not counts:
-                raise UserError(f"features of {row.image_id!r} cannot be imported: {error}") from error
+            problems.append(f"{row.image_id!r}: {error}")
             continue  # It fails when its turn comes, and is counted there.
         counts.add(len(regions.boxes))
         if len(regions.boxes):
-            dims.append(regions.features.shape[1])
+            dims[regions.features.shape[1]] += 1
+    if 2 * len(problems) > looked:
+        raise UserError(
+            f"{len(problems)} of the first {looked} pictures cannot be imported, such as {problems[0]}; are the files "
+            "whole, and is the vocabulary theirs?"
+        )
     if not dims:
         raise UserError(f"none of the first {_PROBED} pictures has a region; are these feature files?")
     fixed = counts.pop() if len(counts) == 1 else _MOST_REGIONS
-    return Probe(labels, note, dims[0], config.max_regions or min(fixed, _MOST_REGIONS), classes)
+    return Probe(labels, note, dims.most_common(1)[0][0], config.max_regions or min(fixed, _MOST_REGIONS), classes)
 
 
 def _labels(source: ForeignSource, vocabulary: Path | None) -> tuple[tuple[str, ...], str]:

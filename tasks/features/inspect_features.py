@@ -15,9 +15,11 @@ from pydantic import Field
 
 from feature_extraction.samples import RegionLayout, ShardError
 from tasks import storage
+from tasks.features.caption_agreement import CaptionAgreement, caption_agreement
+from tasks.features.compare_features import Comparison, compare_features
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspect_config import InspectConfig
-from tasks.features.lookup import read_layout, read_record
+from tasks.features.lookup import read_captions, read_layout, read_record
 from tasks.features.open_features import OpenFeatures, open_features
 from tasks.features.region_statistics import RegionStatistics, RegionTally
 from tasks.features.shard_statistics import ShardStatistics, mark_outliers, with_means
@@ -27,6 +29,10 @@ from tasks.storage import Root
 
 _SHARD_SAMPLES = 32  # images read of a shard before more shards are left out
 _MOST_FAILURES = 200
+_MOST_COMPARED = 512  # images read of two sets, to compare them
+
+LabelsOf = dict[int, dict[str, tuple[int, ...]]]
+"""Shard -> key -> labels of an image's regions."""
 
 
 class FailedPicture(Record):
@@ -52,22 +58,26 @@ class Inspection(Record):
     shards_read: int
     samples: int = Field(description="images with regions in the selected shards")
     statistics: RegionStatistics = Field(description="over the images read")
+    captions: CaptionAgreement | None = Field(description="labels against captions, where there are captions")
+    comparison: Comparison | None = Field(description="with the other feature set, where one was named")
     shards: tuple[ShardStatistics, ...] = Field(description="the selected shards")
     failed: int
     failures: tuple[FailedPicture, ...] = Field(description="the first of them")
     failure_reasons: dict[str, int] = Field(description="how often each, most frequent first")
 
 
-def inspect_features(root: Root, features: FeatureSet, config: InspectConfig) -> tuple[Inspection, list[ShownPicture]]:
-    """Read statistics and pictures of a split's features.
+def inspect_features(
+    root: Root, features: FeatureSet, config: InspectConfig, against: FeatureSet | None = None
+) -> tuple[Inspection, list[ShownPicture]]:
+    """Read statistics and pictures of a split's features, and compare them with another set of that split.
 
     Raises:
-        UserError: no such features, shards or keys are there.
+        UserError: no such features, shards or keys are there, or the two sets have no picture in common.
         ShardError: a shard is damaged, or not of the same form as the others.
     """
     found = open_features(root, features, config.selects)
     layout = found.layout()
-    tallies = _tally(found, layout, config.max_images)
+    tallies, labels = _tally(found, layout, config.max_images)
     whole = RegionTally(len(found.extractor.labels), layout.max_regions)
     for tally in tallies.values():
         whole.merge(tally)
@@ -87,6 +97,8 @@ def inspect_features(root: Root, features: FeatureSet, config: InspectConfig) ->
         shards_read=len(tallies),
         samples=sum(found.samples(shard) for shard in found.receipts),
         statistics=whole.statistics(found.extractor.labels),
+        captions=_captions(root, found, labels),
+        comparison=None if against is None else _compare(found, open_features(root, against, config.selects), labels),
         shards=tuple(mark_outliers(lines)),
         failed=sum(line.failed for line in lines),
         failures=failures,
@@ -102,24 +114,45 @@ def spread_evenly(total: int, wanted: int) -> list[int]:
     return [number * total // wanted for number in range(wanted)]
 
 
-def _tally(found: OpenFeatures, layout: RegionLayout, max_images: int) -> dict[int, RegionTally]:
-    """Counts of each shard read. Too many images: evenly spaced ones; too few of each shard: evenly spaced shards."""
+def _captions(root: Root, found: OpenFeatures, labels: LabelsOf) -> CaptionAgreement | None:
+    labels_of = {key: image for shard in labels.values() for key, image in shard.items()}
+    captions = read_captions(root, found.features.dataset, found.features.split, labels_of.keys())
+    return caption_agreement(labels_of, captions, found.extractor.labels)
+
+
+def _compare(found: OpenFeatures, other: OpenFeatures, labels: LabelsOf) -> Comparison:
+    """The two sets on evenly spaced ones of the images read."""
+    read = [(shard, key) for shard, images in labels.items() if shard in other.receipts for key in images]
+    keys: dict[int, set[str]] = {}
+    for place in spread_evenly(len(read), _MOST_COMPARED):
+        keys.setdefault(read[place][0], set()).add(read[place][1])
+    return compare_features(found, other, keys)
+
+
+def _tally(found: OpenFeatures, layout: RegionLayout, max_images: int) -> tuple[dict[int, RegionTally], LabelsOf]:
+    """Counts and labels of each shard read.
+
+    Too many images: evenly spaced ones; too few of each shard: evenly spaced shards.
+    """
     filled = [shard for shard in found.receipts if found.samples(shard)]
     chosen = [filled[place] for place in spread_evenly(len(filled), max(1, max_images // _SHARD_SAMPLES))]
     share = max(1, max_images // len(chosen))
     tallies = {}
+    labels: LabelsOf = {}
     for shard in chosen:
+        labels[shard] = {}
         tally = RegionTally(len(found.extractor.labels), layout.max_regions)
         with found.shard(shard) as (stream, name):
             if read_layout(stream, name) != layout:
                 raise ShardError(f"{name}: its records have another form than the shards before; extract it again")
             for position in spread_evenly(found.samples(shard), share):
                 try:
-                    tally.add_record(*read_record(stream, name, layout, position))
+                    sample = tally.add_record(*read_record(stream, name, layout, position))
+                    labels[shard][sample.key] = tuple(sample.labels.tolist())
                 except ShardError as error:
                     raise ShardError(f"{name}: {error}") from error
         tallies[shard] = tally
-    return tallies
+    return tallies, labels
 
 
 def _shard_line(found: OpenFeatures, shard: int) -> ShardStatistics:

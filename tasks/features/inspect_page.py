@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from tasks.charts import bar_chart
 from tasks.features.draw_regions import to_jpeg
+from tasks.features.inspect_agreement import captions_section, comparison_section
 from tasks.features.inspect_charts import region_charts
+from tasks.features.inspect_doubts import doubts, flat, warnings
 from tasks.features.inspect_features import Inspection
 from tasks.features.shard_statistics import ShardStatistics
 from tasks.features.show_regions import ShownPicture
@@ -46,8 +47,10 @@ def inspection_page(inspection: Inspection, pictures: Sequence[ShownPicture], ma
     sections = [
         ("", _headline(inspection)),
         ("Pictures", _pictures(pictures)),
+        ("Against another set", comparison_section(inspection.comparison)),
         ("Statistics", _statistics(inspection)),
         ("Labels", _labels(inspection)),
+        ("Labels and captions", captions_section(inspection.captions)),
         ("Shards", _shards(inspection)),
         ("Failed pictures", _failures(inspection)),
     ]
@@ -57,24 +60,13 @@ def inspection_page(inspection: Inspection, pictures: Sequence[ShownPicture], ma
     return html_page(f"Regions of {inspection.dataset}/{inspection.split}", made, body)
 
 
-def warnings(details: Mapping[str, Any]) -> list[str]:
-    """What the extractor's details warn of; all who look at the features should know."""
-    found = []
-    for name, value in _flat(details):
-        last = name.rpartition(".")[2]
-        if last in ("warning", "note"):
-            found.append(str(value))
-        elif last.startswith("weights") and str(value).startswith("random"):
-            found.append("random weights: this detector was never trained, so labels and features mean nothing")
-    return found
-
-
 # --- sections -------------------------------------------------------------------------------------------------------
 
 
 def _headline(inspection: Inspection) -> str:
     statistics = inspection.statistics
     lines = "".join(f'<p class="warn"><b>Warning:</b> {escape(text)}</p>' for text in warnings(inspection.details))
+    lines += "".join(f'<p class="warn"><b>Look:</b> {_web_text(text)}</p>' for text in doubts(inspection))
     lines += (
         f'<p class="lead"><b>{inspection.samples:,}</b> images with regions, up to {inspection.max_regions} × '
         f"{inspection.feature_dim:,} as {escape(inspection.encoding)}, {inspection.num_labels:,} labels.</p>"
@@ -102,14 +94,17 @@ def _headline(inspection: Inspection) -> str:
 
 def _extractor(inspection: Inspection) -> str:
     """Model, selection, weights and versions on a line; behind it all that the fingerprint was made of."""
-    flat = dict(_flat(inspection.details))
-    parts = [_value(flat[name]) for name in _KIND if name in flat]
-    if flat.get("weights_sha256"):
-        parts.append(f"weights {_value(flat['weights_sha256'])[:12]}…")
-    parts += [f"{name.partition('.')[2]} {value}" for name, value in flat.items() if name.startswith("versions.")]
+    details = dict(flat(inspection.details))
+    parts = [_value(details[name]) for name in _KIND if name in details]
+    if details.get("weights_sha256"):
+        parts.append(f"weights {_value(details['weights_sha256'])[:12]}…")
+    for name, value in details.items():
+        if name.startswith("versions."):
+            version, at, commit = str(value).partition("@")  # Its first digits are enough, and fit a narrow screen.
+            parts.append(f"{name.partition('.')[2]} {version}{at}{commit[:7]}")
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="text web">{_web_text(_value(value))}</td></tr>'
-        for name, value in [("fingerprint", inspection.extractor), *flat.items()]
+        for name, value in [("fingerprint", inspection.extractor), *details.items()]
     )
     return (
         f"<details><summary>{escape(', '.join(parts)) or 'Extractor'}</summary>"
@@ -134,8 +129,19 @@ def _picture(picture: ShownPicture) -> str:
         f'<figure><img src="data:image/jpeg;base64,{data}" width="{picture.image.width}" '
         f'height="{picture.image.height}" alt="{named}"><figcaption><span class="caption">{captions}</span><br>'
         f"<small>{escape(picture.key)}, shard {picture.shard}: {len(picture.regions)} of {picture.num_regions} "
-        f"regions drawn.{here}<br>{named}</small></figcaption></figure>"
+        f"regions drawn.{here}<br>{named}</small>{_best_labels(picture)}</figcaption></figure>"
     )
+
+
+def _best_labels(picture: ShownPicture) -> str:
+    """The most likely labels of each region, where they are stored, behind a line to open."""
+    regions = [region for region in picture.regions if region.best]
+    if not regions:
+        return ""
+    lines = "".join(
+        f"<li>{escape(', '.join(f'{name} {score:.2f}' for name, score in region.best))}</li>" for region in regions
+    )
+    return f"<details><summary>{len(regions[0].best)} best labels of each</summary><ol>{lines}</ol></details>"
 
 
 def _statistics(inspection: Inspection) -> str:
@@ -145,8 +151,8 @@ def _statistics(inspection: Inspection) -> str:
     line = (
         f"<p>{statistics.min_regions} to {statistics.max_regions} regions an image, median "
         f"{statistics.median_regions:g}, mean {statistics.regions / statistics.images:.2f}. Mean score "
-        f"{statistics.mean_score:.3f}, mean feature norm {statistics.mean_norm:.2f}. Of all feature values "
-        f"{statistics.zeros:.2%} are 0"
+        f"{statistics.mean_score:.3f}, mean background {statistics.mean_background:.3f}, mean feature norm "
+        f"{statistics.mean_norm:.2f}. Of all feature values {statistics.zeros:.2%} are 0"
     )
     if statistics.saturated is not None:
         # The largest value of a region always is: more than one in D says that features were cut off.
@@ -235,17 +241,6 @@ def _failures(inspection: Inspection) -> str:
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-def _flat(details: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted name, value) of nested details."""
-    found: list[tuple[str, Any]] = []
-    for name, value in details.items():
-        if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", value))
-    return found
 
 
 def _value(value: object) -> str:

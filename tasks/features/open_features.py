@@ -11,7 +11,7 @@ from typing import IO
 from feature_extraction.samples import RegionLayout, ShardError
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import ExtractorRecord
+from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.lookup import read_layout
 from tasks.records import Receipt

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from feature_extraction.samples import RegionLayout, RegionSample, ShardError, decode_layout, decode_regions
+from feature_extraction.samples import Float, RegionLayout, RegionSample, ShardError, decode_layout, decode_regions
 from tasks.records import Record
 
 Counts = npt.NDArray[np.int64]
@@ -61,6 +61,7 @@ class RegionStatistics(Record):
     areas: Histogram = Field(description="shares of the picture that a box covers")
     norms: Histogram = Field(description="L2 norms of the features")
     mean_score: float
+    mean_background: float
     mean_norm: float
     zeros: float = Field(description="share of feature values that are exactly 0")
     saturated: float | None = Field(description="sqrt8: share of values stored as 255, at least 1/D; fp16: None")
@@ -79,6 +80,7 @@ class RegionTally:
     zeros: int = 0
     saturated: int | None = None
     score_sum: float = 0.0
+    background_sum: float = 0.0
     norm_sum: float = 0.0
     regions_per_image: Counts = field(init=False)
     labels: Counts = field(init=False)
@@ -96,8 +98,8 @@ class RegionTally:
     def regions(self) -> int:
         return int(self.labels.sum())
 
-    def add_record(self, key: str, record: bytes) -> None:
-        """Add the regions of a `.rgn` record.
+    def add_record(self, key: str, record: bytes) -> RegionSample:
+        """Add the regions of a `.rgn` record, and return them.
 
         Raises:
             ShardError: the record is damaged, or has a label beyond the vocabulary.
@@ -108,6 +110,7 @@ class RegionTally:
         self._add(sample)
         if layout.encoding == "sqrt8":
             self.saturated = (self.saturated or 0) + _num_saturated(record, layout, count)
+        return sample
 
     def _add(self, sample: RegionSample) -> None:
         count = len(sample.boxes)
@@ -117,12 +120,12 @@ class RegionTally:
             return
         width, height = sample.size
         x0, y0, x1, y1 = sample.boxes.T
-        over = np.maximum.reduce([-x0, -y0, x1 - width, y1 - height])
-        self.boxes_outside += int(((over > _OUTSIDE) | (x1 <= x0) | (y1 <= y0)).sum())
+        self.boxes_outside += int(boxes_outside(sample.boxes, sample.size).sum())
         norms = np.linalg.norm(sample.features, axis=1)
         self.values += sample.features.size
         self.zeros += int(sample.features.size - np.count_nonzero(sample.features))
         self.score_sum += float(sample.scores.sum())
+        self.background_sum += float(sample.background.sum())
         self.norm_sum += float(norms.sum(dtype=np.float64))
         self.labels += np.bincount(sample.labels, minlength=self.num_labels)
         for counts, values, edges in (
@@ -167,6 +170,7 @@ class RegionTally:
             areas=_histogram(AREA_EDGES, self.areas),
             norms=_histogram(NORM_EDGES, self.norms),
             mean_score=self.score_sum / max(1, self.regions),
+            mean_background=self.background_sum / max(1, self.regions),
             mean_norm=self.norm_sum / max(1, self.regions),
             zeros=self.zeros / max(1, self.values),
             saturated=None if self.saturated is None else self.saturated / max(1, self.values),
@@ -174,9 +178,17 @@ class RegionTally:
         )
 
 
+def boxes_outside(boxes: Float, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Which of the boxes (R, 4) are empty, or leave their picture of `size` (width, height) by more than a pixel."""
+    x0, y0, x1, y1 = boxes.T
+    over = np.maximum.reduce([-x0, -y0, x1 - size[0], y1 - size[1]])
+    return np.asarray((over > _OUTSIDE) | (x1 <= x0) | (y1 <= y0))
+
+
 def check_labels(sample: RegionSample, num_labels: int) -> None:
     """Raise ShardError, naming the key, unless every label has a name in the extractor's vocabulary."""
-    for label in sample.labels.tolist():
+    top = [] if sample.top_labels is None else sample.top_labels.ravel().tolist()
+    for label in (*sample.labels.tolist(), *top):
         if not 0 <= label < num_labels:
             raise ShardError(
                 f"key {sample.key}: label {label}, but the extractor's vocabulary has {num_labels} names, counted "

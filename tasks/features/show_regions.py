@@ -109,16 +109,18 @@ def _shown(
     jpeg: bytes | None,
     captions: Sequence[str],
 ) -> ShownPicture:
+    names = opened.extractor.labels
     shown = int((sample.scores[: config.max_drawn] >= config.min_score).sum())  # Best score first.
     regions = tuple(
         DrawnRegion(
             box=(float(x0), float(y0), float(x1), float(y1)),
             label=int(label),
-            name=opened.extractor.labels[label],
+            name=names[label],
             score=float(score),
+            best=_best_labels(sample, place, names),
         )
-        for (x0, y0, x1, y1), label, score in zip(
-            sample.boxes[:shown], sample.labels[:shown], sample.scores[:shown], strict=True
+        for place, ((x0, y0, x1, y1), label, score) in enumerate(
+            zip(sample.boxes[:shown], sample.labels[:shown], sample.scores[:shown], strict=True)
         )
     )
     try:
@@ -129,3 +131,10 @@ def _shown(
             f"{opened.root.path(path)}, key {sample.key}: the picture is damaged ({error}); download this shard again"
         ) from error
     return ShownPicture(sample.key, shard, tuple(captions), regions, len(sample.boxes), jpeg is not None, image)
+
+
+def _best_labels(sample: RegionSample, place: int, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    if sample.top_labels is None or sample.top_scores is None:
+        return ()
+    found = zip(sample.top_labels[place].tolist(), sample.top_scores[place].tolist(), strict=True)
+    return tuple((names[label], score) for label, score in found)

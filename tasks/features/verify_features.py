@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 from pydantic import Field
@@ -22,7 +22,7 @@ from feature_extraction.samples import (
 )
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import ExtractorRecord
+from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
 from tasks.records import FileDigest, Receipt, Record, fingerprint
 from tasks.storage import Root
@@ -32,6 +32,7 @@ OnProgress = Callable[[int, int], None]
 
 _TAR_HEADER, _RECORD_HEADER = 512, 64
 _TAR_BLOCK, _TAR_RECORD = 512, 10_240
+_RECORD = "extractor.json"
 
 
 class Problem(Record):
@@ -39,7 +40,8 @@ class Problem(Record):
 
     file: str
     what: str
-    command: str
+    remove: tuple[str, ...] = Field(description="files in the way of mending")
+    command: str = Field(description="what to do, these files included")
 
 
 class Verification(Record):
@@ -74,25 +76,27 @@ class _Check:
         self.folder = features.folder
         self.problems: list[Problem] = []
         self.samples = 0
-        self.record = self._extractor_record()
-        self.imported = self.record is not None and "imported_from" in self.record.details
-        command = "import-features" if self.imported else "extract"
-        self.again = f"run: unicoder-vl {command} (as before)"
+        self.record: ExtractorRecord | None = None
+        self.imported = False
 
     def run(self, on_progress: OnProgress | None) -> Verification:
         names = self.root.names(self.folder)
-        manifest = self._manifest()
+        manifest = self._whole_set()
         entries = {} if manifest is None else {entry.name: entry for entry in manifest.shards}
         expected = set(entries) | {storage.region_shard_name(number) for number in self._image_shards()}
         found = {name for name in names if re.fullmatch(r"regions-\d{5,}\.tar", name)}
         receipts = {re.sub(r"\.json$", ".tar", name) for name in names if re.fullmatch(r"regions-\d{5,}\.json", name)}
         shards = sorted(expected | found | receipts)
         for number, name in enumerate(shards, 1):
-            self._shard(name, manifest, entries.get(name), name in found)
+            if name in expected or manifest is None:
+                self._shard(name, manifest, entries.get(name), name in found)
+            else:
+                files = [file for file in (name, _receipt_of(name)) if file in names]
+                self._add(files[0], "is not in manifest.json: it belongs to something else", files, again=False)
             if on_progress is not None:
                 on_progress(number, len(shards))
         if manifest is None and not self.problems:
-            self._add("manifest.json", "is not there, though every shard is", self.again)
+            self._add("manifest.json", "is not there, though every shard is")
         return Verification(
             extractor=self.features.extractor,
             dataset=self.features.dataset,
@@ -104,39 +108,70 @@ class _Check:
             problems=tuple(self.problems),
         )
 
-    def _add(self, file: str, what: str, command: str) -> None:
-        self.problems.append(Problem(file=f"{self.root.path(self.folder)}/{file}", what=what, command=command))
+    def _add(self, file: str, what: str, remove: Sequence[str] = (), again: bool = True) -> None:
+        """Note a problem of a file in the folder: which others to remove, and whether to run the stage again."""
+        paths = tuple(self._path(name) for name in remove)
+        steps = [f"remove {' and '.join(paths)}"] if paths else []
+        if again:
+            steps.append(f"run: unicoder-vl {'import-features' if self.imported else 'extract'} (as before)")
+        problem = Problem(
+            file=self._path(file),
+            what=what.partition("; ")[0],  # What to do, which some errors end with, is told in full here.
+            remove=paths,
+            command=" and ".join(steps),
+        )
+        self.problems.append(problem)
+
+    def _path(self, name: str) -> str:
+        """Full name of a file in the folder, or of the extractor's record above it."""
+        return self.root.path(
+            storage.extractor_path(self.features.extractor) if name == _RECORD else f"{self.folder}/{name}"
+        )
 
     # --- of the whole set
 
-    def _extractor_record(self) -> ExtractorRecord | None:
+    def _whole_set(self) -> FeatureManifest | None:
+        """Read and compare extractor.json and the manifest."""
         path = storage.extractor_path(self.features.extractor)
+        what = "is not there"
         try:
-            record = self.root.read_model(path, ExtractorRecord)
+            self.record = self.root.read_model(path, ExtractorRecord)
         except UserError as error:
-            self._add("../../extractor.json", str(error), "remove it and extract or import again")
-            return None
-        if record is None:
-            self._add("../../extractor.json", "is not there", "extract or import into this root again")
-        elif record.fingerprint[:12] != self.features.extractor or fingerprint(record.details) != record.fingerprint:
-            self._add("../../extractor.json", "is of another extractor", "remove it and extract or import again")
-        return record
+            what = str(error).removeprefix(f"{self.root.path(path)} ")
+        manifest, damage = self._manifest()
+        about = self.record or manifest
+        self.imported = about is not None and "imported_from" in _details(about)
+        if self.record is None:
+            self._add_record_problem(what)
+        elif (
+            self.record.fingerprint[:12] != self.features.extractor
+            or fingerprint(self.record.details) != self.record.fingerprint
+        ):
+            self._add_record_problem("is of another extractor")
+        if damage:
+            self._add("manifest.json", damage, ["manifest.json"])
+        elif manifest is not None and manifest.extractor[:12] != self.features.extractor:
+            other = f"is of extractor {manifest.extractor[:12]}, not of {self.features.extractor}"
+            self._add("manifest.json", other, ["manifest.json"])
+        elif manifest is not None and self.record is not None and manifest.labels != self.record.labels:
+            self._add("manifest.json", "has other labels than extractor.json", ["manifest.json"])
+        return manifest
 
-    def _manifest(self) -> FeatureManifest | None:
+    def _manifest(self) -> tuple[FeatureManifest | None, str]:
+        """The manifest, and what is wrong with it. None: it is not there, or cannot be read."""
         path = f"{self.folder}/manifest.json"
         if not self.root.exists(path):
-            return None
+            return None, ""
         try:
-            manifest = parse_manifest(self.root.read_bytes(path), "it")
+            return parse_manifest(self.root.read_bytes(path), "it"), ""
         except ShardError as error:
-            self._add("manifest.json", str(error), f"remove it and {self.again}")
-            return None
-        if manifest.extractor[:12] != self.features.extractor:
-            what = f"is of extractor {manifest.extractor[:12]}, not of {self.features.extractor}"
-            self._add("manifest.json", what, f"remove it and {self.again}")
-        elif self.record is not None and manifest.labels != self.record.labels:
-            self._add("manifest.json", "has other labels than extractor.json", f"remove it and {self.again}")
-        return manifest
+            return None, str(error).replace("it: not", "is not", 1)
+
+    def _add_record_problem(self, what: str) -> None:
+        """extractor.json is written beside a shard: extraction writes it again with any one."""
+        receipts = [file for file in self.root.names(self.folder) if re.fullmatch(r"regions-\d{5,}\.json", file)]
+        there = [_RECORD] if self.root.exists(storage.extractor_path(self.features.extractor)) else []
+        self._add(_RECORD, what, there + ([] if self.imported else receipts[:1]))
 
     def _image_shards(self) -> list[int]:
         """Numbers of the split's image shards, each of which makes one; none where pictures were not downloaded."""
@@ -148,19 +183,19 @@ class _Check:
 
     def _shard(self, name: str, manifest: FeatureManifest | None, entry: ShardEntry | None, is_there: bool) -> None:
         """Find the first thing wrong with a shard, or count its samples."""
-        receipt_name = storage.region_receipt_name(storage.region_shard_number(name))
+        receipt_name = _receipt_of(name)
+        path = f"{self.folder}/{receipt_name}"
         try:
-            receipt = self.root.read_model(f"{self.folder}/{receipt_name}", Receipt)
+            receipt = self.root.read_model(path, Receipt)
         except UserError as error:
-            self._add(receipt_name, str(error), f"remove it and {self.again}")
+            self._add(receipt_name, str(error).removeprefix(f"{self.root.path(path)} "), [receipt_name])
             return
-        anew = f"remove {self.root.path(self.folder)}/{receipt_name} and {self.again}"
         if not is_there:
-            self._add(name, "is missing", self.again)
+            self._add(name, "is missing")
         elif manifest is not None and entry is None:
-            self._add(name, "is not in manifest.json: it belongs to something else", f"remove it, or {self.again}")
+            self._add(name, "is not in manifest.json")
         elif receipt is None:
-            self._add(name, "has no receipt: it was not finished, or was copied here", self.again)
+            self._add(name, "has no receipt: it was not finished, or was copied here")
         else:
             try:
                 self._compare(name, receipt, entry)
@@ -168,7 +203,7 @@ class _Check:
                 if self.deep:
                     self._read_all(name, receipt, layout, manifest)
             except ShardError as error:
-                self._add(name, str(error), anew)
+                self._add(name, str(error), [receipt_name])
             else:
                 self.samples += receipt.counts["ok"]
 
@@ -259,6 +294,14 @@ class _Check:
                 last, count = key, count + 1
         if count != receipt.counts["ok"]:
             raise ShardError(f"it holds {count} images, and its receipt counts {receipt.counts['ok']}")
+
+
+def _receipt_of(name: str) -> str:
+    return storage.region_receipt_name(storage.region_shard_number(name))
+
+
+def _details(about: ExtractorRecord | FeatureManifest) -> Mapping[str, object]:
+    return about.details if isinstance(about, ExtractorRecord) else about.extractor_details
 
 
 def _records(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from feature_extraction.config import ExtractorConfig
+from feature_extraction.detector import detect_images
 from feature_extraction.torchvision_detector import TorchvisionDetector, build_small_detector, save_small_weights
 from tasks.world.scenes import LABELS, Scene, render_scene
 
@@ -76,7 +77,7 @@ def measure_detector(weights: Path, scenes: int, seed: int) -> DetectorQuality:
     objects = localised = labelled = 0
     for _ in range(scenes):
         scene = render_scene(rng, MIN_OBJECTS, MAX_OBJECTS)
-        (found,) = detector.detect([np.asarray(scene.image)])
+        (found,) = detect_images(detector, [np.asarray(scene.image)])
         for item in scene.objects:
             objects += 1
             overlaps = _overlaps(np.array(item.box), found.boxes)

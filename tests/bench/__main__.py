@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import download, encoding, extract, loader, step
+from tests.bench import download, encoding, extract, loader, pipeline, step
 
 BENCHES = {
     "loader": loader.run,
@@ -17,6 +17,7 @@ BENCHES = {
     "step": step.run,
     "download": download.run,
     "extract": extract.run,
+    "pipeline": pipeline.run,
 }
 
 

@@ -5,9 +5,11 @@ The network is R50-C4 with random weights, on noise with a few edges: at full si
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ import torch
 from torchvision.ops import box_iou, nms
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Image, lacks_bf16, load_detector
+from feature_extraction.detector import Detections, Detector, Image, detect_images, lacks_bf16, load_detector
+from feature_extraction.extract import BusyClock
 from feature_extraction.selection import Float, select_regions
 from tests.bench.clock import cpu_cost
+from tests.bench.photos import write_photos
+from tests.bench.pipeline import photo_sample, write_shard
 
 PROPOSALS, CLASSES, REGIONS = 300, 1600, 100
 
@@ -34,6 +39,7 @@ def run() -> Iterator[str]:
         config = _network(Path(folder), 800 if on_gpu else 320)
         images = _pictures(32 if on_gpu else 2)
         yield from _gpu(config, images) if on_gpu else _cpu(config, images)
+        yield from _shard(config, Path(folder), 256 if on_gpu else 6)
 
 
 # --- selection ------------------------------------------------------------------------------------------------------
@@ -116,7 +122,7 @@ def _all(detector: Detector, images: list[Image], batch_size: int) -> list[Detec
     return [
         found
         for start in range(0, len(images), batch_size)
-        for found in detector.detect(images[start : start + batch_size])
+        for found in detect_images(detector, images[start : start + batch_size])
     ]
 
 
@@ -149,7 +155,7 @@ def _gpu(config: ExtractorConfig, images: list[Image]) -> Iterator[str]:
         detector = load_detector(config.model_copy(update={"precision": precision}))
         for batch_size in (1, 4, 16):
             batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-            cost, used = _gpu_cost(detector.detect, batches)
+            cost, used = _gpu_cost(partial(detect_images, detector), batches)
             yield (
                 f"  {precision}, {batch_size} at a time: {len(images) / cost:.1f} images/s, {slow / cost:.2f} x that; "
                 f"{used / 2**30:.2f} GiB"
@@ -158,6 +164,23 @@ def _gpu(config: ExtractorConfig, images: list[Image]) -> Iterator[str]:
         if precision == "bf16":
             yield _agreement(exact, found)
         exact = found
+
+
+def _shard(config: ExtractorConfig, folder: Path, count: int) -> Iterator[str]:
+    """Photographs to a shard on disk, as extraction does it."""
+    made_of = write_photos(folder)
+    files = sorted(folder.glob("*.jpg"))
+    samples = [photo_sample(number, files[number % len(files)]) for number in range(count)]
+    cores = len(os.sched_getaffinity(0))
+    for precision in ("fp32", "bf16"):
+        chosen = config.model_copy(update={"precision": precision})
+        if precision == "bf16" and not torch.cuda.is_available():
+            return
+        detector, clock = load_detector(chosen), BusyClock()
+        begun = time.perf_counter()
+        write_shard(folder / "regions.tar", samples, detector, chosen, min(cores, 8), clock)
+        rate = count / (time.perf_counter() - begun)
+        yield f"{count} {made_of} to a shard, {precision}: {rate:.2f} images/s, the detector busy {clock.share:.1%}"
 
 
 def _gpu_cost(detect: Callable[[Any], object], inputs: Sequence[object]) -> tuple[float, int]:

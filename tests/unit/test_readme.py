@@ -16,7 +16,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 SHELL = [
     line.split("#")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
+    for line in re.sub(r"\\\n\s*", "", block).splitlines()
     if line.strip()
 ]
 

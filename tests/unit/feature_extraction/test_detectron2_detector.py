@@ -13,7 +13,7 @@ from detectron2.config import get_cfg  # noqa: E402
 from detectron2.engine import DefaultPredictor  # noqa: E402
 
 from feature_extraction.config import ExtractorConfig  # noqa: E402
-from feature_extraction.detector import load_detector  # noqa: E402
+from feature_extraction.detector import detect_images, load_detector  # noqa: E402
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
 
@@ -23,7 +23,7 @@ def test_regions_are_what_the_interface_promises(network, images):
     dim = network.feature_dim
     assert detector.feature_dim == dim
     assert detector.labels[6] == "label 6"
-    for found in detector.detect(images):
+    for found in detect_images(detector, images):
         assert found.features.shape == (12, dim)
         assert (found.features >= 0).all()
         assert (np.diff(found.scores) <= 0).all()
@@ -33,8 +33,8 @@ def test_regions_are_what_the_interface_promises(network, images):
 
 def test_a_batch_gives_what_single_images_give(network, images):
     detector = load_detector(network.config)
-    for one, image in zip(detector.detect(images), images, strict=True):
-        (alone,) = detector.detect([image])
+    for one, image in zip(detect_images(detector, images), images, strict=True):
+        (alone,) = detect_images(detector, [image])
         np.testing.assert_allclose(one.boxes, alone.boxes, atol=1e-3)
         np.testing.assert_allclose(one.features, alone.features, rtol=0, atol=1e-4 * alone.features.max())
 
@@ -42,7 +42,7 @@ def test_a_batch_gives_what_single_images_give(network, images):
 def test_every_region_is_one_of_detectron2_s_own(network, images):
     """Its own inference with all thresholds open lists each class of each proposal; it wants blue first."""
     config = network.config
-    (found,) = load_detector(config).detect(images[:1])
+    (found,) = detect_images(load_detector(config), images[:1])
     own = DefaultPredictor(_open_config(config))(images[0][:, :, ::-1])["instances"]
     boxes, scores, labels = own.pred_boxes.tensor.numpy(), own.scores.numpy(), own.pred_classes.numpy()
     for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
@@ -63,7 +63,7 @@ def _open_config(config: ExtractorConfig):
 
 def test_the_feature_is_the_vector_that_the_classifier_saw(network, images):
     config, state = network.config, network.state
-    (found,) = load_detector(config).detect(images[:1])
+    (found,) = detect_images(load_detector(config), images[:1])
     bias = state[CLASSIFIER.replace("weight", "bias")]
     probabilities = (torch.from_numpy(found.features) @ state[CLASSIFIER].T + bias).softmax(1).numpy()
     np.testing.assert_allclose(probabilities[:, -1], found.background, atol=1e-4)
@@ -74,8 +74,10 @@ def test_model_zoo_pickles_load_as_pth_does(network, images, tmp_path):
     config, state = network.config, network.state
     weights = {name: tensor.numpy() for name, tensor in state.items()}
     (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"model": weights, "__author__": "test"}))
-    (one,) = load_detector(config).detect(images[:1])
-    (other,) = load_detector(config.model_copy(update={"weights": str(tmp_path / "weights.pkl")})).detect(images[:1])
+    (one,) = detect_images(load_detector(config), images[:1])
+    (other,) = detect_images(
+        load_detector(config.model_copy(update={"weights": str(tmp_path / "weights.pkl")})), images[:1]
+    )
     np.testing.assert_array_equal(one.features, other.features)
 
 
@@ -83,7 +85,7 @@ def test_model_zoo_pickles_load_as_pth_does(network, images, tmp_path):
     ("how", "problem"),
     [
         ("missing", "absent in the file"),
-        ("other classes", r"do not fit the model: .*cls_score\.weight"),
+        ("other classes", r"keys that differ: 1, first .*cls_score\.weight: \(6, \d+\) in the file, \(8, \d+\)"),
         ("unexpected", "attributes: not in the model"),
         ("damaged", "cannot be loaded"),
         ("absent", "cannot be loaded"),
@@ -108,7 +110,7 @@ def test_weights_that_would_leave_a_part_random_are_refused(network, tmp_path, h
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"model": "nowhere.yaml"}, "no Detectron2 config file and not in its model zoo"),
+        ({"model": "nowhere.yaml"}, "no preset .*, no file, and no YAML config of Detectron2's model zoo"),
         ({"model": "COCO-Detection/retinanet_R_50_FPN_1x.yaml"}, "give a Faster R-CNN"),
         ({"model": "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml"}, "give a Faster R-CNN"),
         ({"weights": None}, "extractor.weights is not set"),
@@ -118,3 +120,27 @@ def test_weights_that_would_leave_a_part_random_are_refused(network, tmp_path, h
 def test_what_does_not_fit_is_refused(network, fields, problem):
     with pytest.raises(ValueError, match=problem):
         load_detector(network.config.model_copy(update=fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is no config file of Detectron2"),
+        ("just words", "is no config file of Detectron2"),
+        ("}{", "is no config file of Detectron2"),
+        ("MODEL:\n  NOPE: 3\n", "Non-existent config key: MODEL.NOPE"),
+        ("_BASE_: nowhere.yaml\n", "nowhere.yaml"),
+        ("_BASE_: config.yaml\n", "is no config file of Detectron2"),
+    ],
+)
+def test_a_config_file_that_cannot_be_read_is_one_sentence(network, tmp_path, text, problem):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=problem) as error:
+        load_detector(network.config.model_copy(update={"model": str(path)}))
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_the_zoo_that_is_a_program_is_refused(network):
+    with pytest.raises(ValueError, match="no YAML config of Detectron2's model zoo"):
+        load_detector(network.config.model_copy(update={"model": "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"}))

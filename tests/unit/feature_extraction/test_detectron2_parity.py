@@ -21,7 +21,7 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_i
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
 from feature_extraction.config import ExtractorConfig  # noqa: E402
-from feature_extraction.detector import load_detector  # noqa: E402
+from feature_extraction.detector import detect_images, load_detector  # noqa: E402
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/coco"
 
@@ -112,13 +112,13 @@ def check_same(ours, plain: PlainRegions) -> None:
 @pytest.mark.parametrize("selection", ["argmax", "maxconf", "classwise"])
 def test_regions_equal_those_of_a_plain_path(network, images, selection, feature_at):
     config = network.config.model_copy(update={"selection": selection, "feature_at": feature_at, "nms_threshold": 0.3})
-    check_same(load_detector(config).detect(images)[1], plain_regions(config, images[1]))
+    check_same(detect_images(load_detector(config), images)[1], plain_regions(config, images[1]))
 
 
 @pytest.mark.parametrize("selection", ["argmax", "maxconf", "classwise"])
 def test_regions_at_the_proposals_equal_those_of_a_plain_path(network, images, selection):
     config = network.config.model_copy(update={"selection": selection, "box": "proposal"})
-    check_same(load_detector(config).detect(images[:1])[0], plain_regions(config, images[0]))
+    check_same(detect_images(load_detector(config), images[:1])[0], plain_regions(config, images[0]))
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the shared COCO photographs are not on this machine")
@@ -130,4 +130,4 @@ def test_photographs_give_what_a_plain_path_gives(network, selection):
     assert len(paths) == 3
     for path in paths:
         photograph = np.array(Pillow.open(path).convert("RGB"))
-        check_same(detector.detect([photograph])[0], plain_regions(config, photograph))
+        check_same(detect_images(detector, [photograph])[0], plain_regions(config, photograph))

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.detectron2
 from torchvision.ops import RoIPool, box_iou  # noqa: E402
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig  # noqa: E402
-from feature_extraction.detector import load_detector  # noqa: E402
+from feature_extraction.detector import detect_images, load_detector  # noqa: E402
 from feature_extraction.detectron2_network import build_network, load_weights  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -107,7 +107,7 @@ def test_a_classifier_of_attributes_in_the_weights_is_passed_over_only_there(net
 def test_random_weights_are_those_of_their_seed_and_say_so(network, images, caplog):
     def features(weights: str) -> np.ndarray:
         config = network.config.model_copy(update={"weights": weights})
-        return load_detector(config).detect(images[:1])[0].features
+        return detect_images(load_detector(config), images[:1])[0].features
 
     state = torch.random.get_rng_state()
     with caplog.at_level(logging.WARNING):
@@ -127,7 +127,7 @@ def test_a_photograph_through_a_whole_preset(model, dim):
         model=model, weights="random", num_proposals=20, max_regions=10, top_labels=5, device="cpu"
     )
     detector = load_detector(config)
-    (found,) = detector.detect([photograph])
+    (found,) = detect_images(detector, [photograph])
     assert detector.labels[:3] == ("person", "bicycle", "car")
     assert found.features.shape == (10, dim)
     assert np.isfinite(found.features).all()
@@ -140,8 +140,8 @@ def test_a_photograph_through_a_whole_preset(model, dim):
 def test_bf16_finds_what_fp32_finds_and_decodes_boxes_exactly(network, images):
     """An untrained FPN's proposals are nearly ties, so other ones win in bf16; those of the C4 network are decided."""
     share, least_cosine = {256: (0.9, 0.999), 1024: (0.5, 0.99)}[network.feature_dim]
-    (exact,) = load_detector(network.config).detect(images[:1])
-    (half,) = load_detector(network.config.model_copy(update={"precision": "bf16"})).detect(images[:1])
+    (exact,) = detect_images(load_detector(network.config), images[:1])
+    (half,) = detect_images(load_detector(network.config.model_copy(update={"precision": "bf16"})), images[:1])
     overlaps = box_iou(torch.from_numpy(exact.boxes), torch.from_numpy(half.boxes)).numpy()
     matched, nearest = overlaps.max(axis=1) > 0.9, overlaps.argmax(axis=1)
     assert matched.mean() >= share

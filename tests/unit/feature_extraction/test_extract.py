@@ -1,5 +1,7 @@
 import io
 import logging
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,9 +10,10 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
+from feature_extraction import extract
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, check_shapes
-from feature_extraction.extract import ExtractFailure, extract_regions
+from feature_extraction.detector import Detections, Image, Prepared, check_shapes
+from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
 from feature_extraction.samples import ImageSample, RegionSample
 
 CONFIG = ExtractorConfig(backend="torchvision", model="small", batch_size=3)
@@ -21,17 +24,22 @@ class GreyDetector:
 
     labels = ("picture",)
     feature_dim = 2
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.calls: list[list[tuple[int, ...]]] = []
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        height, width = check_shapes(images)
-        self.calls.append([image.shape for image in images])
+    def prepare(self, image: Image) -> Prepared:
+        return Prepared(image, (image.shape[1], image.shape[0]))
+
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        height, width = check_shapes(pictures)
+        self.calls.append([picture.pixels.shape for picture in pictures])
         one = np.ones(1, np.float32)
         box = np.array([[0, 0, width, height]], np.float32)
         zero = np.zeros(1, np.int16)
-        return [Detections(box, zero, one, one * 0, np.full((1, 2), image.mean(), np.float32)) for image in images]
+        greys = [picture.pixels.mean() for picture in pictures]
+        return [Detections(box, zero, one, one * 0, np.full((1, 2), grey, np.float32)) for grey in greys]
 
 
 def sample(key: str, grey: int, size: tuple[int, int] = (40, 32)) -> ImageSample:
@@ -98,7 +106,7 @@ def test_a_broken_picture_is_one_failure_among_good_ones(broken, detail):
 
 def test_an_error_of_the_detector_is_not_taken_for_a_broken_picture():
     class Broken(GreyDetector):
-        def detect(self, images):
+        def detect(self, pictures):
             raise ValueError("weights are broken")
 
     with pytest.raises(ValueError, match="weights are broken"):
@@ -112,9 +120,9 @@ class SmallMemory(GreyDetector):
         super().__init__()
         self.room = room
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        found = super().detect(images)
-        if len(images) > self.room:
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        found = super().detect(pictures)
+        if len(pictures) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return found
 
@@ -138,12 +146,108 @@ def test_an_image_that_does_not_fit_alone_is_an_error_that_says_what_to_do():
 
 def test_top_labels_reach_the_sample():
     class Tops(GreyDetector):
-        def detect(self, images):
+        def detect(self, pictures):
             tops = {"top_labels": np.array([[4, 2]], np.int16), "top_scores": np.array([[0.5, 0.25]], np.float32)}
-            return [replace(found, **tops) for found in super().detect(images)]
+            return [replace(found, **tops) for found in super().detect(pictures)]
 
     (result,) = extract_regions([sample("000", 10)], Tops(), CONFIG)
     assert isinstance(result, RegionSample)
     assert result.top_labels is not None
     assert result.top_scores is not None
     assert (result.top_labels.tolist(), result.top_scores.tolist()) == ([[4, 2]], [[0.5, 0.25]])
+
+
+class HeldDetector(GreyDetector):
+    """Waits before each batch until it is let go on, and tells how many batches have come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.come, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        self.come.release()
+        assert self.go_on.acquire(timeout=20)
+        return super().detect(pictures)
+
+
+def test_pictures_are_read_ahead_while_the_detector_works_and_no_further():
+    read: list[int] = []
+
+    def stream():
+        for number in range(1000):
+            read.append(number)
+            yield sample(f"{number:06d}", 100)
+
+    detector = HeldDetector()
+    results = extract_regions(stream(), detector, CONFIG)
+    first = threading.Thread(target=lambda: next(results))
+    first.start()
+    assert detector.come.acquire(timeout=20)
+    window = extract.WINDOW_BATCHES * CONFIG.batch_size
+    for _ in range(200):
+        if len(read) == 3 * window:
+            break
+        time.sleep(0.02)
+    time.sleep(0.1)
+    assert len(read) == 3 * window  # the one whose results are taken, and two ahead
+    for _ in range(1000):
+        detector.go_on.release()
+    first.join(20)
+    results.close()
+
+
+def test_the_detector_works_on_while_results_are_not_taken():
+    detector = HeldDetector()
+    for _ in range(1000):
+        detector.go_on.release()
+    results = extract_regions([sample(f"{n:03d}", n) for n in range(72)], detector, CONFIG)
+    next(results)
+    for _ in range(24):  # All three windows of eight batches, though a single result was taken.
+        assert detector.come.acquire(timeout=20)
+    assert keys(results) == [f"{n:03d}" for n in range(1, 72)]
+
+
+def test_leaving_early_ends_every_thread():
+    before = threading.active_count()
+    results = extract_regions([sample(f"{n:03d}", n) for n in range(200)], GreyDetector(), CONFIG, num_threads=3)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_two_batches_are_with_a_detector_on_a_gpu_and_results_keep_their_order(monkeypatch):
+    monkeypatch.setattr(extract, "_begin_lane", lambda device: None)
+    both = threading.Barrier(2)
+
+    class OnGpu(GreyDetector):
+        device = torch.device("cuda:0")
+
+        def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+            both.wait(20)
+            return super().detect(pictures)
+
+    samples = [sample(f"{n:03d}", n) for n in range(0, 240, 10)]
+    results = list(extract_regions(samples, OnGpu(), CONFIG, num_threads=2))
+    assert keys(results) == keys(samples)
+    assert [round(result.features[0, 0] / 10) for result in results] == list(range(24))
+
+
+def test_the_clock_tells_which_share_of_its_time_the_detector_has_a_batch(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(extract.time, "monotonic", lambda: now[0])
+    clock = BusyClock()
+    assert clock.share == 1.0
+
+    def after(seconds: float) -> None:
+        now[0] += seconds
+
+    after(5)
+    with clock:
+        after(2)
+        with clock:  # another lane
+            after(1)
+        after(1)
+    after(3)
+    with clock:
+        after(3)
+    assert clock.share == pytest.approx(7 / 10)

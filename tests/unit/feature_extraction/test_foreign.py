@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from feature_extraction.foreign import (
     read_bottom_up_row,
     read_lxmert_row,
     region_sample,
+    row_id,
     write_lxmert_row,
 )
 from feature_extraction.samples import check_regions
@@ -71,6 +73,36 @@ def test_a_class_beyond_the_vocabulary_is_named():
         region_sample(regions([0.5], labels=("zebra",)), "000000007", None, 2, {"dog": 0})
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"features": [[1, np.nan]]}, "features hold a number that is not finite"),
+        ({"boxes": [[0, 0, np.inf, 1]]}, "boxes hold a number that is not finite"),
+        ({"scores": [np.nan]}, "scores hold a number that is not finite"),
+        ({"scores": [7.5]}, "scores go from 7.5 to 7.5: they are no probabilities"),
+        ({"scores": [-0.5]}, "no probabilities"),
+        ({"background": [1.5]}, "no probabilities"),
+        ({"boxes": [[10, 0, 5, 5]]}, "a box ends before it begins"),
+        ({"boxes": [[0, 10, 5, 5]]}, "a box ends before it begins"),
+        ({"features": [[1, 70000]]}, r"a feature is 7e\+04, beyond half precision"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(changed, message):
+    arrays = {name: np.array(value, np.float32) for name, value in changed.items()}
+    with pytest.raises(ForeignError, match=message):
+        region_sample(replace(regions([0.5]), **arrays), "000000007", None, 2, 20)
+
+
+def test_scores_a_rounding_beyond_one_are_one():
+    assert region_sample(regions([1.0004]), "000000007", None, 2, 20).scores.tolist() == [1]
+
+
+def test_an_id_is_utf_8_and_a_mark_before_it_is_no_part_of_it():
+    line = lxmert_line("写真 1", made(1, 2)).encode()
+    assert read_lxmert_row(line).image_id == row_id(line) == "写真 1"
+    assert read_lxmert_row(b"\xef\xbb\xbf" + line).image_id == "写真 1"
+
+
 def test_label_names_become_their_numbers():
     sample = region_sample(regions([0.5, 0.6], labels=("dog", "cat")), "000000007", None, 2, {"cat": 0, "dog": 1})
     assert sample.labels.tolist() == [0, 1]
@@ -106,6 +138,11 @@ def test_base64_that_python_3_wrote_as_bytes_literals_is_read():
         (lambda fields: [*fields[:7], "x", *fields[8:]], "num_boxes is 'x'"),
         (lambda fields: [fields[0], "0", *fields[2:]], "img_h is 0 pixels"),
         (lambda fields: [*fields[:8], text(np.zeros(11), "<f4"), fields[9]], "boxes has 44 bytes"),
+        (lambda fields: [*fields[:7], "-3", *fields[8:]], "num_boxes is '-3', not a number from 0 to 65,536"),
+        (lambda fields: [*fields[:7], "9" * 5000, *fields[8:]], "num_boxes is '9{20}', not a number"),
+        (lambda fields: [*fields[:2], "1e30", *fields[3:]], "img_w is 1e30 pixels"),
+        (lambda fields: [*fields[:2], "inf", *fields[3:]], "img_w is 'inf', not a number of pixels"),
+        (lambda fields: [*fields[:9], "é"], "bytes that are neither text nor base64"),
     ],
 )
 def test_a_damaged_row_says_what_is_wrong(change, message):

@@ -1,3 +1,4 @@
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -76,6 +77,18 @@ def test_class_numbers_that_count_the_background_are_shifted(tmp_path):
     np.testing.assert_array_equal(found.background, [truth["scores"][0], 0, 0])
 
 
+def test_features_one_column_a_region_are_turned(tmp_path):
+    truth = made(1, 3)
+    found = read_npz(
+        save(
+            tmp_path / "a.npz", x=truth["features"].T, bbox=truth["boxes"], objects_id=truth["labels"],
+            objects_conf=truth["scores"], image_w=200, image_h=100,
+        ),
+        CLASSES,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.features, truth["features"])
+
+
 def test_what_is_missing_is_said_beside_what_is_there(tmp_path):
     path = save(tmp_path / "a.npz", embedding=np.ones((2, 8)), bbox=np.ones((2, 4)))
     with pytest.raises(ForeignError, match=r"no features \(x, features, feat\); its keys are bbox, embedding"):
@@ -118,3 +131,35 @@ def test_what_we_write_is_read_back_and_needs_no_pickle(tmp_path):
     np.testing.assert_array_equal(found.boxes, sample.boxes)
     np.testing.assert_array_equal(found.labels, sample.labels)
     np.testing.assert_array_equal(found.scores, sample.scores)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_bbox": -1}, "num_boxes is '-1', not a number"),
+        ({"num_bbox": np.nan}, "num_boxes is 'nan', not a number"),
+        ({"image_w": 0}, "image_w is 0.0 pixels"),
+        ({"image_w": -5}, "image_w is -5.0 pixels"),
+        ({"image_h": np.inf}, "image_h is 'inf', not a number of pixels"),
+    ],
+)
+def test_counts_and_sizes_that_cannot_be_are_refused(tmp_path, changed, message):
+    truth = made(1, 3)
+    arrays = {
+        "x": truth["features"], "bbox": truth["boxes"], "objects_id": truth["labels"], "objects_conf": truth["scores"],
+        "image_w": 200, "image_h": 100, "num_bbox": 3,
+    }  # fmt: skip
+    assert len(read_npz(save(tmp_path / "a.npz", **arrays), CLASSES).boxes) == 3
+    with pytest.raises(ForeignError, match=message):
+        read_npz(save(tmp_path / "b.npz", **{**arrays, **changed}), CLASSES)
+
+
+def test_a_shape_that_promises_more_than_the_file_holds_is_refused(tmp_path):
+    """Room for it, 400 TB, is never asked for."""
+    header = io.BytesIO()
+    about = {"descr": "<f4", "fortran_order": False, "shape": (999_999_999, 99_999)}
+    np.lib.format.write_array_header_1_0(header, about)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(ForeignError, match=r"an array of shape \(999999999, 99999\) has 0 bytes"):
+        read_npz(tmp_path / "a.npz", CLASSES)

@@ -70,3 +70,22 @@ def test_a_cut_line_says_what_is_wrong():
 
 def test_names_of_a_line():
     assert vinvl_names(lines()[1]) == {"dog", "tree"}
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e999", '"x"', "null"])
+def test_a_rectangle_or_score_that_is_no_number_is_refused(value):
+    features, labels = lines()
+    objects = json.loads(labels.split(b"\t")[1])
+    whole = json.dumps(objects)
+    x1 = json.dumps(objects[1]["rect"][2])
+    with pytest.raises(ForeignError, match='an object without a "rect" of four numbers'):
+        read_vinvl_rows(features, f"42\t{whole.replace(x1, value)}".encode())
+    score = json.dumps(objects[1]["conf"])
+    with pytest.raises(ForeignError, match="an object without a number 'conf'"):
+        read_vinvl_rows(features, f"42\t{whole.replace(score, value)}".encode())
+
+
+def test_json_of_endless_depth_is_a_damaged_line():
+    features, _ = lines()
+    with pytest.raises(ForeignError, match="not whole JSON"):
+        read_vinvl_rows(features, b"42\t" + b"[" * 200_000)

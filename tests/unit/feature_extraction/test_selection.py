@@ -123,15 +123,25 @@ def test_shapes_that_disagree_are_errors():
         select([[0.5]], [LEFT], background=[0.1, 0.2])
 
 
-corners = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 12), st.integers(1, 12))
+places = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 12), st.integers(1, 12), st.integers(0, 2))
 
 
 @settings(deadline=None, max_examples=80)
-@given(st.lists(corners, max_size=30), st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0]), st.integers(1, 8))
-def test_nms_agrees_with_the_obvious_loop(corner_sizes, threshold, limit):
-    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in corner_sizes], np.float64).reshape(-1, 4)
+@given(st.lists(places, max_size=30), st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0]), st.booleans())
+def test_nms_agrees_with_the_obvious_loop(corner_sizes, threshold, apart):
+    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h, _ in corner_sizes], np.float32).reshape(-1, 4)
+    groups = np.array([group for *_, group in corner_sizes], np.int64)
     expected: list[int] = []
-    for index, box in enumerate(boxes):
-        if len(expected) < limit and all(slow_iou(box, boxes[other]) <= threshold for other in expected):
+    for index, box in enumerate(boxes.astype(np.float64)):
+        rivals = [other for other in expected if not apart or groups[other] == groups[index]]
+        if all(slow_iou(box, boxes[other]) <= threshold for other in rivals):
             expected.append(index)
-    assert suppress_overlaps(boxes, threshold, limit).tolist() == expected
+    assert suppress_overlaps(boxes, threshold, groups if apart else None).tolist() == expected
+
+
+def test_boxes_of_far_groups_are_compared_to_the_last_bit():
+    box = (1000.0, 1000.0, 1000.125, 1000.125)
+    boxes = np.array([box, (1000.0, 1000.0, 1000.125, 1000.0625)], np.float32)
+    groups = np.full(2, 1599)
+    assert suppress_overlaps(boxes, 0.5, groups).tolist() == [0, 1]
+    assert suppress_overlaps(boxes, 0.499, groups).tolist() == [0]

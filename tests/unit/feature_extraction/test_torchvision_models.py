@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
-from feature_extraction.detector import load_detector
+from feature_extraction.detector import detect_images, load_detector
 
 LIGHT = "fasterrcnn_mobilenet_v3_large_fpn"
 CLASSIFIER = "roi_heads.box_predictor.cls_score"
@@ -59,7 +59,7 @@ def test_regions_are_what_the_interface_promises(picture, caplog):
     with caplog.at_level(logging.WARNING):
         detector = load_detector(config(top_labels=3))
     assert RANDOM_WARNING in caplog.text
-    for found in detector.detect([picture, picture]):
+    for found in detect_images(detector, [picture, picture]):
         assert found.features.shape == (len(found.boxes), detector.feature_dim) == (10, 1024)
         assert (found.features >= 0).all()
         assert (np.diff(found.scores) <= 0).all()
@@ -76,7 +76,7 @@ def test_a_gap_never_becomes_a_label(picture, tmp_path):
     state[f"{CLASSIFIER}.bias"][13] += 900  # the stop sign, class 11 of 80
     torch.save(state, tmp_path / "weights.pth")
     detector = load_detector(config(weights=str(tmp_path / "weights.pth")))
-    (found,) = detector.detect([picture])
+    (found,) = detect_images(detector, [picture])
     assert {detector.labels[label] for label in found.labels} == {"stop sign"}
     assert found.scores.max() < 0.01
 
@@ -102,7 +102,7 @@ def test_weights_without_a_path_are_torchvision_s_own_and_give_its_numbers(model
     assert not any(labels[label] == "N/A" for label in expected["labels"]), "choose another seed"
 
     detector = load_detector(config(model=model, weights=None, selection="classwise"))
-    (found,) = detector.detect([picture])
+    (found,) = detect_images(detector, [picture])
     assert [detector.labels[label] for label in found.labels] == [labels[label] for label in expected["labels"]]
     np.testing.assert_allclose(found.scores, expected["scores"].numpy(), atol=1e-4)
     np.testing.assert_allclose(found.boxes, expected["boxes"].numpy(), atol=1e-3)
@@ -121,7 +121,7 @@ def test_weights_of_other_classes_take_their_names_from_a_vocabulary(picture, tm
     names.write_text("cat\ndog\nbird\n")
     detector = load_detector(config(weights=str(path), vocabulary=str(names)))
     assert detector.labels == ("cat", "dog", "bird")
-    assert len(detector.detect([picture])[0].boxes) > 0
+    assert len(detect_images(detector, [picture])[0].boxes) > 0
     names.write_text("cat\ndog\n")
     with pytest.raises(ValueError, match="names 2 labels, but the detector has 3 foreground classes"):
         load_detector(config(weights=str(path), vocabulary=str(names)))
@@ -133,7 +133,7 @@ def test_weights_of_other_classes_take_their_names_from_a_vocabulary(picture, tm
         ("absent", "cannot be loaded"),
         ("damaged", "cannot be loaded"),
         ("not a state dict", "hold no roi_heads.box_predictor.cls_score.weight"),
-        ("missing", "do not fit fasterrcnn_mobilenet_v3_large_fpn: 1 keys differ, first rpn.head.bbox_pred.bias"),
+        ("missing", "do not fit fasterrcnn_mobilenet_v3_large_fpn: keys that differ: 1, first rpn.head.bbox_pred.bias"),
         ("another model", "do not fit fasterrcnn_mobilenet_v3_large_fpn"),
     ],
 )
@@ -158,7 +158,7 @@ def test_the_final_feature_is_pooled_at_the_stored_box(picture, tmp_path, select
 
     def detect(**fields):
         given = config(weights=str(tmp_path / "weights.pth"), selection=selection, **fields)
-        return load_detector(given).detect([picture, picture[::-1]])[1]
+        return detect_images(load_detector(given), [picture, picture[::-1]])[1]
 
     at_proposal = detect(box="proposal")
     again = detect(box="proposal", feature_at="final")

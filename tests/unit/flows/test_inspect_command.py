@@ -104,3 +104,18 @@ def test_shard_ranges_are_read() -> None:
     assert shard_ranges("0-9,12") == ((0, 9), (12, 12))
     with pytest.raises(UserError, match="give numbers and ranges"):
         shard_ranges("1-")
+
+
+def test_another_set_is_compared_with(root: Root) -> None:
+    result = run("--root", root.uri, "--of", "photos/train", "--against", EXTRACTOR[:12])
+    assert result.exit_code == 0
+    assert f"against {EXTRACTOR[:12]}, over 3 images: 100.0% of the regions are there, too, 100.0% of" in result.stdout
+    assert "<h2>Against another set</h2>" in Path(root.path("inspect-photos-train.html")).read_text()
+    result = run("--root", root.uri, "--of", "photos/train", "--against", "nothing")
+    assert result.exit_code == 2 and "there are no features of photos/train by nothing" in result.output
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(root: Root) -> None:
+    inside = f"{root.path('features')}/{EXTRACTOR[:12]}/extractor.json/page.html"
+    result = run("--root", root.uri, "--of", "photos/train", "--out", inside)
+    assert result.exit_code == 2 and f"cannot write {inside} (" in result.output

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from flows.checks import validation_text
 from flows.options import RowsOptions, retry_config, rows_params, with_download_options
-from flows.params import DownloadParams
+from flows.shard_params import DownloadParams
 from tasks.config import RetryConfig, RowsConfig
 from tasks.errors import UserError
 from tasks.records import Outcome

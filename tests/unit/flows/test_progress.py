@@ -10,15 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from flows.progress import (
-    DownloadProgress,
-    ProgressLog,
-    TerminalHandler,
-    counts_text,
-    duration,
-    log_to_stderr,
-    shares_text,
-)
+from flows.progress import ProgressLog, StageProgress, counts_text, duration, shares_text
+from flows.terminal import TerminalHandler, log_to_stderr
 from model.progress import Progress
 from tasks.records import ShardRef
 
@@ -43,8 +36,8 @@ def test_lines_are_at_least_three_seconds_apart(logger: logging.Logger, caplog: 
     for clock.now in (0.5, 2.9, 4.0, 5.0, 6.9, 8.0):
         progress(int(100 * clock.now), 1000)
     assert caplog.messages == [
-        "web/train 00003: 400 of 1,000 rows, 100.0 a second, 6.0 s left",
-        "web/train 00003: 800 of 1,000 rows, 100.0 a second, 2.0 s left",
+        "web/train 00003: 400 of 1,000 rows, 100 a second, 6.0 s left",
+        "web/train 00003: 800 of 1,000 rows, 100 a second, 2.0 s left",
     ]
 
 
@@ -72,7 +65,7 @@ def test_counts_put_ok_first_and_leave_zeros_out() -> None:
 def test_nothing_is_said_where_stderr_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr", None)
     log_to_stderr()
-    with DownloadProgress(logging.getLogger("flows.download"), 10) as progress:
+    with StageProgress(logging.getLogger("flows.download"), "download", "rows", 10) as progress:
         progress.note("paused")
 
 
@@ -96,7 +89,8 @@ def shard(number: int) -> ShardRef:
 
 def test_download_line_sums_the_shards_of_all_workers(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=100_000, done=50_000, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=100_000, clock=clock)
+    progress.begin(shard(9), 50_000)
     clock.now = 1
     progress.finish(shard(0), {"ok": 1000})
     progress.update(shard(1), 300, {"ok": 200, "dns": 100})
@@ -112,7 +106,7 @@ def test_later_numbers_of_a_shard_replace_its_earlier_ones(
     logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=100, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=100, clock=clock)
     for clock.now, done in ((0.1, 10), (0.2, 20), (0.3, 30)):
         progress.update(shard(0), done, {"ok": done})
     clock.now = 4
@@ -122,7 +116,7 @@ def test_later_numbers_of_a_shard_replace_its_earlier_ones(
 
 def test_download_rate_is_that_of_the_last_minute(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=100_000, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=100_000, clock=clock)
     done = 0
     for second in range(1, 301):
         clock.now = second
@@ -136,7 +130,7 @@ def test_urls_of_an_earlier_run_are_done_but_not_in_the_rate(
     logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=1000, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=1000, clock=clock)
     progress.begin(shard(0), 600)
     clock.now = 5
     progress.update(shard(0), 610, {"ok": 610})
@@ -151,7 +145,7 @@ def test_urls_of_an_earlier_run_are_done_but_not_in_the_rate(
 
 def test_time_left_is_unknown_while_nothing_ends(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=10, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=10, clock=clock)
     clock.now = 5
     progress.update(shard(0), 0, {})
     assert caplog.messages == ["download: 0 of 10 rows (0.0%), 0.0 a second, time left unknown"]
@@ -161,7 +155,7 @@ def test_everything_is_done_only_when_everything_is_done(
     logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=100_000, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=100_000, clock=clock)
     for clock.now, done in ((5, 99_999), (10, 100_000)):
         progress.update(shard(0), done, {"ok": done})
     assert [re.findall(r"\(.*?%\)", line) for line in caplog.messages] == [["(99.9%)"], ["(100.0%)"]]
@@ -169,7 +163,7 @@ def test_everything_is_done_only_when_everything_is_done(
 
 def test_long_downloads_write_few_lines(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = DownloadProgress(logger, total=10**6, clock=clock)
+    progress = StageProgress(logger, "download", "rows", total=10**6, clock=clock)
     spoken_at = []
     for second in range(1, 5 * 3600 + 1):
         clock.now = second
@@ -182,7 +176,7 @@ def test_long_downloads_write_few_lines(logger: logging.Logger, caplog: pytest.L
 
 
 def test_notes_are_logged_at_once(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
-    DownloadProgress(logger, total=10, clock=Clock()).note("paused: no host of 32 answers")
+    StageProgress(logger, "download", "rows", total=10, clock=Clock()).note("paused: no host of 32 answers")
     assert caplog.messages == ["download: paused: no host of 32 answers"]
 
 
@@ -221,7 +215,7 @@ def terminal_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Terminal,
 def test_terminal_shows_one_line_below_whole_log_lines(terminal_logger: tuple[Terminal, logging.Logger]) -> None:
     terminal, logger = terminal_logger
     clock = Clock()
-    with DownloadProgress(logger, total=100, clock=clock) as progress:
+    with StageProgress(logger, "download", "rows", total=100, clock=clock) as progress:
         for clock.now in (0.25, 0.5, 0.75, 1.0):
             progress.update(shard(0), int(20 * clock.now), {"ok": int(20 * clock.now)})
         live = "download: 20 of 100 rows (20.0%), 20 a second, 4.0 s left; 100.0% ok"
@@ -234,7 +228,7 @@ def test_terminal_shows_one_line_below_whole_log_lines(terminal_logger: tuple[Te
 
 def test_terminal_line_never_wraps(terminal_logger: tuple[Terminal, logging.Logger]) -> None:
     terminal, logger = terminal_logger
-    progress = DownloadProgress(logger, total=10**9, clock=(clock := Clock()))
+    progress = StageProgress(logger, "download", "rows", total=10**9, clock=(clock := Clock()))
     clock.now = 1
     progress.update(shard(0), 10, {"ok": 5, "not_found": 2, "too_many_redirects": 2, "blocked_address": 1})
     assert len(terminal.screen[-1]) == 79  # A stream that tells no width counts as 80 columns wide.
@@ -250,7 +244,29 @@ def test_no_line_is_rewritten_where_that_is_impossible(
     else:
         monkeypatch.setenv("TERM", "dumb")
     clock = Clock()
-    with DownloadProgress(logger, total=100, clock=clock) as progress:
+    with StageProgress(logger, "download", "rows", total=100, clock=clock) as progress:
         for clock.now in (1.0, 2.0, 3.0):
             progress.update(shard(0), int(10 * clock.now), {"ok": int(10 * clock.now)})
     assert terminal.getvalue() == "download: 30 of 100 rows (30.0%), 10 a second, 7.0 s left; 100.0% ok\n"
+
+
+def test_slow_work_is_counted_by_the_minute(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    progress = StageProgress(logger, "extract", "images", total=10, clock=clock)
+    clock.now = 100
+    progress.update(shard(0), 5, {"ok": 5})
+    assert caplog.messages == ["extract: 5 of 10 images (50.0%), 3.0 a minute, 1 min 40 s left; 100.0% ok"]
+
+
+def test_time_left_is_not_guessed_from_the_first_of_many(
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    progress = StageProgress(logger, "extract", "images", total=10_000, clock=clock)
+    clock.now = 60
+    progress.update(shard(0), 9, {"ok": 9})
+    clock.now = 80
+    progress.update(shard(0), 10, {"ok": 10})
+    first, second = caplog.messages
+    assert first.startswith("extract: 9 of 10,000 images (0.0%), 0.1 a second, time left unknown")
+    assert "left unknown" not in second

@@ -15,8 +15,9 @@ import pytest
 
 from tasks.config import DatasetConfig
 from tasks.download import NOTHING_AGAIN, Again
-from tasks.download_pool import DownloadPool, Event, ShardEvent
+from tasks.download_pool import DownloadPool
 from tasks.manifest import list_shards, make_manifest
+from tasks.shard_events import Event, ShardEvent
 from tasks.storage import Root
 from tests.faults import CONFIG, JPEG
 

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,10 @@ from feature_extraction.samples import (
 )
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import ExtractorPool, extract_shard, extractor_fingerprint, write_feature_manifest
+from tasks.extract import extract_shard
+from tasks.extract_pool import ExtractorPool
+from tasks.extractor import extractor_fingerprint
+from tasks.feature_manifest import write_feature_manifest
 from tasks.records import Receipt, ShardRef, Stage, fingerprint
 from tasks.storage import Root
 from tasks.world.scenes import LABELS, render_scene
@@ -114,9 +118,10 @@ def test_the_stored_regions_name_what_the_picture_shows(root):
 
 
 def test_progress_counts_images(root):
-    seen: list[tuple[int, int]] = []
-    extract_shard(root, ref(0), CONFIG, lambda done, total: seen.append((done, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    seen: list[dict[str, int]] = []
+    result = extract_shard(root, ref(0), CONFIG, on_progress=lambda ended: seen.append(dict(ended)))
+    assert [counts["ok"] for counts in seen] == [1, 2, 3]
+    assert re.fullmatch(r"detector busy \d+%", result.remark)
 
 
 def test_resume_skips_shard_with_same_fingerprint(root):
@@ -323,13 +328,15 @@ def test_deciding_what_is_done_imports_no_torch(root):
     program = f"""
         import sys
         from feature_extraction.config import ExtractorConfig
-        from tasks.extract import ExtractorPool, extract_shard, write_feature_manifest
+        from tasks.extract import extract_shard
+        from tasks.extract_pool import ExtractorPool
+        from tasks.feature_manifest import write_feature_manifest
         from tasks.records import ShardRef
         from tasks.storage import Root
         config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
         ref = ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=0)
         assert extract_shard(Root({root.uri!r}), ref, config).skipped
-        with ExtractorPool(2) as pool:
+        with ExtractorPool(2, print) as pool:
             assert pool.extract({root.uri!r}, ref, config).result().skipped
             assert not pool._workers._processes
         write_feature_manifest(Root({root.uri!r}), {DATASET!r}, {SPLIT!r}, config)
@@ -356,6 +363,18 @@ def test_the_feature_manifest_lists_every_shard_and_what_made_it(root):
     assert parse_manifest(root.read_bytes(path), path) == manifest
 
 
+def test_a_manifest_goes_before_a_shard_that_it_lists_is_extracted_again(root):
+    for shard in range(2):
+        extract_shard(root, ref(shard), CONFIG)
+    write_feature_manifest(root, DATASET, SPLIT, CONFIG)
+    publish_images(root, 1, [scene_sample(20)])
+    extract_shard(root, ref(0), CONFIG)
+    assert "manifest.json" in root.names(folder())
+    extract_shard(root, ref(1), CONFIG)
+    assert "manifest.json" not in root.names(folder())
+    assert write_feature_manifest(root, DATASET, SPLIT, CONFIG).shards[1].samples == 1
+
+
 def test_a_manifest_of_missing_shards_is_refused_and_names_them(root):
     extract_shard(root, ref(0), CONFIG)
     with pytest.raises(UserError, match=r"1 of 2 shards of pictures/train .* \(1\); run: unicoder-vl extract"):
@@ -377,7 +396,7 @@ def test_a_manifest_before_the_download_is_complete_is_refused(root):
 
 
 def test_workers_write_the_bytes_that_this_process_writes(root):
-    with ExtractorPool(2) as pool:
+    with ExtractorPool(2, lambda event: None) as pool:
         results = [pool.extract(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
         assert len(pool._workers._processes) == 1  # an idle worker is used again
         broken = CONFIG.model_copy(update={"model": "large"})
@@ -395,13 +414,13 @@ def test_workers_die_with_a_parent_that_is_killed(root):
     program = f"""
         import threading, time
         from feature_extraction.config import ExtractorConfig
-        from tasks.extract import ExtractorPool
+        from tasks.extract_pool import ExtractorPool
         from tasks.records import ShardRef
 
         if __name__ == "__main__":
             config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
             refs = [ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=shard) for shard in range(2)]
-            with ExtractorPool(2) as pool:
+            with ExtractorPool(2, str) as pool:
                 # The thread that asks for the worker ends long before the worker does.
                 thread = threading.Thread(target=lambda: pool.extract({root.uri!r}, refs[0], config).result())
                 thread.start()

@@ -12,7 +12,7 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples import FeatureManifest
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig
 from tasks.errors import UserError
-from tasks.extract import extractor_fingerprint
+from tasks.extractor import extractor_fingerprint
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage import Root, captions_receipt_path, feature_manifest_path, run_folder
 from tasks.train import (

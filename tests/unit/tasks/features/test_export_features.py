@@ -115,3 +115,10 @@ def test_the_real_rows_in_and_out_again(root, tmp_path):
     bring_in(root, REAL)
     export_features(root, one_feature_set(root, "coco/train"), "lxmert", tmp_path / "b.tsv")
     check_round_trip(REAL.read_bytes().splitlines(), (tmp_path / "b.tsv").read_bytes().splitlines(), 0.006)
+
+
+def test_a_place_that_cannot_be_written_is_named(root, tmp_path):
+    bring_in(root, lxmert_file(tmp_path / "a.tsv", ["x"]))
+    out = tmp_path / "a.tsv" / "out.tsv"
+    with pytest.raises(UserError, match=r"cannot write .*a\.tsv/out\.tsv \(.*\); give another --out"):
+        export_features(root, one_feature_set(root, "coco/train"), "lxmert", out)

@@ -80,7 +80,7 @@ def test_rows_are_numbered_in_file_order_and_stored_as_extraction_stores_them(ro
     )
     manifest, samples = read_set(root, summary.extractor)
     assert [[sample.key for sample in shard] for shard in samples] == [["000000000", "000000001"], ["000000002"]]
-    assert summary.counts == {"ok": 3, "failed": 0, "missing": 0, "regions": 9, "cut": 0, "reshaped": 0}
+    assert summary.counts == {"ok": 3, "failed": 0, "missing": 0, "regions": 9, "cut": 0, "reshaped": 0, "outside": 0}
     assert (manifest.max_regions, manifest.feature_dim, manifest.encoding) == (3, 8, "sqrt8")
     assert manifest.extractor_details["imported_from"] == "lxmert"
     assert manifest.labels[:2] == ("class 0", "class 1")
@@ -97,7 +97,7 @@ def test_rows_are_numbered_in_file_order_and_stored_as_extraction_stores_them(ro
 def test_training_opens_imported_features(root, tmp_path):
     summary = import_features(root, "coco", "train", config(lxmert_file(tmp_path / "a.tsv", ["x", "y"])))
     store = FeatureStore(summary.folder)
-    assert store.keys == ["000000000", "000000001"]
+    assert list(store.keys) == ["000000000", "000000001"]
     assert store.read([1], 10).features.shape == (1, 3, 8)
     store.close()
 
@@ -175,6 +175,50 @@ def test_damaged_rows_are_failed_pictures_and_the_others_stand(root, tmp_path):
     failed = pq.read_table(f"{summary.folder}/failed-00000.parquet").to_pylist()
     assert [row["key"] for row in failed] == ["000000001", "000000002"]
     assert "'p2': 9 numbers a region, but 8" in failed[1]["detail"]
+
+
+def test_a_damaged_first_row_is_a_failed_picture_and_mostly_damaged_files_are_an_error(root, tmp_path):
+    rows = [lxmert_line(f"p{number}", made(number, 3)) for number in range(4)]
+    path = tmp_path / "a.tsv"
+    header = "img_id\timg_h\timg_w\tobjects_id\tobjects_conf\tattrs_id\tattrs_conf\tnum_boxes\tboxes\tfeatures\n"
+    path.write_text(header + "".join(rows))
+    assert import_features(root, "coco", "train", config(path)).counts["failed"] == 1
+    path.write_text("".join(header.replace("img_id", f"h{number}") for number in range(5)) + "".join(rows))
+    with pytest.raises(UserError, match="5 of the first 9 pictures cannot be imported, such as 'h0': num_boxes is"):
+        import_features(root, "coco", "train", config(path))
+
+
+def test_the_width_of_most_features_counts(root, tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text(lxmert_line("odd", made(0, 3, 6)) + "".join(lxmert_line(f"p{n}", made(n, 3)) for n in range(3)))
+    summary = import_features(root, "coco", "train", config(path))
+    assert (summary.counts["ok"], summary.counts["failed"]) == (3, 1)
+    assert read_set(root, summary.extractor)[0].feature_dim == 8
+
+
+def test_pictures_with_boxes_outside_of_them_are_counted(root, tmp_path):
+    path = tmp_path / "a.tsv"
+    turned = lxmert_line("turned", made(1, 3), size=(100, 200))
+    path.write_text(lxmert_line("fine", made(0, 3)) + turned)
+    assert import_features(root, "coco", "train", config(path)).counts["outside"] == 1
+
+
+def test_ids_may_be_any_text(root, tmp_path):
+    ids = ["写真", "a.b/c.jpg", "d/e f", "../../x"]
+    summary = import_features(root, "coco", "train", config(lxmert_file(tmp_path / "a.tsv", ids)))
+    assert (summary.counts["ok"], summary.counts["failed"]) == (4, 0)
+
+
+def test_links_back_up_in_a_folder_of_npz_files_are_not_followed(root, tmp_path):
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    truth = made(0, 3)
+    np.savez(
+        folder / "a.npz", x=truth["features"], bbox=truth["boxes"], objects_id=truth["labels"],
+        objects_conf=truth["scores"], image_w=200, image_h=100,
+    )  # fmt: skip
+    (folder / "up").symlink_to(folder)
+    assert import_features(root, "coco", "train", config(folder)).counts["ok"] == 1
 
 
 def test_features_below_zero_need_fp16(root, tmp_path):
@@ -307,6 +351,22 @@ def test_what_stands_is_not_done_again_and_changed_files_are(root, tmp_path):
     assert import_features(root, "coco", "train", config(path, shard_size=2)).skipped == 0
 
 
+def test_shards_of_other_files_are_replaced_and_there_is_no_manifest_meanwhile(root, tmp_path):
+    first = import_features(root, "coco", "train", config(lxmert_file(tmp_path / "a.tsv", list("abcd")), shard_size=2))
+    assert first.replaced == 0
+    rows = (tmp_path / "a.tsv").read_text().splitlines(keepends=True)
+    wrong = lxmert_line("d", {**made(3, 3), "features": -made(3, 3)["features"]})
+    (tmp_path / "a.tsv").write_text("".join([lxmert_line("a", made(9, 3)), *rows[1:3], wrong]))
+    manifest = f"{first.folder}/manifest.json"
+    with pytest.raises(UserError, match="features of 'd' are below zero"):
+        import_features(root, "coco", "train", config(tmp_path / "a.tsv", shard_size=2))
+    assert not Path(manifest).exists()
+    (tmp_path / "a.tsv").write_text("".join([lxmert_line("a", made(9, 3)), *rows[1:]]))
+    second = import_features(root, "coco", "train", config(tmp_path / "a.tsv", shard_size=2))
+    assert (second.extractor, second.replaced, second.counts["ok"]) == (first.extractor, 2, 4)
+    assert Path(manifest).exists()
+
+
 def test_a_killed_import_goes_on_at_its_shard(root, tmp_path):
     path = lxmert_file(tmp_path / "a.tsv", [f"p{n}" for n in range(60)], count=20, dim=512)
     program = f"""
@@ -367,7 +427,15 @@ def test_the_real_rows_with_their_vocabulary(root):
     names = DATA / "bottom_up_attention/genome/1600-400-20/objects_vocab.txt"
     summary = import_features(root, "coco", "train", config(REAL, vocabulary=names))
     manifest, samples = read_set(root, summary.extractor)
-    assert summary.counts == {"ok": 10, "failed": 0, "missing": 0, "regions": 360, "cut": 0, "reshaped": 0}
+    assert summary.counts == {
+        "ok": 10,
+        "failed": 0,
+        "missing": 0,
+        "regions": 360,
+        "cut": 0,
+        "reshaped": 0,
+        "outside": 0,
+    }
     assert (manifest.max_regions, manifest.feature_dim, len(manifest.labels)) == (36, 2048, 1600)
     assert json.loads(manifest.model_dump_json())["extractor_details"]["detector"] == "made up"
     assert all((np.diff(sample.scores) <= 0).all() for sample in samples[0])

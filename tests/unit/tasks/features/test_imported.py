@@ -5,7 +5,9 @@ from pydantic import ValidationError
 
 from feature_extraction.config import ExtractorConfig
 from tasks.errors import UserError
-from tasks.extract import ExtractorPool, extract_shard, write_feature_manifest
+from tasks.extract import extract_shard
+from tasks.extract_pool import ExtractorPool
+from tasks.feature_manifest import write_feature_manifest
 from tasks.features.import_config import ImportConfig
 from tasks.features.import_features import import_features
 from tasks.features.imported import imported_manifest, imported_shard
@@ -42,7 +44,7 @@ def test_extraction_takes_an_import_for_done(tmp_path):
     summary = import_features(root, "coco", "train", config)
     extractor = ExtractorConfig(backend="imported", model=summary.extractor[:12])
     assert extract_shard(root, ref(1), extractor).skipped
-    with ExtractorPool(1) as pool:
+    with ExtractorPool(1, lambda event: None) as pool:
         assert pool.extract(root.uri, ref(0), extractor).result().skipped
     assert write_feature_manifest(root, "coco", "train", extractor).extractor == summary.extractor
     with pytest.raises(ValidationError, match="twelve hex digits"):

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from feature_extraction.config import RANDOM_WARNING
 from feature_extraction.samples import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspect_config import InspectConfig
+from tasks.features.inspect_doubts import doubts, warnings
 from tasks.features.inspect_features import inspect_features, spread_evenly
-from tasks.features.inspect_page import inspection_page, warnings
+from tasks.features.inspect_page import inspection_page
 from tasks.records import Receipt
 from tasks.storage import Root
 from tests.regions import (
@@ -127,6 +132,52 @@ def test_shard_of_other_colours_stands_out(root: Root) -> None:
     assert "2 shards differ from the others:</b> look at the table, and with --shards 1,5." in page
 
 
+def test_best_labels_are_shown_where_they_are_stored(root: Root) -> None:
+    assert "best labels" not in inspection_page(*look(root, count=1), "")
+    top = replace(
+        regions_of(key(0)),
+        top_labels=np.array([[0, 2], [1, 3]], np.int16),
+        top_scores=np.array([[0.875, 0.0625], [0.5, 0.25]], np.float32),
+    )
+    publish_features(root, 0, [top])
+    found, pictures = look(root, shards=((0, 0),))
+    assert [region.best for region in pictures[0].regions] == [
+        (("cat", 0.875), ("tree", 0.0625)),
+        (("dog", 0.5), ("never seen", 0.25)),
+    ]
+    page = inspection_page(found, pictures, "")
+    assert "<summary>2 best labels of each</summary><ol><li>cat 0.88, tree 0.06</li><li>dog 0.50, never seen" in page
+
+
+def test_best_label_beyond_the_vocabulary_is_damage(root: Root) -> None:
+    wrong = replace(
+        regions_of(key(0)),
+        top_labels=np.array([[0, 9], [1, 3]], np.int16),
+        top_scores=np.array([[0.875, 0.0625], [0.5, 0.25]], np.float32),
+    )
+    publish_features(root, 0, [wrong])
+    with pytest.raises(ShardError, match="key 000000000: label 9, but the extractor's vocabulary has 4 names"):
+        look(root, shards=((0, 0),))
+
+
+def test_wrong_vocabulary_is_told_from_the_captions(root: Root) -> None:
+    """Of every picture with a cat and a dog the caption says so; those of shard 5 show trees."""
+    publish_features(root, 5, [regions_of(key(50 + n), (2,), (0.5,)) for n in range(10)])
+    captions = [(key(n), "my cats, and a dog" if n < 50 else "the tree") for n in range(60)]
+    publish_captions(root, captions)
+    found, _ = look(root, count=0)
+    assert found.captions is not None and found.captions.own == 1
+    assert doubts(found) == []
+    publish_captions(
+        root, [(name, "the tree" if number < 50 else "a cat or dog") for number, (name, _) in enumerate(captions)]
+    )
+    found, _ = look(root, count=0)
+    assert found.captions is not None and found.captions.own == 0
+    (doubt,) = doubts(found)
+    assert doubt.startswith("labels have little to do with captions: their words stand in 0.0% of their own pictures'")
+    assert escape(doubt) in inspection_page(found, [], "")
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +285,18 @@ def test_warnings_of_the_extractor_are_shown(details: dict[str, Any], warned: st
     assert warned in text
     publish_features(root, 0, [regions_of(key(0))], details=details)
     assert warned in inspection_page(look(root)[0], [], "")
+
+
+def test_random_weights_are_warned_of_once() -> None:
+    details = {"config": {"model": "small"}, "weights": "random:0", "warning": RANDOM_WARNING}
+    assert warnings(details) == [RANDOM_WARNING]
+
+
+def test_long_commits_are_cut_in_the_headline(root: Root) -> None:
+    details = {"config": {"model": "big"}, "versions": {"detectron2": "0.6@" + "02b5c4e" * 5, "torch": "2.15.0"}}
+    publish_features(root, 0, [regions_of(key(0))], details=details)
+    page = inspection_page(look(root)[0], [], "")
+    assert "<summary>big, detectron2 0.6@02b5c4e, torch 2.15.0</summary>" in page
 
 
 def test_many_regions_and_wide_norms_are_drawn_in_few_bars(tmp_path: Path) -> None:

@@ -131,9 +131,46 @@ def test_a_shard_that_is_not_in_the_manifest_is_named(root):
     for suffix in ("tar", "json"):
         content = (folder(root) / f"regions-00001.{suffix}").read_bytes()
         (folder(root) / f"regions-00007.{suffix}").write_bytes(content)
-    name, what, _ = only_problem(verify(root))
-    assert name == "regions-00007.tar"
-    assert "not in manifest.json" in what
+    (problem,) = verify(root).problems
+    assert problem.file.endswith("regions-00007.tar")
+    assert "not in manifest.json" in problem.what
+    assert problem.command == "remove " + " and ".join(problem.remove)
+    for file in problem.remove:
+        Path(file).unlink()
+    assert verify(root, deep=True).problems == ()
+
+
+def test_a_receipt_alone_that_is_not_in_the_manifest_is_named(root):
+    (folder(root) / "regions-00007.json").write_bytes((folder(root) / "regions-00001.json").read_bytes())
+    (problem,) = verify(root).problems
+    assert [Path(file).name for file in problem.remove] == ["regions-00007.json"]
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_lost_extractor_record_is_written_again_by_the_import(root, tmp_path, content):
+    record = folder(root).parents[1] / "extractor.json"
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    (problem,) = verify(root).problems
+    assert problem.file == str(record)
+    assert problem.command.endswith("run: unicoder-vl import-features (as before)")
+    assert problem.remove == (() if content is None else (str(record),))
+    for file in problem.remove:
+        Path(file).unlink()
+    bring_in(root, tmp_path / "a.tsv")
+    assert verify(root, deep=True).problems == ()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "regions-00001.json"])
+def test_what_cannot_be_read_is_named_once_with_one_thing_to_do(root, tmp_path, name):
+    (folder(root) / name).write_text("{")
+    (problem,) = verify(root).problems
+    assert problem.file == str(folder(root) / name)
+    assert problem.what.startswith("is not a ") and ";" not in problem.what
+    Path(*problem.remove).unlink()
+    bring_in(root, tmp_path / "a.tsv")
+    assert verify(root, deep=True).problems == ()
 
 
 def test_a_set_that_is_not_finished_is_looked_at_as_far_as_it_has_come(root):
@@ -167,6 +204,23 @@ def test_an_extracted_set_is_held_against_its_pictures(tmp_path):
     publish_picture(root, 1, colour=200)
     problems = {Path(problem.file).name: problem.what for problem in verify(root).problems}
     assert "pictures that have changed since" in problems["regions-00001.tar"]
+
+
+def test_a_lost_extractor_record_of_an_extracted_set_comes_with_any_shard(tmp_path):
+    root = Root(str(tmp_path / "extracted"))
+    config = ExtractorConfig(
+        backend="torchvision", model="small", weights=str(DETECTOR), max_regions=4, num_proposals=16, device="cpu"
+    )
+    ref = ShardRef(dataset="coco", split="train", shard=0)
+    publish_picture(root, 0, colour=100)
+    extract_shard(root, ref, config)
+    record = folder(root).parents[1] / "extractor.json"
+    record.unlink()
+    problem = next(problem for problem in verify(root).problems if problem.file == str(record))
+    for file in problem.remove:
+        Path(file).unlink()
+    extract_shard(root, ref, config)
+    assert record.exists()
 
 
 def publish_picture(root: Root, shard: int, colour: int) -> None:

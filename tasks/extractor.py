@@ -1,0 +1,111 @@
+"""What an extractor is: the fingerprint of all that decides its features, and the record beside them. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
+from feature_extraction.samples import REGION_FORMAT
+from feature_extraction.vocabulary import read_vocabulary
+from tasks.errors import UserError
+from tasks.records import Record, fingerprint
+
+_PACKAGES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "torchvision", "detectron2")}
+
+
+class ExtractorRecord(Record):
+    """What a folder of features was made with, and what its detector is. Written before its first shard."""
+
+    fingerprint: str
+    details: dict[str, Any]
+    feature_dim: int
+    labels: tuple[str, ...]
+
+
+def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]:
+    """What decides the bytes of a feature shard, beside its images. Imports no torch.
+
+    Files count by their content, so moving the weights changes nothing; weights at a URL count by its text. Versions
+    are without their local part (`+cpu`), so a training machine with another build of torch finds the features of the
+    extracting one.
+
+    Returns:
+        The fingerprint, and the details that it is the hash of.
+
+    Raises:
+        UserError: weights or vocabulary cannot be read, or the backend's package is not installed.
+    """
+    if config.backend == "imported":
+        return config.model, {"imported": config.model}
+    details: dict[str, Any] = {
+        "format": REGION_FORMAT,
+        "config": config.fingerprinted(),
+        "weights_sha256": None,
+        "vocabulary_sha256": None,
+        "versions": {package: _version(package) for package in _PACKAGES[config.backend]},
+    }
+    if config.random_seed is not None:
+        details["weights"] = f"random:{config.random_seed}"
+        details["warning"] = RANDOM_WARNING
+    elif config.weights is not None and "://" in config.weights:
+        details["weights"] = config.weights
+    elif config.weights is not None:
+        details["weights_sha256"] = _file_sha256(config.weights, "extractor.weights")
+    if config.vocabulary is not None:
+        try:
+            names = read_vocabulary(Path(config.vocabulary))
+        except ValueError as error:
+            raise UserError(f"extractor.vocabulary: {error}") from error
+        details["vocabulary_sha256"] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    if Path(config.model).is_file():
+        details["config"]["model"] = {"sha256": _model_file_sha256(Path(config.model))}
+    return fingerprint(details), details
+
+
+def _file_sha256(path: str, field: str) -> str:
+    try:
+        status = Path(path).stat()
+        return _cached_sha256(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{field} {path} cannot be read ({error.strerror}); give the path of the file") from error
+
+
+@lru_cache(maxsize=16)
+def _cached_sha256(path: str, size: int, modified_ns: int) -> str:
+    """Weights are hundreds of megabytes and asked for once per shard, so a file is read again only if it changed."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _model_file_sha256(path: Path) -> str:
+    """Digest of a Detectron2 config file and of the files it builds on by `_BASE_`."""
+    digests = []
+    seen: set[Path] = set()
+    while path not in seen:
+        seen.add(path)
+        digests.append(_file_sha256(str(path), "extractor.model"))
+        base = re.search(rb"^_BASE_:\s*[\"']?(.+?)[\"']?\s*$", path.read_bytes(), re.MULTILINE)
+        if base is None:
+            break
+        path = path.parent / base.group(1).decode()
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError as error:
+        if package == "detectron2":
+            from feature_extraction.detectron2_network import DETECTRON2_MISSING
+
+            raise UserError(DETECTRON2_MISSING) from error
+        raise UserError(f"package {package} is not installed; install this project with its dependencies") from error
+    version = distribution.version.partition("+")[0]
+    # Every commit of Detectron2 calls itself 0.6; pip and uv note which one it was.
+    commit = re.search(r'"commit_id":\s*"([0-9a-f]+)"', distribution.read_text("direct_url.json") or "")
+    return f"{version}@{commit.group(1)}" if commit else version

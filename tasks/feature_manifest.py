@@ -1,0 +1,87 @@
+"""The list of a split's feature shards. Readers start from this file, and it is written last."""
+
+from __future__ import annotations
+
+import re
+
+from feature_extraction.config import ExtractorConfig
+from feature_extraction.samples import FeatureManifest, ShardEntry
+from tasks import storage
+from tasks.errors import UserError
+from tasks.extract import plan_shard
+from tasks.extractor import ExtractorRecord, extractor_fingerprint
+from tasks.features.imported import imported_manifest
+from tasks.records import Receipt, ShardRef
+from tasks.storage import Root
+
+
+def write_feature_manifest(root: Root, dataset: str, split: str, config: ExtractorConfig) -> FeatureManifest:
+    """Publish the list of a split's feature shards, once all of them stand. Readers start from this file.
+
+    Raises:
+        UserError: image shards are missing, or have no feature shard made from them with this extractor.
+    """
+    if config.backend == "imported":
+        return imported_manifest(root, dataset, split, config.model)
+    shards = _image_shards(root, dataset, split)
+    receipts = [_region_receipt(root, ref, config) for ref in shards]
+    missing = [str(ref.shard) for ref, receipt in zip(shards, receipts, strict=True) if receipt is None]
+    if missing:
+        some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+        raise UserError(
+            f"{len(missing)} of {len(shards)} shards of {dataset}/{split} have no regions of this extractor "
+            f"({some}); run: unicoder-vl extract"
+        )
+    extractor, details = extractor_fingerprint(config)
+    record = root.read_model(storage.extractor_path(extractor), ExtractorRecord)
+    if record is None:
+        raise UserError(
+            f"{root.path(storage.extractor_path(extractor))} is gone; remove its folder and run: unicoder-vl extract"
+        )
+    manifest = FeatureManifest(
+        max_regions=config.max_regions,
+        feature_dim=record.feature_dim,
+        encoding=config.encoding,
+        num_top=min(config.top_labels, len(record.labels)),
+        labels=record.labels,
+        extractor=extractor,
+        extractor_details=details,
+        shards=tuple(
+            ShardEntry(
+                name=storage.region_shard_name(receipt.shard),
+                samples=receipt.counts["ok"],
+                bytes=receipt.files[storage.region_shard_name(receipt.shard)].bytes,
+                sha256=receipt.files[storage.region_shard_name(receipt.shard)].sha256,
+            )
+            for receipt in receipts
+            if receipt is not None
+        ),
+    )
+    root.publish_model(storage.feature_manifest_path(extractor, dataset, split), manifest)
+    return manifest
+
+
+def missing_shards(root: Root, dataset: str, split: str, config: ExtractorConfig) -> list[ShardRef]:
+    """The image shards of a split that have no regions of this extractor yet.
+
+    Raises:
+        UserError: image shards themselves are missing.
+    """
+    shards = _image_shards(root, dataset, split)
+    return [ref for ref in shards if _region_receipt(root, ref, config) is None]
+
+
+def _region_receipt(root: Root, ref: ShardRef, config: ExtractorConfig) -> Receipt | None:
+    plan = plan_shard(root, ref, config)
+    return root.done(plan.receipt_path, plan.fingerprint)
+
+
+def _image_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
+    """The split's image shards in order. The captions' receipt says that download saw every one of them through."""
+    folder = storage.image_receipt_path(dataset, split, 0).rpartition("/")[0]
+    found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in root.names(folder)]
+    numbers = sorted(int(match.group(1)) for match in found if match)
+    complete = root.exists(storage.captions_receipt_path(dataset, split)) and numbers == list(range(len(numbers)))
+    if not numbers or not complete:
+        raise UserError(f"images of {dataset}/{split} are not complete under {root.uri}; run: unicoder-vl download")
+    return [ShardRef(dataset=dataset, split=split, shard=number) for number in numbers]
