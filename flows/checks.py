@@ -105,7 +105,7 @@ def check_rebuild(params: RebuildParams) -> None:
     if not root.is_local:
         root.local("", "training")
     extractor_fingerprint(params.extractor)
-    train.check_vocabulary(params.vocabulary_path)
+    train.check_text_side(params.vocabulary_path, params.encoder)
     check_download(params.for_download())
 
 

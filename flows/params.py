@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams, Params
-from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
+from model.config import EncoderConfig, FinetuneConfig, LoaderConfig, LoopConfig, PretrainConfig, ScoringConfig
 from tasks import train
 from tasks.config import DatasetConfig, DownloadConfig, Name
 from tasks.records import CheckpointRef
@@ -27,18 +27,39 @@ class PretrainParams(Params):
     root_uri: str
     dataset: Name
     split: Name = "train"
+    validation_split: Name | None = Field(
+        default=None, description="held-out pairs of the dataset, see pretrain.validation_steps"
+    )
     extractor: ExtractorConfig
     vocabulary_path: str
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    loader: LoaderConfig = LoaderConfig()
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> PretrainParams:
+        _check_validated(self.pretrain, self.validation_split, "pretrain")
+        return self
 
     def spec(self) -> train.PretrainSpec:
         return train.PretrainSpec(
-            data=train.DataSpec(self.dataset, self.split, self.extractor),
+            data=self.data(self.split),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
             pretrain=self.pretrain,
+            validation=None if self.validation_split is None else self.data(self.validation_split),
+            scoring=self.scoring,
         )
+
+    def data(self, split: str) -> train.DataSpec:
+        """A split of the dataset."""
+        return train.DataSpec(self.dataset, split, self.extractor, self.loader)
+
+
+def _check_validated(config: LoopConfig, validation_split: str | None, name: str) -> None:
+    if config.validation_steps is not None and validation_split is None:
+        raise ValueError(f"{name}.validation_steps is set, but there is no validation_split to look at")
 
 
 class FinetuneParams(Params):
@@ -53,12 +74,14 @@ class FinetuneParams(Params):
     encoder: EncoderConfig = EncoderConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     scoring: ScoringConfig = ScoringConfig()
+    loader: LoaderConfig = LoaderConfig()
     pretraining: PretrainParams | None = Field(
         default=None, description="which pretraining run to start from; needed where finetune.start is 'pretrained'"
     )
 
     @model_validator(mode="after")
     def _check_start(self) -> FinetuneParams:
+        _check_validated(self.finetune, self.validation_split, "finetune")
         if self.finetune.start == "pretrained" and self.pretraining is None:
             raise ValueError(
                 "finetune.start='pretrained' needs the parameters of a pretraining run; "
@@ -71,16 +94,19 @@ class FinetuneParams(Params):
         return self
 
     def spec(self) -> train.FinetuneSpec:
-        validation = self.validation_split
         return train.FinetuneSpec(
-            data=train.DataSpec(self.dataset, self.split, self.extractor),
+            data=self.data(self.split),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
             finetune=self.finetune,
             pretraining=None if self.pretraining is None else self.pretraining.spec(),
-            validation=None if validation is None else train.DataSpec(self.dataset, validation, self.extractor),
+            validation=None if self.validation_split is None else self.data(self.validation_split),
             scoring=self.scoring,
         )
+
+    def data(self, split: str) -> train.DataSpec:
+        """A split of the dataset."""
+        return train.DataSpec(self.dataset, split, self.extractor, self.loader)
 
 
 class EvaluateParams(Params):
@@ -92,6 +118,7 @@ class EvaluateParams(Params):
     split: Name = "test"
     extractor: ExtractorConfig
     scoring: ScoringConfig = ScoringConfig()
+    loader: LoaderConfig = LoaderConfig()
     pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
     finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")
 
@@ -119,7 +146,7 @@ class EvaluateParams(Params):
 
     def data(self) -> train.DataSpec:
         """The split that is scored."""
-        return train.DataSpec(self.dataset, self.split, self.extractor)
+        return train.DataSpec(self.dataset, self.split, self.extractor, self.loader)
 
     @property
     def seed(self) -> int:
@@ -147,6 +174,7 @@ class RebuildParams(Params):
         default=None, description="training without pretraining, for comparison; None leaves that row out"
     )
     scoring: ScoringConfig = ScoringConfig()
+    loader: LoaderConfig = LoaderConfig()
     evaluation_split: Name = "test"
     accept_changes: bool = Field(default=False, description="see DownloadParams.accept_changes")
     max_workers: int = Field(default=2, ge=1, description="shards worked on at once")
@@ -209,6 +237,9 @@ class RebuildParams(Params):
         return PretrainParams(
             root_uri=self.root_uri,
             dataset=self.pretraining_dataset.name,
+            validation_split="val" if "val" in self.pretraining_dataset.splits else None,
+            scoring=self.scoring,
+            loader=self.loader,
             extractor=self.extractor,
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
@@ -227,6 +258,7 @@ class RebuildParams(Params):
             encoder=self.encoder,
             finetune=config,
             scoring=self.scoring,
+            loader=self.loader,
             pretraining=self.for_pretrain() if config.start == "pretrained" else None,
         )
 
@@ -238,6 +270,7 @@ class RebuildParams(Params):
             split=self.evaluation_split,
             extractor=self.extractor,
             scoring=self.scoring,
+            loader=self.loader,
             pretraining=self.for_pretrain() if setting == "zero-shot" else None,
             finetuning=None
             if setting == "zero-shot"

@@ -2,8 +2,8 @@
 
 RUN/job.json                      what the run was asked to do
 RUN/checkpoints/step-0000700/     config.json, model.safetensors (save_pretrained), vocab.txt,
-                                  optimizer.pt, state.json
-RUN/final.json                    names the last checkpoint; written when the run is complete
+                                  optimizer.pt, state.json (`State`)
+RUN/final.json                    names the result's checkpoint; written when the run is complete
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from model.encoder import UnicoderVL
-from model.errors import InputError
+from model.errors import InputError, TrainingError
+from model.fit import check_vocabulary
 from model.tokenizer import Vocabulary, load_vocabulary
 
 _WEIGHTS = "model.safetensors"
@@ -30,6 +32,20 @@ class CheckpointError(InputError):
     """A checkpoint is absent, damaged or of another kind. Names it and what to do."""
 
 
+class State(BaseModel):
+    """What a checkpoint says about itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    identity: dict[str, Any] = {}
+    """What the weights depend on, see `model.identity`."""
+    split: str = ""
+    """How the batch of a step was cut when it was written."""
+    validation: dict[str, float] = {}
+    """The values measured at this step, if any were."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint on disk."""
@@ -37,33 +53,70 @@ class Checkpoint:
     path: Path
     step: int
 
+    def state(self) -> State:
+        """
+        Raises:
+            CheckpointError: it was written by another version of this program.
+        """
+        try:
+            return State.model_validate_json((self.path / "state.json").read_bytes())
+        except ValidationError as error:
+            raise CheckpointError(f"{self.path} is of another version of this program; start a new run") from error
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the newest `last`, and the best by a validation value if one is named."""
+
+    last: int = 2
+    best: str | None = None
+    largest: bool = True
+
 
 def save_checkpoint(
-    run: Path, step: int, model: UnicoderVL, vocabulary_path: str, training: dict[str, Any], keep: int = 2
+    run: Path, state: State, model: UnicoderVL, vocabulary_path: str, training: dict[str, Any], keep: Keep
 ) -> Checkpoint:
-    """Write a checkpoint under a hidden name, sync it, rename it; then drop all but the newest `keep`.
+    """Write a checkpoint under a hidden name, sync it, rename it; then drop those that need not be kept.
 
     Args:
         training: what `torch.save` can hold, for resuming (optimiser and schedule).
+
+    Raises:
+        TrainingError: it could not be written, for instance on a full disk; what was there before is as it was.
     """
     folder = run / "checkpoints"
-    target, part = folder / f"step-{step:07d}", folder / f".step-{step:07d}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.save_pretrained(part)
-    shutil.copyfile(vocabulary_path, part / "vocab.txt")
-    torch.save(training, part / "optimizer.pt")
-    (part / "state.json").write_text(json.dumps({"step": step}) + "\n")
-    for file in part.iterdir():
-        _sync(file)
-    _sync(part)
-    if target.exists():
-        shutil.rmtree(target)
-    part.rename(target)
-    _sync(folder)
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old.path)
-    return Checkpoint(target, step)
+    target, part = folder / f"step-{state.step:07d}", folder / f".step-{state.step:07d}.part"
+    try:
+        for left in folder.glob(".step-*.part"):
+            shutil.rmtree(left)
+        part.mkdir(parents=True)
+        model.save_pretrained(part)
+        shutil.copyfile(vocabulary_path, part / "vocab.txt")
+        torch.save(training, part / "optimizer.pt")
+        (part / "state.json").write_text(state.model_dump_json(indent=2) + "\n")
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        part.rename(target)
+        _sync(folder)
+    # torch and safetensors, both written in part in other languages, report a full disk as errors of their own.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(part, ignore_errors=True)
+        before = list_checkpoints(run)
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{folder}: the checkpoint of step {state.step} could not be written ({reason}); make room there and start "
+            f"again: the run goes on from {f'step {before[-1].step}' if before else 'its beginning'}"
+        ) from error
+    _drop_old(run, keep)
+    return Checkpoint(target, state.step)
+
+
+def _drop_old(run: Path, keep: Keep) -> None:
+    best = best_checkpoint(run, keep)
+    for old in list_checkpoints(run)[: -keep.last]:
+        if old != best:
+            shutil.rmtree(old.path)
 
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:
@@ -72,14 +125,34 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
     return [Checkpoint(path, int(path.name.removeprefix("step-"))) for path in found]
 
 
-def finish_run(run: Path, checkpoint: Checkpoint) -> None:
-    """Write final.json, last and whole: from now on the run counts as complete."""
+def best_checkpoint(run: Path, keep: Keep) -> Checkpoint | None:
+    """The checkpoint whose value of `keep.best` is best, the earliest of equals; None where none has that value."""
+    if keep.best is None:
+        return None
+    sign = 1 if keep.largest else -1
+    values = [(checkpoint, checkpoint.state().validation.get(keep.best)) for checkpoint in list_checkpoints(run)]
+    measured = [(checkpoint, sign * value) for checkpoint, value in values if value is not None]
+    return max(measured, key=lambda pair: pair[1])[0] if measured else None
+
+
+def finish_run(run: Path, last: Checkpoint, keep: Keep) -> None:
+    """Write final.json, last and whole: from now on the run counts as complete.
+
+    Its result is the best checkpoint where `keep` names a value, else the last one.
+    """
+    result = best_checkpoint(run, keep) or last
     final = {
-        "step": checkpoint.step,
-        "checkpoint": checkpoint.path.relative_to(run).as_posix(),
-        "weights_sha256": weights_sha256(checkpoint.path),
+        "step": result.step,
+        "checkpoint": result.path.relative_to(run).as_posix(),
+        "weights_sha256": weights_sha256(result.path),
     }
     write_whole(run / "final.json", json.dumps(final, indent=2) + "\n")
+
+
+def write_job(run: Path, job: BaseModel) -> None:
+    """Record what the run was asked to do, making its folder."""
+    run.mkdir(parents=True, exist_ok=True)
+    write_whole(run / "job.json", job.model_dump_json(indent=2) + "\n")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -96,6 +169,7 @@ def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
 
     Raises:
         CheckpointError: not a checkpoint of this program, or weights are missing or of another shape.
+        InputError: its vocabulary is missing, damaged or not of the size of its embeddings.
     """
     folder = Path(path)
     if not (folder / _WEIGHTS).is_file():
@@ -109,7 +183,9 @@ def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
         model = UnicoderVL.from_pretrained(folder, local_files_only=True, strict=True)
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be loaded ({error}); train this run again") from error
-    return model.eval(), load_vocabulary(folder / "vocab.txt")
+    vocabulary = load_vocabulary(folder / "vocab.txt")
+    check_vocabulary(model, vocabulary, str(folder))
+    return model.eval(), vocabulary
 
 
 def load_training(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from feature_extraction.samples import ShardError
-from model.errors import InputError
-from model.training import TrainingError
+from model.errors import InputError, TrainingError
+from model.progress import Ending, report
 
 Job = TypeVar("Job", bound=BaseModel)
 
@@ -29,11 +29,14 @@ def run_job(module: str, kind: type[Job], work: Callable[[Job], int]) -> int:
         return work(job)
     except ValidationError as error:
         first = error.errors()[0]
-        print(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", file=sys.stderr)
-        return 2
+        return _end(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", bad_input=True)
     except TrainingError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return _end(str(error), bad_input=False)
     except (FileNotFoundError, ShardError, InputError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _end(str(error), bad_input=True)
+
+
+def _end(error: str, bad_input: bool) -> int:
+    print(error, file=sys.stderr)
+    report(Ending(error=error, bad_input=bad_input))
+    return 2 if bad_input else 1

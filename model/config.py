@@ -5,7 +5,7 @@ Defaults are the AAAI 2020 version of Unicoder-VL (arXiv:1908.06066v3), called v
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -43,6 +43,24 @@ class EncoderConfig(Config):
         "LayerNorm; standard: each dimension's mean and spread over training images taken out. For small models and "
         "detectors of unusual feature scale",
     )
+    image_token: bool = Field(
+        default=True,
+        description="a learned vector, the same for all regions, is added to each: the [IMG] token of v3; v1 has none",
+    )
+    segments: Literal["modality", "none"] = Field(
+        default="none",
+        description="modality: BERT's segment embedding tells words from regions (v1); none: word and position only, "
+        "as v3 lists them; the [IMG] token tells regions apart there",
+    )
+    region_position: Literal["none", "shared"] = Field(
+        default="none",
+        description="position embedding of regions, which neither version states. none: their box is their place; "
+        "shared: all have the position after the longest possible caption",
+    )
+    closing_sep: bool = Field(
+        default=True,
+        description="a closing [SEP] after the regions: v1 counts three special tokens in its 144, and names two",
+    )
     pooler: bool = Field(
         default=False,
         description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
@@ -50,6 +68,24 @@ class EncoderConfig(Config):
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1)
     attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    sequences: Literal["auto", "padded", "packed"] = Field(
+        default="auto",
+        description="how captions and region lists of unequal length go through the layers; the result is the same. "
+        "padded: as one rectangle; packed: without padding, on a GPU in half precision with attention_dropout=0 in "
+        "the attention too; auto: packed where there is padding",
+    )
+    bert: str | None = Field(
+        default=None,
+        description="BERT that training from scratch starts from, its first num_layers layers: a folder with "
+        "config.json and model.safetensors or pytorch_model.bin, or a name on the Hugging Face hub such as "
+        "google-bert/bert-base-uncased. None: new weights",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
+        first weights came from."""
+        return self.model_dump(mode="json", exclude={"sequences", "bert"})
 
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
@@ -81,12 +117,114 @@ class LoopConfig(Config):
     batch_size: int = Field(ge=1, description="captions per optimiser step, over all devices")
     seed: int = Field(default=0, ge=0)
     optim: OptimConfig = OptimConfig()
+    device_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="most captions that one device takes at once; a larger share of the batch is worked off in equal "
+        "parts, their gradients added. None: the share as a whole",
+    )
     checkpoint_steps: int = Field(default=1000, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(default=2, ge=1, description="newest checkpoints kept")
+    keep_best: str | None = Field(
+        default=None,
+        description="name of a validation value, such as validation_recall_sum: the checkpoint that is best by it is "
+        "kept too and becomes the run's result. None: the last one is the result",
+    )
+    best_is: Literal["largest", "smallest"] = Field(default="largest", description="of the values of keep_best")
+    validation_steps: int | None = Field(
+        default=None, ge=1, description="steps between validations; also after the last step. None: never"
+    )
     log_steps: int = Field(default=50, ge=1, description="steps between lines of metrics.jsonl")
-    max_bad_steps: int = Field(default=10, ge=0, description="non-finite losses skipped in a row before the run stops")
+    max_bad_steps: int = Field(
+        default=10,
+        ge=0,
+        description="steps skipped in a row, because a gradient was not finite, before the run stops; looked at every "
+        "log_steps",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    num_processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes of this machine that train together, a GPU each; they share the batch. None: as many as "
+        "there are GPUs, or one; one, too, where device is cpu or cuda:N",
+    )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> LoopConfig:
+        if self.keep_best is not None and self.validation_steps is None:
+            raise ValueError(f"keep_best={self.keep_best} needs validation_steps: how often that value is measured")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """What the weights depend on, as JSON: a run may be resumed with other values of the rest, and of no field
+        here. Splitting a batch otherwise only rounds otherwise."""
+        return self.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
+
+
+_NOT_IN_IDENTITY = {
+    "device_batch_size",
+    "checkpoint_steps",
+    "keep_last",
+    "keep_best",
+    "best_is",
+    "validation_steps",
+    "validation_pairs",
+    "quick_recall_images",
+    "log_steps",
+    "max_bad_steps",
+    "device",
+    "num_processes",
+    "num_threads",
+}
+
+
+class WordMasking(Config):
+    """Which word pieces are targets of the masked-word loss, and what stands in their place. The rest stay as they are.
+
+    Defaults are v3's, where every target becomes [MASK]; v1 masks as BERT does: 80% [MASK], 10% random, 10% kept.
+    """
+
+    rate: float = Field(default=0.15, ge=0, lt=1, description="share of the pieces that are targets; 0: no word task")
+    mask_share: float = Field(default=1.0, ge=0, le=1, description="share of the targets that become [MASK]")
+    random_share: float = Field(default=0.0, ge=0, le=1, description="share that become another, random piece")
+    at_least_one: bool = Field(
+        default=True,
+        description="one piece is a target where chance picked none, so that short captions teach something too (BERT "
+        "and UNITER do so; Unicoder-VL says nothing of it)",
+    )
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> WordMasking:
+        if self.mask_share + self.random_share > 1 + 1e-9:
+            raise ValueError(f"mask_share={self.mask_share} and random_share={self.random_share} exceed 1 together")
+        return self
+
+
+class RegionMasking(Config):
+    """Which regions are hidden, and what stands in their feature's place. The rest keep it; boxes always stay.
+
+    Defaults are v3's. v1: 80% a random vector, 10% the feature of a region of another image, 10% kept; it leaves the
+    share of the regions open, and v3's 15% is taken.
+    """
+
+    rate: float = Field(default=0.15, ge=0, lt=1, description="share of the regions that are hidden; 0: no label task")
+    zero_share: float = Field(default=0.9, ge=0, le=1, description="share of the hidden that become zeros")
+    noise_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share that become a random vector: normal, mean 0, of the spread of the image's features (v1 "
+        "names no distribution)",
+    )
+    swap_share: float = Field(default=0.0, ge=0, le=1, description="share that take a feature of another image")
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> RegionMasking:
+        if (total := self.zero_share + self.noise_share + self.swap_share) > 1 + 1e-9:
+            raise ValueError(f"zero_share, noise_share and swap_share are {total} together; at most 1 is possible")
+        return self
 
 
 class PretrainConfig(LoopConfig):
@@ -94,23 +232,42 @@ class PretrainConfig(LoopConfig):
 
     steps: int = Field(default=150_000, ge=1)
     batch_size: int = Field(default=192, ge=1)
-    word_mask_rate: float = Field(default=0.15, gt=0, lt=1, description="80% [MASK], 10% random, 10% kept")
-    region_mask_rate: float = Field(default=0.15, gt=0, lt=1)
-    region_mask: Literal["zeros", "noise"] = Field(
-        default="zeros",
-        description="zeros: 90% zeroed, 10% kept (v3); noise: 80% normal noise of the feature's own spread, "
-        "10% another region of the batch, 10% kept (v1 leaves the noise's spread and the share of regions open)",
+    word_masking: WordMasking = WordMasking()
+    region_masking: RegionMasking = RegionMasking()
+    hide: Literal["both", "one"] = Field(
+        default="both",
+        description="both: words and regions of a pair are hidden at once (v1, v3); one: only words or only regions, "
+        "drawn for each pair (conditional masking, as UNITER argues for)",
     )
     min_label_score: float = Field(
         default=0.0, ge=0, le=1, description="masked regions below this score are no label target"
     )
-    matching: Literal["replace", "paired"] = Field(
+    matching: Literal["replace", "paired", "none"] = Field(
         default="replace",
-        description="replace: half the captions meet a random image instead of their own (paper); "
-        "paired: every caption is fed twice, with its own and with another image",
+        description="replace: half the pairs are made wrong (paper); paired: every caption is fed twice, in its own "
+        "pair and in a wrong one; none: no wrong pair and no matching loss",
+    )
+    negative: Literal["image", "image_or_caption"] = Field(
+        default="image_or_caption",
+        description="what is replaced in a wrong pair. image: the image (v1); image_or_caption: one of both, by a fair "
+        "coin (v3). The other one comes from the same window of shards",
     )
     mismatched_losses: bool = Field(
-        default=False, description="True adds word and label losses of mismatched pairs (v1 is silent, v3 says no)"
+        default=False,
+        description="True adds word and label losses of wrong pairs. v3 leaves them out; v1 is silent, and its recipe "
+        "follows v3",
+    )
+    word_weight: float = Field(default=1.0, ge=0, description="of the masked-word loss; both versions say 1")
+    label_weight: float = Field(default=1.0, ge=0, description="of the masked-label loss; both versions say 1")
+    matching_weight: float = Field(default=1.0, ge=0, description="of the matching loss; both versions say 1")
+    validation_pairs: int = Field(
+        default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
+    )
+    quick_recall_images: int = Field(
+        default=100,
+        ge=0,
+        description="held-out images, always the same, over which a validation measures recall with all their "
+        "captions; 0: no recall",
     )
 
 
@@ -129,9 +286,6 @@ class FinetuneConfig(LoopConfig):
     negatives: int = Field(default=3, ge=1, description="wrong images and wrong captions sampled per pair, a side")
     text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
     image_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-image hinge")
-    validation_steps: int | None = Field(
-        default=None, ge=1, description="steps between validations (all pairs of the validation split); None: never"
-    )
     mean_hinge_share: float = Field(
         default=0.0,
         ge=0,
@@ -150,12 +304,39 @@ class ScoringConfig(Config):
     num_threads: int | None = Field(default=None, ge=1)
 
 
-class FeatureSource(Config):
-    """Where a training or scoring job finds its regions and captions. Local paths."""
+class LoaderConfig(Config):
+    """How features are read. Nothing here changes which samples a healthy data set gives, or their order."""
 
-    features_path: str = Field(description="folder with manifest.json and regions-*.tar")
-    captions_path: str = Field(description="Parquet with caption_id, image_key, text, split")
+    on_bad_shard: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="a shard that is missing, cut or not what the manifest says. stop: end the run, naming it; skip: "
+        "put other samples of its window in the place of its own (see model/order.py), name it once, count them",
+    )
+    read_threads: int = Field(default=4, ge=1, description="threads that read one batch")
+    cache_bytes: int = Field(
+        default=32 * 1024**3,
+        ge=1,
+        description="features on an object store: most bytes of shards kept in cache_path. At least two windows, "
+        "32 shards of the largest size; 7 GB at 100 regions of 2,048 and 1,024 images a shard",
+    )
+    fetch_threads: int = Field(default=8, ge=1, description="shards fetched from an object store at once")
+
+
+class FeatureSource(Config):
+    """Where a training or scoring job finds its regions and captions."""
+
+    features_path: str = Field(
+        description="folder with manifest.json and regions-*.tar; or its URI on an object store, such as s3://..."
+    )
+    captions_path: str = Field(description="Parquet with caption_id, image_key, text, split; a path or a URI")
     name: str = Field(description="dataset/split, for messages")
+    cache_path: str | None = Field(
+        default=None,
+        description="local folder for what is derived from the data, so that the next start takes a second (see "
+        "model/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
+        "anew at every start and kept in memory, and features must be local",
+    )
+    loader: LoaderConfig = LoaderConfig()
 
 
 class PretrainJob(Config):
@@ -163,9 +344,11 @@ class PretrainJob(Config):
 
     run_path: str
     train: FeatureSource
+    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description="word-piece vocabulary, one token a line")
     encoder: EncoderConfig
     pretrain: PretrainConfig
+    scoring: ScoringConfig = ScoringConfig()
 
 
 class FinetuneJob(Config):

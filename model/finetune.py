@@ -5,72 +5,85 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
-from model.checkpoint import load_model, write_whole
+from model.build import build_model
+from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
 from model.config import EncoderConfig, FinetuneJob
 from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.metrics import retrieval_metrics
-from model.pretrain import build_model, open_data
-from model.retrieval import RetrievalBatch, RetrievalBatches, hinge_loss, score_pairs
-from model.scoring import check_fits, score_split
-from model.tokenizer import load_vocabulary
-from model.training import STOPPED, pick_device, set_up_torch, train
+from model.fit import check_features
+from model.identity import data_identity
+from model.pretrain import open_data
+from model.processes import join_processes
+from model.retrieval import RetrievalBatches, retrieval_losses
+from model.tokenizer import Vocabulary, load_vocabulary
+from model.training import STOPPED, Training, Validation, set_up_torch, train
+from model.validation import RECALL_VALUES, held_out_recall
 
 
 def run_finetuning(job: FinetuneJob) -> int:
+    """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     config = job.finetune
     set_up_torch(config.num_threads)
-    run = Path(job.run_path)
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "job.json", job.model_dump_json(indent=2) + "\n")
     vocabulary = load_vocabulary(job.vocabulary_path)
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
-    batches = RetrievalBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config)
 
     def fresh_model() -> UnicoderVL:
-        if config.start == "scratch":
+        if start is None:
             return build_model(job.encoder, store, vocabulary, config.seed)
-        if job.checkpoint_path is None:
-            raise InputError("finetune.start is 'pretrained' but checkpoint_path is not set; pretrain first")
-        return _pretrained(job.checkpoint_path, job.encoder, store)
+        return _pretrained(start, job.encoder, store, vocabulary)
 
-    def loss(model: UnicoderVL, batch: RetrievalBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = score_pairs(model, batch)
-        hardest = step >= config.mean_hinge_share * config.steps
-        right = (logits[:, :1] > logits[:, 1:]).all(1).float().mean()
-        return hinge_loss(logits, config, hardest), {"accuracy": right}
-
-    validation = job.validation
-
-    def validate(model: UnicoderVL) -> dict[str, float]:
-        assert validation is not None
-        held_out, texts, rows = open_data(validation, vocabulary, job.encoder)
-        scores = score_split(model, held_out, texts, rows, job.scoring, pick_device(config.device))
-        held_out.close()
-        metrics = retrieval_metrics(scores, texts.image_of)
-        return {f"validation_{name}": value for name, value in metrics.flat().items()}
-
-    done = train(
-        "finetune" if config.start == "pretrained" else "task-specific",
-        run,
-        fresh_model,
-        batches,
-        loss,
-        config,
-        job.vocabulary_path,
-        validate if validation else None,
-        config.validation_steps,
-    )
+    start = _start(job)
+    with join_processes(config.device) as processes:
+        task = Training(
+            stage="task-specific" if start is None else "finetune",
+            job=job,
+            run=Path(job.run_path),
+            config=config,
+            store=store,
+            identity={
+                "finetune": config.identity(),
+                "encoder": job.encoder.identity(),
+                "train": data_identity(store, captions),
+                "vocabulary": vocabulary.digest,
+                "start": None if start is None else weights_sha256(start),
+            },
+            fresh_model=fresh_model,
+            make_batch=RetrievalBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
+            losses=lambda model, batch, step: retrieval_losses(model, batch, config, step),
+            vocabulary_path=job.vocabulary_path,
+            untrained=("cls", "region_labels"),
+            validation=_validation(job, vocabulary, processes.device),
+        )
+        done = train(task, processes)
     return 0 if done else STOPPED
 
 
-def _pretrained(path: str, encoder: EncoderConfig, store: FeatureStore) -> UnicoderVL:
-    model, _ = load_model(path)
-    check_fits(model, store, path)
+def _start(job: FinetuneJob) -> Path | None:
+    """The checkpoint that finetuning starts from, None from scratch."""
+    if job.finetune.start == "scratch":
+        return None
+    if job.checkpoint_path is None:
+        raise InputError("finetune.start is 'pretrained' but checkpoint_path is not set; pretrain first")
+    return Path(job.checkpoint_path)
+
+
+def _validation(job: FinetuneJob, vocabulary: Vocabulary, device: torch.device) -> Validation | None:
+    """Recall over the whole validation split, if the job asks for it."""
+    if job.validation is None or job.finetune.validation_steps is None:
+        return None
+    store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
+    return Validation(RECALL_VALUES, lambda model: held_out_recall(model, store, captions, tokens, job.scoring, device))
+
+
+def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> UnicoderVL:
+    model, own = load_model(path)
+    check_features(model, store, str(path))
+    if own.digest != vocabulary.digest:
+        raise InputError(f"{path} was trained with another vocabulary than this job's; set vocabulary_path to its own")
     if model.config != encoder:
         raise InputError(f"{path} was trained with another encoder than this job's; use the same encoder config")
     return model

@@ -1,20 +1,21 @@
-"""Which words and regions are hidden. Pure numpy; every choice comes from the generator given."""
+"""Which words and regions are hidden. Pure numpy; every choice comes from the draws given."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-IGNORE = -100
-"""Target of a position that is not predicted (the default of torch's cross entropy)."""
+from model.config import RegionMasking, WordMasking
 
-KEPT, ZEROED, NOISED, SWAPPED = range(4)
-"""What becomes of a region's feature."""
+SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
+"""What becomes of a region: not chosen; or chosen, and its feature kept or replaced."""
 
-Purpose = Literal["order", "matching", "masking", "negatives"]
-_PURPOSES: tuple[Purpose, ...] = ("order", "matching", "masking", "negatives")
+Purpose = Literal["order", "negatives"]
+_PURPOSES: tuple[Purpose, ...] = ("order", "negatives")
 
 
 def generator(seed: int, purpose: Purpose, epoch: int, sample: int = 0) -> np.random.Generator:
@@ -27,71 +28,70 @@ def generator(seed: int, purpose: Purpose, epoch: int, sample: int = 0) -> np.ra
     )
 
 
-def mask_words(
-    ids: npt.NDArray[np.int32],
-    rng: np.random.Generator,
-    rate: float,
-    mask_id: int,
-    word_ids: npt.NDArray[np.int32],
-    is_special: npt.NDArray[np.bool_],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """BERT's masking: `rate` of the word pieces are targets; 80% become [MASK], 10% a random word, 10% stay.
+@dataclass(frozen=True)
+class Pieces:
+    """What masking must know of a vocabulary: [MASK]'s id, the ordinary pieces (N,), and which are special (V,)."""
 
-    Unicoder-VL section 3.2. At least one piece of a caption that has any is a target (as UNITER does), so short
-    captions always teach something. Special tokens are never targets.
+    mask_id: int
+    ordinary: npt.NDArray[np.int64]
+    is_special: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, size: int, mask_id: int, special_ids: Sequence[int]) -> Pieces:
+        is_special = np.zeros(size, np.bool_)
+        is_special[list(special_ids)] = True
+        return cls(mask_id, np.flatnonzero(~is_special), is_special)
+
+
+@dataclass(frozen=True)
+class WordDraws:
+    """Draws in [0, 1) for each place, (B, T) each: whether it is chosen, what becomes of it, which random piece."""
+
+    choice: npt.NDArray[np.float64]
+    fate: npt.NDArray[np.float64]
+    piece: npt.NDArray[np.float64]
+
+
+def mask_words(
+    ids: npt.NDArray[np.int64], draws: WordDraws, rule: WordMasking, pieces: Pieces
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Choose the word pieces to predict and hide them: Unicoder-VL section 3.2.1. Special tokens are never chosen.
 
     Args:
-        ids: (T,) with [CLS] and [SEP].
-        word_ids: ids that a random word is drawn from.
-        is_special: (V,) True for special tokens.
+        ids: (B, T) with [CLS], [SEP] and padding.
 
     Returns:
-        Inputs (T,) and targets (T,), IGNORE where nothing is predicted.
+        Inputs (B, T), and (B, T) True where the old piece is to be predicted.
     """
-    targets = np.full(len(ids), IGNORE, np.int64)
-    candidates = np.flatnonzero(~is_special[ids])
-    if len(candidates) == 0:
-        return ids, targets
-    chosen = candidates[rng.random(len(candidates)) < rate]
-    if len(chosen) == 0:
-        chosen = candidates[rng.integers(len(candidates), size=1)]
-    targets[chosen] = ids[chosen]
-    inputs = ids.copy()
-    draw = rng.random(len(chosen))
-    inputs[chosen[draw < 0.8]] = mask_id
-    swapped = chosen[(draw >= 0.8) & (draw < 0.9)]
-    inputs[swapped] = word_ids[rng.integers(len(word_ids), size=len(swapped))]
-    return inputs, targets
+    candidate = ~pieces.is_special[ids]
+    chosen = candidate & (draws.choice < rule.rate)
+    if rule.at_least_one and rule.rate > 0:
+        # The candidate nearest to being chosen; each is so with the same probability.
+        nearest = np.where(candidate, draws.choice, 2.0).argmin(1)
+        lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
+        chosen[lacking, nearest[lacking]] = True
+    is_masked = chosen & (draws.fate < rule.mask_share)
+    is_random = chosen & ~is_masked & (draws.fate < rule.mask_share + rule.random_share)
+    inputs = np.where(is_masked, pieces.mask_id, ids)
+    inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]
+    return inputs, chosen
 
 
 def mask_regions(
-    labels: npt.NDArray[np.int16],
-    usable: npt.NDArray[np.bool_],
-    rng: np.random.Generator,
-    rate: float,
-    rule: Literal["zeros", "noise"],
-) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64]]:
-    """`rate` of the regions are hidden; the detector's label is the target where it is usable.
-
-    zeros: 90% zeroed, 10% kept (AAAI version). noise: 80% replaced by noise, 10% by another region of the batch,
-    10% kept (first version).
+    present: npt.NDArray[np.bool_],
+    choice: npt.NDArray[np.float64],
+    fate: npt.NDArray[np.float64],
+    rule: RegionMasking,
+) -> npt.NDArray[np.int8]:
+    """What becomes of each region: Unicoder-VL section 3.2.2.
 
     Args:
-        labels: (R,) the detector's classes.
-        usable: (R,) False where the detector saw background or was unsure: masked, but never a target.
+        present: (B, R) False at padding, which is never chosen.
+        choice, fate: (B, R) draws in [0, 1): whether it is chosen, and what becomes of it then.
 
     Returns:
-        What becomes of each feature (R,), one of KEPT, ZEROED, NOISED, SWAPPED; and targets (R,).
+        (B, R) of SEEN, KEPT, ZEROED, NOISED or SWAPPED.
     """
-    fate = np.full(len(labels), KEPT, np.int8)
-    targets = np.full(len(labels), IGNORE, np.int64)
-    chosen = np.flatnonzero(rng.random(len(labels)) < rate)
-    predicted = chosen[usable[chosen]]
-    targets[predicted] = labels[predicted]
-    draw = rng.random(len(chosen))
-    if rule == "zeros":
-        fate[chosen[draw < 0.9]] = ZEROED
-    else:
-        fate[chosen[draw < 0.8]] = NOISED
-        fate[chosen[(draw >= 0.8) & (draw < 0.9)]] = SWAPPED
-    return fate, targets
+    ends = np.cumsum([rule.zero_share, rule.noise_share, rule.swap_share])
+    fates = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, fate, side="right")]
+    return np.where(present & (choice < rule.rate), fates, np.int8(SEEN))

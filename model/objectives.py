@@ -1,173 +1,116 @@
 """The three pretraining losses: masked words (MLM), masked object labels (MOC), visual-linguistic matching (VLM).
 
-Unicoder-VL (arXiv:1908.06066) sections 3.2.1 to 3.2.3; their unweighted sum is minimised.
+Unicoder-VL (arXiv:1908.06066) sections 3.2.1 to 3.2.3; their weighted sum is minimised, by default unweighted as there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import PretrainConfig
-from model.data import BatchOrder, Captions, FeatureStore, Movable, Regions, Words, pad_targets, pad_words
-from model.encoder import UnicoderVL, dequantise
-from model.errors import InputError
-from model.masking import IGNORE, NOISED, SWAPPED, ZEROED, generator, mask_regions, mask_words
-from model.tokenizer import TokenTable, Vocabulary
+from model.data import Regions
+from model.embeddings import dequantise, dequantise_rows
+from model.encoder import Encoded, UnicoderVL
+from model.losses import LossSums
+from model.pretrain_batches import PretrainBatch, Replacements, Targets
+
+LOSS_NAMES = ("mlm", "moc", "vlm")
+"""In the order of `PretrainBatch.counts`."""
 
 
-@dataclass(frozen=True)
-class PretrainBatch(Movable):
-    """B pairs with what is hidden and what must be predicted.
+def pretraining_losses(model: UnicoderVL, batch: PretrainBatch, config: PretrainConfig) -> LossSums:
+    """The three losses, each summed over its targets and weighted. Each head runs on predicted positions only.
 
-    Shapes: word_targets (B, T) i64 and region_targets (B, R) i64, IGNORE where nothing is predicted; region_fate (B, R)
-    i8, see `masking`; matched (B,) bool.
+    A head without targets still takes part, with a gradient of exactly zero, so that every process of a run has
+    gradients for the same parameters.
     """
-
-    words: Words
-    regions: Regions
-    word_targets: Tensor
-    region_targets: Tensor
-    region_fate: Tensor
-    matched: Tensor
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Mean losses of a batch (scalars), and how often each task was right (fractions; NaN without a target)."""
-
-    mlm: Tensor
-    moc: Tensor
-    vlm: Tensor
-    mlm_accuracy: Tensor
-    moc_accuracy: Tensor
-    vlm_accuracy: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        return self.mlm + self.moc + self.vlm
+    encoded = model.bert(batch.words, batch.regions, hide_regions(batch.regions, batch.hidden))
+    losses = [
+        _masked_words(model, encoded, batch.word_targets),
+        _masked_labels(model, encoded, batch.region_targets),
+        _matching(model, encoded, batch.matching),
+    ]
+    sums = torch.stack([loss for loss, _ in losses])
+    weights = sums.new_tensor([config.word_weight, config.label_weight, config.matching_weight])
+    return LossSums(LOSS_NAMES, sums * weights, torch.stack([correct for _, correct in losses]))
 
 
-class PretrainBatches:
-    """Step number to batch. Every choice comes from (seed, epoch, sample), so a step can be made at any time."""
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        captions: Captions,
-        tokens: TokenTable,
-        vocabulary: Vocabulary,
-        max_regions: int,
-        config: PretrainConfig,
-    ) -> None:
-        if len(store) < 2:
-            raise InputError("matching needs at least two images, so that there is a wrong one")
-        self._store, self._captions, self._tokens = store, captions, tokens
-        self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
-        self._is_special = np.zeros(vocabulary.size, np.bool_)
-        self._is_special[list(vocabulary.special_ids)] = True
-        self._words = np.flatnonzero(~self._is_special).astype(np.int32)
-        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[captions.image_rows])
-
-    def __call__(self, step: int) -> PretrainBatch:
-        config = self._config
-        pairs: list[tuple[int, int, int, bool]] = []
-        for epoch, sample in self._order.step(step):
-            own = int(self._captions.image_rows[sample])
-            rng = generator(config.seed, "matching", epoch, sample)
-            other = self._another(own, rng)
-            if config.matching == "paired":
-                pairs += [(epoch, sample, own, True), (epoch, sample, other, False)]
-            else:
-                matched = bool(rng.random() < 0.5)
-                pairs.append((epoch, sample, own if matched else other, matched))
-        return self._collate(pairs)
-
-    def _another(self, own: int, rng: np.random.Generator) -> int:
-        """A uniformly random image other than the caption's own."""
-        drawn = int(rng.integers(len(self._store) - 1))
-        return drawn + (drawn >= own)
-
-    def _collate(self, pairs: Sequence[tuple[int, int, int, bool]]) -> PretrainBatch:
-        config = self._config
-        regions = self._store.read([row for _, _, row, _ in pairs], self._max_regions)
-        # A region that the detector takes for background has no label to predict (section 3.2.2).
-        usable = (regions.mask & (regions.scores > regions.background)).numpy()
-        usable &= regions.scores.numpy() >= config.min_label_score
-        labels, present = regions.labels.numpy().astype(np.int16), regions.mask.numpy()
-        inputs: list[npt.NDArray[np.int32]] = []
-        word_targets: list[npt.NDArray[np.int64]] = []
-        region_targets = np.full(labels.shape, IGNORE, np.int64)
-        fate = np.zeros(labels.shape, np.int8)
-        for slot, (epoch, sample, _, matched) in enumerate(pairs):
-            rng = generator(config.seed, "masking", epoch, sample)
-            ids, targets = mask_words(
-                self._tokens[sample],
-                rng,
-                config.word_mask_rate,
-                self._vocabulary.mask_id,
-                self._words,
-                self._is_special,
-            )
-            hidden, predicted = mask_regions(
-                labels[slot], usable[slot], rng, config.region_mask_rate, config.region_mask
-            )
-            if not (matched or config.mismatched_losses):
-                targets, predicted = np.full_like(targets, IGNORE), np.full_like(predicted, IGNORE)
-            inputs.append(ids)
-            word_targets.append(targets)
-            region_targets[slot], fate[slot] = predicted, np.where(present[slot], hidden, 0)
-        words = pad_words(inputs, self._vocabulary.pad_id)
-        return PretrainBatch(
-            words=words,
-            regions=regions,
-            word_targets=pad_targets(word_targets, words.ids.shape[1]),
-            region_targets=torch.from_numpy(region_targets),
-            region_fate=torch.from_numpy(fate),
-            matched=torch.tensor([matched for _, _, _, matched in pairs]),
-        )
+def _masked_words(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
+    states = states_at(encoded.words, targets)
+    logits = model.cls["predictions"](states, model.bert.embeddings.word_embeddings.weight)
+    return _cross_entropy(logits, targets.labels)
 
 
-def hide_regions(features: Tensor, mask: Tensor, fate: Tensor) -> Tensor:
-    """Features (B, R, D) with the hidden ones zeroed, replaced by noise, or by another region of the batch.
+def _masked_labels(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
+    return _cross_entropy(model.region_labels(states_at(encoded.regions, targets)), targets.labels)
 
-    Noise is normal with the mean and spread of the batch's own features; the paper says "random vector" and no more.
+
+def _matching(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
+    logits = model.match(states_at(encoded.words, targets)).float()
+    loss = F.binary_cross_entropy_with_logits(logits, targets.labels.float(), reduction="sum")
+    return loss, ((logits > 0) == (targets.labels > 0)).sum().float()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed loss, and how often the largest logit (N, C) is that of the label (N,)."""
+    loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+    return loss, (logits.argmax(-1) == labels).sum().float()
+
+
+def states_at(states: Tensor, targets: Targets) -> Tensor:
+    """Rows (N, H) of states (B, S, H) at the targets' positions."""
+    return states.flatten(0, 1).index_select(0, targets.pairs * states.shape[1] + targets.places)
+
+
+def hide_regions(regions: Regions, hidden: Replacements) -> Tensor:
+    """Features (B, R, D) f32 with the hidden ones replaced.
+
+    A random vector is normal with mean 0 and the spread of all feature values of its image: the paper says "random
+    vector" and no more.
     """
-    hidden = torch.where((fate == ZEROED).unsqueeze(-1), 0.0, features)
-    if bool((fate >= NOISED).any()):
-        present = features[mask]
-        noise = torch.randn_like(features) * present.std(0) + present.mean(0)
-        hidden = torch.where((fate == NOISED).unsqueeze(-1), noise, hidden)
-        other = present[torch.randint(len(present), fate.shape, device=fate.device)]
-        hidden = torch.where((fate == SWAPPED).unsqueeze(-1), other, hidden)
-    return hidden
+    features = dequantise(regions).masked_fill(hidden.zeroed.unsqueeze(-1), 0.0)
+    if len(hidden.noise_pairs):
+        spread = _spread(dequantise(regions), regions.mask)[hidden.noise_pairs]
+        noise = seeded_normal(hidden.noise_seeds, features.shape[-1]) * spread.unsqueeze(-1)
+        features = features.index_put((hidden.noise_pairs, hidden.noise_places), noise)
+    if len(hidden.swap_pairs):
+        strangers = dequantise_rows(hidden.swap_features, hidden.swap_scales)
+        features = features.index_put((hidden.swap_pairs, hidden.swap_places), strangers)
+    return features
 
 
-def pretraining_losses(model: UnicoderVL, batch: PretrainBatch) -> Losses:
-    """The three losses. Word and label heads run on predicted positions only; without any, their loss is zero."""
-    features = hide_regions(dequantise(batch.regions), batch.regions.mask, batch.region_fate)
-    encoded = model.bert(batch.words, batch.regions, features)
-    at_words, at_regions = batch.word_targets != IGNORE, batch.region_targets != IGNORE
-    word_logits = model.cls["predictions"](encoded.words[at_words], model.bert.embeddings.word_embeddings.weight)
-    label_logits = model.region_labels(encoded.regions[at_regions])
-    match_logits = model.match(encoded.cls)
-    words, labels, matched = batch.word_targets[at_words], batch.region_targets[at_regions], batch.matched
-    return Losses(
-        mlm=_mean_cross_entropy(word_logits, words),
-        moc=_mean_cross_entropy(label_logits, labels),
-        vlm=F.binary_cross_entropy_with_logits(match_logits.float(), matched.float()),
-        mlm_accuracy=(word_logits.argmax(-1) == words).float().mean(),
-        moc_accuracy=(label_logits.argmax(-1) == labels).float().mean(),
-        vlm_accuracy=((match_logits > 0) == matched).float().mean(),
-    )
+def _spread(features: Tensor, mask: Tensor) -> Tensor:
+    """Standard deviation (B,) of all values of an image's regions, from features (B, R, D) whose padding is masked."""
+    present = mask.unsqueeze(-1)
+    values = (mask.sum(1) * features.shape[-1]).clamp(min=1)[:, None, None]
+    mean = (features * present).sum((1, 2), keepdim=True) / values
+    return (((features - mean) * present).square().sum((1, 2), keepdim=True) / values).sqrt().flatten()
 
 
-def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    total = F.cross_entropy(logits.float(), targets, reduction="sum")
-    return total / max(len(targets), 1)
+def seeded_normal(seeds: Tensor, width: int) -> Tensor:
+    """Standard normal numbers (N, width) f32, row n a function of seeds[n] (i64) alone, on any device.
+
+    Numbers of a counter, mixed by SplitMix64 (Steele et al., 2014) and shaped by Box and Muller: a generator's stream
+    would depend on the device and on what else the batch holds.
+    """
+    mixed = seeds.unsqueeze(1) + torch.arange(1, width + 1, device=seeds.device) * _signed(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ _shift(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _shift(mixed, 27)) * _signed(0x94D049BB133111EB)
+    mixed = mixed ^ _shift(mixed, 31)
+    # Two 24-bit numbers, the precision of f32, in (0, 1).
+    radius, angle = (((mixed >> low & 0xFFFFFF).float() + 0.5) / 2**24 for low in (0, 32))
+    return (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+
+
+def _signed(constant: int) -> int:
+    """An unsigned 64-bit constant as the signed one of the same bits."""
+    return constant - 2**64
+
+
+def _shift(values: Tensor, bits: int) -> Tensor:
+    """Logical right shift of i64: the sign is not drawn in."""
+    return values >> bits & (1 << 64 - bits) - 1

@@ -1,8 +1,9 @@
-"""Parameter groups and the learning-rate schedule."""
+"""Parameter groups, the learning-rate schedule, and a step that is left out without asking the host."""
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -16,7 +17,23 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2))
+    return AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def clip_and_step(optimizer: AdamW, max_grad_norm: float) -> Tensor:
+    """Clip the gradient to a length and take the step, unless that length is not finite: then nothing changes.
+
+    The device decides alone, so that the host need not wait for it: fused AdamW looks at `found_inf`, which torch's own
+    GradScaler sets for the same purpose. With several processes the gradient, and so the decision, is the same in all.
+
+    Returns:
+        The gradient's length before clipping, a scalar.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    return norm
 
 
 def learning_rate_share(step: int, steps: int, warmup_steps: int) -> float:

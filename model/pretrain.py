@@ -5,80 +5,77 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from model.checkpoint import write_whole
+from model.build import build_model
 from model.command import run_job
 from model.config import EncoderConfig, FeatureSource, PretrainJob
-from model.data import Captions, FeatureStore, load_captions
-from model.encoder import Standardise, UnicoderVL, dequantise
-from model.objectives import PretrainBatch, PretrainBatches, pretraining_losses
-from model.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
-from model.training import STOPPED, set_up_torch, train
-
-_STANDARDISE_IMAGES = 1024
-"""Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible."""
-
-
-def build_model(encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary, seed: int) -> UnicoderVL:
-    """A model with new weights whose widths fit the features and the vocabulary."""
-    torch.manual_seed(seed)
-    model = UnicoderVL(
-        vocab_size=vocabulary.size,
-        feature_dim=store.manifest.feature_dim,
-        num_labels=len(store.manifest.labels),
-        sep_id=vocabulary.sep_id,
-        encoder=encoder.model_dump(mode="json"),
-        extractor=store.manifest.extractor,
-    )
-    norm = model.bert.region_embeddings.feature_norm
-    if isinstance(norm, Standardise):
-        regions = store.read(np.arange(min(len(store), _STANDARDISE_IMAGES)), encoder.max_regions)
-        norm.fit(dequantise(regions)[regions.mask])
-    return model
+from model.data import Captions, FeatureStore, load_captions, open_store
+from model.encoder import UnicoderVL
+from model.identity import data_identity
+from model.objectives import pretraining_losses
+from model.pretrain_batches import PretrainBatches
+from model.processes import join_processes
+from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
+from model.training import STOPPED, Training, Validation, set_up_torch, train
+from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
 
 
 def open_data(
     source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
 ) -> tuple[FeatureStore, Captions, TokenTable]:
     """Feature store, captions and their tokens of one split."""
-    store = FeatureStore(source.features_path)
+    store = open_store(source)
     captions = load_captions(source, store)
-    return store, captions, tokenize(vocabulary, captions.texts, encoder.max_text_tokens)
+    return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)
 
 
 def run_pretraining(job: PretrainJob) -> int:
-    set_up_torch(job.pretrain.num_threads)
-    run = Path(job.run_path)
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "job.json", job.model_dump_json(indent=2) + "\n")
+    """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
+    config = job.pretrain
+    set_up_torch(config.num_threads)
     vocabulary = load_vocabulary(job.vocabulary_path)
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
-    batches = PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, job.pretrain)
-
-    def loss(model: UnicoderVL, batch: PretrainBatch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = pretraining_losses(model, batch)
-        return losses.total, {
-            "mlm": losses.mlm,
-            "moc": losses.moc,
-            "vlm": losses.vlm,
-            "mlm_accuracy": losses.mlm_accuracy,
-            "moc_accuracy": losses.moc_accuracy,
-            "vlm_accuracy": losses.vlm_accuracy,
-        }
-
-    done = train(
-        "pretrain",
-        run,
-        lambda: build_model(job.encoder, store, vocabulary, job.pretrain.seed),
-        batches,
-        loss,
-        job.pretrain,
-        job.vocabulary_path,
-    )
+    with join_processes(config.device) as processes:
+        task = Training(
+            stage="pretrain",
+            job=job,
+            run=Path(job.run_path),
+            config=config,
+            store=store,
+            identity={
+                "pretrain": config.identity(),
+                "encoder": job.encoder.identity(),
+                "train": data_identity(store, captions),
+                "vocabulary": vocabulary.digest,
+            },
+            fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed),
+            make_batch=PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
+            losses=lambda model, batch, step: pretraining_losses(model, batch, config),
+            vocabulary_path=job.vocabulary_path,
+            validation=_validation(job, vocabulary, processes.device),
+        )
+        done = train(task, processes)
     return 0 if done else STOPPED
+
+
+def _validation(job: PretrainJob, vocabulary: Vocabulary, device: torch.device) -> Validation | None:
+    """Losses over fixed held-out pairs and recall over fixed held-out images, if the job asks for them."""
+    config = job.pretrain
+    if job.validation is None or config.validation_steps is None:
+        return None
+    store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
+    losses = HeldOutLosses(store, captions, tokens, vocabulary, job.encoder.max_regions, config)
+    few = first_images(captions, config.quick_recall_images)
+    few_tokens = tokenize(vocabulary, few.texts, job.encoder.max_text_tokens)
+
+    def measure(model: UnicoderVL) -> dict[str, float]:
+        values = losses(model, device)
+        if few.texts:
+            values |= held_out_recall(model, store, few, few_tokens, job.scoring, device)
+        return values
+
+    return Validation(LOSS_VALUES + (RECALL_VALUES if few.texts else ()), measure)
 
 
 if __name__ == "__main__":

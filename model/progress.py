@@ -20,7 +20,17 @@ class Progress(BaseModel):
     metrics: dict[str, float] = {}
 
 
-def report(progress: Progress) -> None:
+class Ending(BaseModel):
+    """Why a process ends without having done its work. Under torchrun, whose exit status is always 1, the parent
+    learns it from this alone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error: str = Field(description="one sentence: what, where, what to do")
+    bad_input: bool = Field(description="the user can mend it")
+
+
+def report(message: Progress | Ending) -> None:
     """Print one line for the parent and flush it."""
-    sys.stdout.write(progress.model_dump_json() + "\n")
+    sys.stdout.write(message.model_dump_json() + "\n")
     sys.stdout.flush()

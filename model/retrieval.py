@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from model.config import FinetuneConfig
-from model.data import BatchOrder, Captions, FeatureStore, Index, Movable, Regions, Words, pad_words
-from model.encoder import UnicoderVL, dequantise
+from model.data import WHOLE, BatchOrder, Captions, FeatureStore, Index, Movable, Part, Regions, Words, pad_words
+from model.embeddings import dequantise
+from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.losses import LossSums
 from model.masking import generator
 from model.tokenizer import TokenTable, Vocabulary
 
@@ -33,9 +35,14 @@ class RetrievalBatch(Movable):
     image_slots: Tensor
     word_slots: Tensor
 
+    @property
+    def counts(self) -> Tensor:
+        """(1,) f32: the pairs, each of which has one hinge."""
+        return torch.tensor([len(self.image_slots)], dtype=torch.float32)
+
 
 class RetrievalBatches:
-    """Step number to batch; negatives are drawn uniformly from the whole split, by (seed, epoch, sample)."""
+    """Step number to batch. Negatives are images, and captions of images, of the sample's window of shards."""
 
     def __init__(
         self,
@@ -50,17 +57,23 @@ class RetrievalBatches:
             raise InputError("the hinge loss needs captions of at least two images, so that there is a wrong one")
         self._store, self._captions, self._tokens = store, captions, tokens
         self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
-        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[captions.image_rows])
+        rows = captions.image_rows
+        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, shelf=store)
+        self._by_image = np.argsort(rows, kind="stable")
+        self._sorted_images = rows[self._by_image]
 
-    def __call__(self, step: int) -> RetrievalBatch:
+    def __call__(self, step: int, part: Part = WHOLE) -> RetrievalBatch:
         negatives = self._config.negatives
         image_rows: list[Index] = []
         caption_rows: list[Index] = []
-        for epoch, sample in self._order.step(step):
+        for epoch, sample in self._order.step(step, part):
             rng = generator(self._config.seed, "negatives", epoch, sample)
             own = int(self._captions.image_rows[sample])
-            wrong_captions = self._wrong_captions(own, rng)
-            wrong_images = self._captions.image_rows[self._wrong_captions(own, rng)]
+            others = self._order.window(epoch, sample)
+            others = others[others != own]
+            strangers = others[rng.integers(len(others), size=negatives)]
+            wrong_captions = [rng.choice(self._captions_of(image)) for image in strangers.tolist()]
+            wrong_images = others[rng.integers(len(others), size=negatives)]
             image_rows.append(np.concatenate([np.full(1 + negatives, own, np.int64), wrong_images]))
             caption_rows.append(np.concatenate([[sample], wrong_captions, np.full(negatives, sample)]))
         images, image_slots = np.unique(np.stack(image_rows), return_inverse=True)
@@ -73,13 +86,9 @@ class RetrievalBatches:
             word_slots=torch.from_numpy(word_slots.reshape(shape)),
         )
 
-    def _wrong_captions(self, own: int, rng: np.random.Generator) -> Index:
-        """N random captions of images other than `own`."""
-        rows = self._captions.image_rows
-        chosen = rng.integers(len(rows), size=self._config.negatives)
-        while (wrong := rows[chosen] == own).any():
-            chosen[wrong] = rng.integers(len(rows), size=int(wrong.sum()))
-        return chosen
+    def _captions_of(self, image: int) -> Index:
+        first, stop = np.searchsorted(self._sorted_images, [image, image + 1])
+        return self._by_image[first:stop]
 
 
 def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
@@ -95,8 +104,8 @@ def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
     return logits
 
 
-def hinge_loss(logits: Tensor, config: FinetuneConfig, hardest: bool) -> Tensor:
-    """Mean over the batch of the two hinges.
+def hinge_losses(logits: Tensor, config: FinetuneConfig, hardest: bool) -> Tensor:
+    """The two hinges of each pair, added: (B,).
 
     Args:
         logits: (B, 1 + 2 N), as `RetrievalBatch` orders them.
@@ -106,7 +115,13 @@ def hinge_loss(logits: Tensor, config: FinetuneConfig, hardest: bool) -> Tensor:
     hinges = (config.margin - scores[:, :1] + scores[:, 1:]).clamp(min=0)
     captions, images = hinges.chunk(2, dim=1)
     if hardest:
-        sides = config.text_weight * captions.amax(1) + config.image_weight * images.amax(1)
-    else:
-        sides = config.text_weight * captions.mean(1) + config.image_weight * images.mean(1)
-    return sides.mean()
+        return config.text_weight * captions.amax(1) + config.image_weight * images.amax(1)
+    return config.text_weight * captions.mean(1) + config.image_weight * images.mean(1)
+
+
+def retrieval_losses(model: UnicoderVL, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
+    """The hinge loss, K = 1; a pair is right when it scores above all of its negatives."""
+    logits = score_pairs(model, batch)
+    hinges = hinge_losses(logits, config, hardest=step >= config.mean_hinge_share * config.steps)
+    right = (logits[:, :1] > logits[:, 1:]).all(1)
+    return LossSums(("hinge",), hinges.sum().unsqueeze(0), right.sum().float().unsqueeze(0))

@@ -19,31 +19,18 @@ import torch
 from model.checkpoint import load_model, write_whole
 from model.command import run_job
 from model.config import ScoreJob, ScoringConfig
-from model.data import Captions, FeatureStore, load_captions, pad_words
-from model.encoder import UnicoderVL, dequantise
-from model.errors import InputError
+from model.data import Captions, FeatureStore, load_captions, open_store, pad_words
+from model.embeddings import dequantise
+from model.encoder import UnicoderVL
+from model.fit import check_features
 from model.metrics import retrieval_metrics
+from model.processes import pick_device
 from model.progress import Progress, report
-from model.tokenizer import TokenTable, tokenize
-from model.training import pick_device, set_up_torch
+from model.tokenizer import TokenTable, load_tokens
+from model.training import set_up_torch
 
 SCORES_FORMAT = "scores/1"
 _EMBED_IMAGES = 256
-
-
-def check_fits(model: UnicoderVL, store: FeatureStore, checkpoint: str) -> None:
-    """Raise InputError unless the model was trained on features of this extractor."""
-    manifest = store.manifest
-    if model.feature_dim != manifest.feature_dim or model.num_labels != len(manifest.labels):
-        raise InputError(
-            f"{checkpoint} reads {model.feature_dim}-wide features and {model.num_labels} labels, but "
-            f"{store.folder} has {manifest.feature_dim} and {len(manifest.labels)}; extract with the same detector"
-        )
-    if model.extractor != manifest.extractor:
-        raise InputError(
-            f"{checkpoint} was trained on features of extractor {model.extractor[:12]}, but {store.folder} comes from "
-            f"{manifest.extractor[:12]}; features of different extractors do not mix: extract with the same one"
-        )
 
 
 @torch.inference_mode()
@@ -99,10 +86,10 @@ def run_scoring(job: ScoreJob) -> int:
     set_up_torch(job.scoring.num_threads)
     device = pick_device(job.scoring.device)
     model, vocabulary = load_model(job.checkpoint_path)
-    store = FeatureStore(job.data.features_path)
-    check_fits(model, store, job.checkpoint_path)
+    store = open_store(job.data)
+    check_features(model, store, job.checkpoint_path)
     captions = load_captions(job.data, store)
-    tokens = tokenize(vocabulary, captions.texts, model.config.max_text_tokens)
+    tokens = load_tokens(vocabulary, captions, model.config.max_text_tokens)
     scores = score_split(model.to(device), store, captions, tokens, job.scoring, device)
     metrics = retrieval_metrics(scores, captions.image_of)
     output = Path(job.output_path)
@@ -113,7 +100,7 @@ def run_scoring(job: ScoreJob) -> int:
         format=SCORES_FORMAT,
         scores=scores,
         image_keys=np.array([store.keys[row] for row in captions.images]),
-        caption_ids=np.array(captions.ids),
+        caption_ids=np.array(captions.ids[:]),
         caption_image=captions.image_of,
     )
     part.replace(output / "scores.npz")

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import tokenizers
 from transformers import BertTokenizerFast
 
 from model.errors import InputError
+from model.index import Arrays, load_or_make
+
+if TYPE_CHECKING:
+    from model.data import Captions
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_CHUNK = 16_384
+_REPORT_SECONDS = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,14 @@ class Vocabulary:
     cls_id: int
     sep_id: int
     mask_id: int
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of all that decides how a caption is cut: pieces and rules."""
+        rules = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Set anew at each call.
+        del rules["truncation"], rules["padding"]
+        return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
     @property
     def special_ids(self) -> tuple[int, ...]:
@@ -69,17 +91,46 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     return Vocabulary(tokenizer, len(pieces), ids("[PAD]"), ids("[CLS]"), ids("[SEP]"), ids("[MASK]"))
 
 
+def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int) -> TokenTable:
+    """`tokenize` of a split's captions, or what an earlier run kept of it.
+
+    Raises:
+        InputError: the cache folder cannot be written.
+    """
+    if captions.digest is None:
+        return tokenize(vocabulary, captions.texts, max_text_tokens)
+    identity = {
+        "captions": captions.digest,
+        "vocabulary": vocabulary.digest,
+        "max_text_tokens": str(max_text_tokens),
+        "tokenizers": tokenizers.__version__,
+    }
+
+    def make() -> Arrays:
+        table = tokenize(vocabulary, captions.texts, max_text_tokens)
+        return {"ids": table.ids, "starts": table.starts}
+
+    arrays = load_or_make(captions.index_folder, "tokens", identity, make)
+    return TokenTable(arrays["ids"], arrays["starts"])
+
+
 def tokenize(vocabulary: Vocabulary, captions: Sequence[str], max_text_tokens: int) -> TokenTable:
-    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]."""
-    if not captions:
-        return TokenTable(np.zeros(0, np.int32), np.zeros(1, np.int64))
-    rows = vocabulary.tokenizer(
-        list(captions),
-        truncation=True,
-        max_length=max_text_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )["input_ids"]
-    starts = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=starts[1:])
-    return TokenTable(np.fromiter((i for row in rows for i in row), np.int32, int(starts[-1])), starts)
+    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores."""
+    ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    begun = reported = time.monotonic()
+    for start in range(0, len(captions), _CHUNK):
+        rows = vocabulary.tokenizer(
+            list(captions[start : start + _CHUNK]),
+            truncation=True,
+            max_length=max_text_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        lengths.append(np.array([len(row) for row in rows]))
+        ids.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
+        if time.monotonic() - reported > _REPORT_SECONDS:
+            reported = time.monotonic()
+            _log.info("%d of %d captions tokenised", start + len(rows), len(captions))
+    if reported != begun:
+        _log.info("%d captions tokenised in %.0f s", len(captions), time.monotonic() - begun)
+    return TokenTable(np.concatenate(ids), np.cumsum(np.concatenate(lengths)))

@@ -1,61 +1,252 @@
-"""The one training loop: resume, step, log, checkpoint, finish. Pretraining and finetuning bring batches and a loss."""
+"""The one training loop: resume, step, log, validate, checkpoint, finish. Pretraining and finetuning bring the rest."""
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TypeVar
+from typing import Any, Generic
 
+import numpy as np
 import torch
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 
-from model.checkpoint import Checkpoint, finish_run, list_checkpoints, load_model, load_training, save_checkpoint
+from model.checkpoint import (
+    Checkpoint,
+    Keep,
+    State,
+    finish_run,
+    list_checkpoints,
+    load_model,
+    load_training,
+    save_checkpoint,
+    write_job,
+)
 from model.config import LoopConfig
-from model.data import Movable, prefetch
+from model.data import FeatureStore, Part
 from model.encoder import UnicoderVL
-from model.errors import InputError
-from model.optim import make_optimizer, make_schedule
-from model.progress import Progress, report
+from model.errors import InputError, TrainingError
+from model.feed import B, Split, Step, feed, split_batch
+from model.identity import check_resumable
+from model.journal import Journal, Pace
+from model.losses import LossSums
+from model.optim import clip_and_step, make_optimizer, make_schedule
+from model.processes import Processes, held
+from model.tally import Tally
 
 log = logging.getLogger(__name__)
 STOPPED = 143
 """Exit status after SIGTERM: a checkpoint was written and the run can be resumed."""
 
 
-B = TypeVar("B", bound=Movable)
-LossFunction = Callable[[UnicoderVL, B, int], tuple[Tensor, dict[str, Tensor]]]
-"""Model, batch and step to the loss (scalar) and what to log beside it (scalars)."""
+@dataclass(frozen=True)
+class Validation:
+    """Held-out measurements: `measure` takes the model, in evaluation mode, to a value for each of `names`."""
+
+    names: tuple[str, ...]
+    measure: Callable[[UnicoderVL], dict[str, float]]
 
 
-class TrainingError(RuntimeError):
-    """Training cannot go on. The message names the step and what to do."""
+@dataclass(frozen=True)
+class Training(Generic[B]):
+    """What pretraining and finetuning bring to the loop."""
+
+    stage: str
+    job: BaseModel
+    """What was asked for; written to the run folder."""
+    run: Path
+    config: LoopConfig
+    store: FeatureStore
+    identity: dict[str, Any]
+    """What the weights depend on, as JSON; a run resumes only where it is the same."""
+    fresh_model: Callable[[], UnicoderVL]
+    make_batch: Callable[[int, Part], B]
+    """A part of the global batch of a step, which depends on the seed and the step alone."""
+    losses: Callable[[UnicoderVL, B, int], LossSums]
+    vocabulary_path: str
+    untrained: tuple[str, ...] = ()
+    """Submodules that the losses never reach."""
+    validation: Validation | None = None
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU, else the CPU.
+def train(task: Training[B], processes: Processes) -> Checkpoint | None:
+    """Train to `config.steps` from the newest checkpoint of the run, or from a fresh model.
+
+    Each step minimises the sum over the losses of their mean per target of the *global* batch, so that neither the
+    number of processes nor that of the parts a process works off changes what is learnt. Batches and random numbers
+    of a step depend on (seed, step, part) alone: on one CPU process a resumed run repeats bit for bit what the
+    undisturbed run would have done. A step whose gradient is not finite is left out.
+
+    Returns:
+        The last checkpoint; None when SIGTERM, to any of the processes, asked to stop (a checkpoint was written first).
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: the run's checkpoints are of another identity; the batch cannot be shared by the processes.
+        TrainingError: too many steps in a row were left out, the device's memory or the disk is full.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {name!r} was asked for, but torch sees no GPU; set device to 'cpu' or 'auto'")
-    return torch.device(name)
+    config, device = task.config, processes.device
+    split = split_batch(config.batch_size, config.device_batch_size, processes.count)
+    keep = Keep(config.keep_last, config.keep_best, config.best_is == "largest")
+    if keep.best is not None and (task.validation is None or keep.best not in task.validation.names):
+        known = ", ".join(task.validation.names) if task.validation else "nothing, for no validation data is given"
+        raise InputError(f"keep_best is {keep.best}, but validation measures {known}")
+
+    start = resume_point(task.run)
+    if start:
+        check_resumable(start, task.identity)
+    first = start.step if start else 0
+    model = load_model(start.path)[0] if start else task.fresh_model()
+    for name in task.untrained:
+        model.get_submodule(name).requires_grad_(False)
+    model.to(device).train()
+    optimizer = make_optimizer(model, config.optim)
+    schedule = make_schedule(optimizer, config.optim, config.steps)
+    if start:
+        saved = load_training(start)
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+    losses = processes.share(_Losses(model, task.losses))
+
+    if processes.is_first:
+        write_job(task.run, task.job)
+    journal = Journal(task.stage, task.run, first, config.steps) if processes.is_first else None
+    tally, pace, skipped = Tally(processes), Pace(device), 0
+    if journal:
+        log.info("%s, step %d of %d: %s", task.stage, first, config.steps, split)
+
+    saved_at = start.step if start else None
+
+    def checkpoint(step: int, measured: dict[str, float]) -> None:
+        nonlocal saved_at
+        with pace.paused():
+            if processes.is_first:
+                state = State(step=step, identity=task.identity, split=str(split), validation=measured)
+                training = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+                save_checkpoint(task.run, state, model, task.vocabulary_path, training, keep)
+            # No process may end while the first one writes: torchrun would kill that one too.
+            processes.meet()
+        saved_at = step
+
+    def validate(step: int, validation: Validation) -> dict[str, float]:
+        with pace.paused():
+            measured = {}
+            if journal:
+                # Every step seeds the random numbers anew, so this leaves no trace in training.
+                torch.manual_seed(config.seed)
+                measured = validation.measure(model.eval())
+                model.train()
+                journal.write(step, measured)
+            processes.meet()
+        return measured
+
+    steps = feed(task.make_batch, split.of(processes.rank), device, first, config.steps)
+    with StopSignal() as stop:
+        for step in range(first + 1, config.steps + 1):
+            asked = time.monotonic()
+            batch = next(steps)
+            pace.step_begins(asked)
+            targets, stops = _agree(processes, batch.targets, stop.asked)
+            if stops:
+                if saved_at != step - 1:
+                    checkpoint(step - 1, {})
+                log.warning("%s was asked to stop: checkpoint written at step %d", task.stage, step - 1)
+                return None
+            targets = targets.to(device, non_blocking=True)
+            try:
+                with processes.company():
+                    done = _backward(losses, batch, targets, processes, split, step, config)
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    f"{task.stage} step {step}: {device} ran out of memory with {split.part_size} captions at once; "
+                    f"set device_batch_size to {max(1, split.part_size // 2)}, the run goes on from its last checkpoint"
+                ) from error
+            rate = float(schedule.get_last_lr()[0])
+            norm = clip_and_step(optimizer, config.optim.max_grad_norm)
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            tally.add(done, targets, norm)
+            pace.step_ends()
+
+            last = step == config.steps
+            if last or step % config.log_steps == 0:
+                means, bad, bad_in_row = tally.take()
+                skipped += bad
+                left_out = int(processes.add(torch.tensor(task.store.skipped_samples)))
+                if bad and journal:
+                    log.warning("%s step %d: %d steps skipped, a gradient was not finite", task.stage, step, bad)
+                if bad_in_row > config.max_bad_steps:
+                    raise TrainingError(
+                        f"{task.stage} step {step}: {bad_in_row} steps in a row had a gradient that is not finite; "
+                        "lower optim.learning_rate or look for broken features"
+                    )
+                if journal:
+                    speed = pace.take(config.batch_size)
+                    left = {"skipped": skipped, "skipped_samples": left_out}
+                    journal.write(step, means | {"learning_rate": rate} | speed | left)
+            if journal:
+                journal.progress(step)
+            validates = config.validation_steps is not None and (last or step % config.validation_steps == 0)
+            measured = validate(step, task.validation) if task.validation and validates else {}
+            # The value that decides which checkpoint is best is kept in that checkpoint.
+            if last or step % config.checkpoint_steps == 0 or (validates and keep.best):
+                checkpoint(step, measured)
+    newest = list_checkpoints(task.run)[-1]
+    if processes.is_first:
+        finish_run(task.run, newest, keep)
+    return newest
 
 
-def set_up_torch(num_threads: int | None) -> None:
-    if num_threads is not None:
-        torch.set_num_threads(num_threads)
+class _Losses(nn.Module):
+    """Model and loss function as one module, so that DistributedDataParallel sees one forward pass."""
+
+    def __init__(self, model: UnicoderVL, losses: Callable[[UnicoderVL, Any, int], LossSums]) -> None:
+        super().__init__()
+        self.model = model
+        self._losses = losses
+
+    def forward(self, part: Any, step: int) -> LossSums:
+        return self._losses(self.model, part, step)
+
+
+def _agree(processes: Processes, targets: Tensor, stop: bool) -> tuple[Tensor, bool]:
+    """Targets (K,) of the global batch, and whether any process was asked to stop. On the CPU: no GPU is waited for."""
+    total = processes.add(torch.cat([targets, torch.tensor([float(stop)])]))
+    return total[:-1], bool(total[-1])
+
+
+def _backward(
+    losses: nn.Module,
+    batch: Step[B],
+    targets: Tensor,
+    processes: Processes,
+    split: Split,
+    step: int,
+    config: LoopConfig,
+) -> list[LossSums]:
+    """Gradients of one step, summed over this process's parts and, with the last part, averaged over all processes."""
+    done = []
+    parts = batch.take()
+    for number, part in enumerate(parts):
+        with held(losses, number < len(parts) - 1):
+            torch.manual_seed(_seed(config.seed, step, split.of(processes.rank)[number].index))
+            with torch.autocast(processes.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                sums: LossSums = losses(part, step - 1)
+            # Times the processes, for their gradients are averaged.
+            loss = processes.count * (sums.sums / targets.clamp(min=1)).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        done.append(LossSums(sums.names, sums.sums.detach(), sums.correct))
+    return done
+
+
+def _seed(seed: int, step: int, part: int) -> int:
+    """Of the random numbers (dropout) of one part of one step."""
+    return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0])
 
 
 def resume_point(run: Path) -> Checkpoint | None:
@@ -64,88 +255,9 @@ def resume_point(run: Path) -> Checkpoint | None:
     return checkpoints[-1] if checkpoints else None
 
 
-def train(
-    stage: str,
-    run: Path,
-    fresh_model: Callable[[], UnicoderVL],
-    make_batch: Callable[[int], B],
-    loss_function: LossFunction[B],
-    config: LoopConfig,
-    vocabulary_path: str,
-    validate: Callable[[UnicoderVL], dict[str, float]] | None = None,
-    validation_steps: int | None = None,
-) -> Checkpoint | None:
-    """Train to `config.steps` from the newest checkpoint of the run, or from `fresh_model()`.
-
-    The batch of a step and the random numbers of a step depend on (seed, step) alone, so on one CPU process a resumed
-    run repeats bit for bit what the undisturbed run would have done. A loss that is not finite skips its step.
-
-    Returns:
-        The last checkpoint; None when SIGTERM asked to stop (a checkpoint was written first).
-
-    Raises:
-        TrainingError: `max_bad_steps` losses in a row were not finite.
-    """
-    device = pick_device(config.device)
-    start = resume_point(run)
-    model = load_model(start.path)[0] if start else fresh_model()
-    model.to(device).train()
-    optimizer = make_optimizer(model, config.optim)
-    schedule = make_schedule(optimizer, config.optim, config.steps)
-    if start:
-        saved = load_training(start)
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        log.info("%s goes on at step %d of %d", stage, start.step, config.steps)
-    first = start.step if start else 0
-    _drop_metrics_after(run / "metrics.jsonl", first)
-
-    def checkpoint(step: int) -> Checkpoint:
-        training = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-        return save_checkpoint(run, step, model, vocabulary_path, training)
-
-    meter = _Meter(stage, run / "metrics.jsonl", first, config)
-    bad = 0
-    step = first
-    with StopSignal() as stop:
-        for step, batch in enumerate(prefetch(make_batch, first, config.steps), start=first + 1):
-            torch.manual_seed(config.seed * 1_000_003 + step)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss, extras = loss_function(model, batch.to(device), step - 1)
-            finite = bool(torch.isfinite(loss))
-            if finite:
-                loss.backward()  # type: ignore[no-untyped-call]
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)
-                finite = bool(torch.isfinite(norm))
-            if finite:
-                optimizer.step()
-                bad = 0
-            else:
-                bad += 1
-                log.warning("%s step %d: loss or gradient is not finite; step skipped", stage, step)
-                if bad > config.max_bad_steps:
-                    raise TrainingError(
-                        f"{stage} step {step}: {bad} losses in a row were not finite; "
-                        "lower optim.learning_rate or look for broken features"
-                    )
-            with warnings.catch_warnings():
-                # A skipped first step is a schedule step before any optimiser step, and meant.
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
-                schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            meter.add(step, {"loss": loss.detach(), **extras}, float(schedule.get_last_lr()[0]), skipped=not finite)
-            if validate and validation_steps and (step % validation_steps == 0 or step == config.steps):
-                meter.write(step, validate(model.eval()))
-                model.train()
-            if stop.asked and step < config.steps:
-                checkpoint(step)
-                log.warning("%s was asked to stop: checkpoint written at step %d", stage, step)
-                return None
-            if step % config.checkpoint_steps == 0 and step < config.steps:
-                checkpoint(step)
-    last = checkpoint(step) if start is None or step > first else start
-    finish_run(run, last)
-    return last
+def set_up_torch(num_threads: int | None) -> None:
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
 
 
 class StopSignal:
@@ -165,55 +277,3 @@ class StopSignal:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-
-
-class _Meter:
-    """Averages what the loop reports: to metrics.jsonl for people and the report, as progress to the parent."""
-
-    def __init__(self, stage: str, path: Path, first: int, config: LoopConfig) -> None:
-        self._stage, self._path, self._config = stage, path, config
-        self._sums: dict[str, list[float]] = {}
-        self._skipped = 0
-        self._first, self._begun = first, time.monotonic()
-        self._reported = self._begun
-
-    def add(self, step: int, values: dict[str, Tensor], learning_rate: float, skipped: bool) -> None:
-        self._skipped += skipped
-        for name, value in values.items():
-            number = value.item()
-            if math.isfinite(number):
-                self._sums.setdefault(name, []).append(number)
-        at_log, total = step % self._config.log_steps == 0 or step == self._config.steps, self._config.steps
-        now = time.monotonic()
-        means = {name: sum(numbers) / len(numbers) for name, numbers in self._sums.items() if numbers}
-        rate = (step - self._first) / max(now - self._begun, 1e-9)
-        if now - self._reported > 2 or step == total:
-            self._reported = now
-            report(Progress(stage=self._stage, done=step, total=total, unit="steps", per_second=rate, metrics=means))
-        if at_log:
-            self.write(
-                step, means | {"learning_rate": learning_rate, "steps_per_second": rate, "skipped": self._skipped}
-            )
-            self._sums = {}
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **rounded}) + "\n")
-
-
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Leave out the lines of steps that a killed run did after its last checkpoint: they are done again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a killed process may be cut
-        if row["step"] <= step:
-            kept.append(line)
-    part = path.with_name(path.name + ".part")
-    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(part, path)  # noqa: PTH105

@@ -19,15 +19,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from model.progress import Progress
+from model.progress import Ending, Progress
 from tasks import tether
 from tasks.errors import StageError, UserError
 
 GRACE_SECONDS = 30.0
-_BAD_INPUT = 2
 _LOG_LINES_SHOWN = 15
+_MESSAGE: TypeAdapter[Progress | Ending] = TypeAdapter(Progress | Ending)
 
 
 class _Child:
@@ -154,30 +154,37 @@ def run_module(
     log_path: Path,
     on_progress: Callable[[Progress], None],
     grace_seconds: float = GRACE_SECONDS,
+    num_processes: int = 1,
 ) -> None:
-    """Run `python -m MODULE --config JOB_PATH` to its end.
+    """Run `python -m MODULE --config JOB_PATH` to its end, in one process or, under torchrun, in several.
 
     Args:
-        module: for instance `model.pretrain`; reports `model.progress.Progress` as JSON lines on stdout.
+        module: for instance `model.pretrain`; reports `Progress` and `Ending` of `model.progress` as JSON on stdout.
         job: written to `job_path` first.
         log_path: gets everything the child writes, on both streams; appended to.
         on_progress: called in this thread for every report.
         grace_seconds: from SIGTERM to SIGKILL when this call is interrupted.
+        num_processes: that work together on this machine. torchrun puts each in a session of its own, which is why a
+            module must end with torchrun by itself (see `model.processes`).
 
     Raises:
-        UserError: the child ended with 2; the message is the last line of its stderr.
-        StageError: the child failed; the message names the log file and shows its last lines.
+        UserError: the child said that its input is at fault (`Ending`).
+        StageError: the child failed; the message names the log file, and says what the child said or shows the log's
+            last lines.
     """
     job_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     job_path.write_text(job.model_dump_json(indent=2) + "\n", encoding="utf-8")
     with log_path.open("ab") as log:
-        child = _children.start(tether.command(module, "--config", str(job_path)), log)
+        child = _children.start(_command(module, job_path, num_processes), log)
         try:
+            ending: Ending | None = None
             for line in child.stdout_lines():
-                progress = _parse_progress(line)
-                if progress is not None:
-                    on_progress(progress)
+                message = _parse(line)
+                if isinstance(message, Progress):
+                    on_progress(message)
+                elif message is not None and (ending is None or message.bad_input):
+                    ending = message
             status = child.join()
         except BaseException:
             child.stop(grace_seconds)
@@ -185,19 +192,26 @@ def run_module(
             raise
         finally:
             _children.forget(child)
-    if status == _BAD_INPUT:
-        raise UserError(child.last_stderr[-1] if child.last_stderr else f"{module} refused its input; see {log_path}")
+    if status != 0 and ending is not None:
+        raise UserError(ending.error) if ending.bad_input else StageError(f"{ending.error} (log: {log_path})")
     if status != 0:
-        ending = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
         last_lines = "".join(f"\n    {line}" for line in child.last_stderr)
-        raise StageError(f"{module} {ending}; its log is {log_path}{last_lines}")
+        raise StageError(f"{module} {how}; its log is {log_path}{last_lines}")
 
 
-def _parse_progress(line: bytes) -> Progress | None:
+def _command(module: str, job_path: Path, num_processes: int) -> list[str]:
+    if num_processes == 1:
+        return tether.command(module, "--config", str(job_path))
+    together = ["--standalone", "--nproc-per-node", str(num_processes), "-m", module, "--config", str(job_path)]
+    return tether.command("torch.distributed.run", *together)
+
+
+def _parse(line: bytes) -> Progress | Ending | None:
     """A report, or None for a line that a library printed: those are in the log."""
     if not line.startswith(b"{"):
         return None
     try:
-        return Progress.model_validate_json(line)
+        return _MESSAGE.validate_json(line)
     except ValidationError:
         return None

@@ -33,7 +33,10 @@ _THUMBNAIL_SIDE = 256  # pixels
 _NO_VALUE = "–"
 
 # Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
-_NOT_DRAWN = re.compile(r"step|learning_rate|steps_per_second|skipped|recall_sum|.*_r(?!1$)\d+")
+_NOT_DRAWN = re.compile(
+    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples)?"
+    r"|(validation_)?recall_sum|.*_r(?!1$)\d+"
+)
 _FRACTION = re.compile(r".*accuracy|.*_r1")
 
 

@@ -306,6 +306,11 @@ def inspection_page_path(dataset: str, split: str) -> str:
     return f"inspect-{dataset}-{split}.html"
 
 
+CACHE = "cache"
+"""Folder, under a local root, of what is derived from captions and features so that a run starts at once. It can be
+removed while no run uses it."""
+
+
 def run_folder(run: str) -> str:
     return f"runs/{run}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from model.config import (
     FeatureSource,
     FinetuneConfig,
     FinetuneJob,
+    LoaderConfig,
     LoopConfig,
     PretrainConfig,
     PretrainJob,
@@ -29,24 +31,32 @@ from model.config import (
 from model.progress import Progress
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
+from tasks.gpus import visible_gpus
 from tasks.launch import run_module
 from tasks.records import CheckpointRef, Receipt, Stage, fingerprint
-from tasks.storage import Root, captions_path, captions_receipt_path, feature_manifest_path, features_folder, run_folder
+from tasks.storage import (
+    CACHE,
+    Root,
+    captions_path,
+    captions_receipt_path,
+    feature_manifest_path,
+    features_folder,
+    run_folder,
+)
 
-RUN_FORMAT = "run/1"
+RUN_FORMAT = "run/2"
+_BERT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OnProgress = Callable[[Progress], None]
-
-# These change how fast a run goes and what it writes about itself, not its weights.
-_NOT_IN_FINGERPRINT = {"device", "num_threads", "log_steps", "checkpoint_steps", "validation_steps"}
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One split, seen through one extractor."""
+    """One split, seen through one extractor, and how it is read."""
 
     dataset: str
     split: str
     extractor: ExtractorConfig
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.split}"
@@ -60,6 +70,8 @@ class PretrainSpec:
     vocabulary_path: str
     encoder: EncoderConfig
     pretrain: PretrainConfig
+    validation: DataSpec | None = None
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
 
 
 @dataclass(frozen=True)
@@ -113,7 +125,9 @@ def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
         source=FeatureSource(
             features_path=str(root.local(features_folder(extractor, data.dataset, data.split), "training")),
             captions_path=str(root.local(captions_path(data.dataset, data.split), "training")),
+            cache_path=str(root.local(CACHE, "training")),
             name=str(data),
+            loader=data.loader,
         ),
         identity={
             "features": hashlib.sha256(root.read_bytes(manifest)).hexdigest(),
@@ -131,8 +145,8 @@ def pretraining_run(root: Root, spec: PretrainSpec) -> str:
     return _run_name(
         Stage.PRETRAIN,
         {
-            "encoder": spec.encoder.model_dump(mode="json"),
-            "pretrain": _loop_identity(spec.pretrain),
+            "encoder": _encoder_identity(spec.encoder),
+            "pretrain": _loop_identity(root, spec.pretrain, spec.validation),
             "train": resolve_data(root, spec.data).identity,
             "vocabulary": _file_sha256(spec.vocabulary_path),
         },
@@ -149,8 +163,8 @@ def finetuning_run(root: Root, spec: FinetuneSpec) -> str:
     return _run_name(
         Stage.FINETUNE,
         {
-            "encoder": spec.encoder.model_dump(mode="json"),
-            "finetune": _loop_identity(spec.finetune),
+            "encoder": _encoder_identity(spec.encoder),
+            "finetune": _loop_identity(root, spec.finetune, spec.validation),
             "train": resolve_data(root, spec.data).identity,
             "vocabulary": _file_sha256(spec.vocabulary_path),
             "start": None if pretrained is None else pretrained.fingerprint,
@@ -158,9 +172,10 @@ def finetuning_run(root: Root, spec: FinetuneSpec) -> str:
     )
 
 
-def check_vocabulary(path: str) -> None:
-    """Raise UserError unless the word-piece vocabulary can be read."""
-    _file_sha256(path)
+def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
+    """Raise UserError unless the word-piece vocabulary, and the BERT to start from if it is local, can be read."""
+    _file_sha256(vocabulary_path)
+    _encoder_identity(encoder)
 
 
 def find_pretrained(root: Root, spec: PretrainSpec) -> CheckpointRef:
@@ -198,11 +213,13 @@ def pretrain(root: Root, spec: PretrainSpec, on_progress: OnProgress) -> Checkpo
     job = PretrainJob(
         run_path=str(root.local(run_folder(run), "training")),
         train=resolve_data(root, spec.data).source,
+        validation=_validation_source(root, spec.validation, spec.pretrain),
         vocabulary_path=spec.vocabulary_path,
         encoder=spec.encoder,
         pretrain=spec.pretrain,
+        scoring=spec.scoring,
     )
-    return _train(root, run, Stage.PRETRAIN, "model.pretrain", job, on_progress)
+    return _train(root, run, Stage.PRETRAIN, "model.pretrain", job, spec.pretrain, on_progress)
 
 
 def finetune(root: Root, spec: FinetuneSpec, on_progress: OnProgress) -> CheckpointRef:
@@ -216,29 +233,47 @@ def finetune(root: Root, spec: FinetuneSpec, on_progress: OnProgress) -> Checkpo
     done = finished_run(root, run, Stage.FINETUNE)
     if done is not None:
         return done.model_copy(update={"skipped": True})
-    validates = spec.validation is not None and spec.finetune.validation_steps is not None
     job = FinetuneJob(
         run_path=str(root.local(run_folder(run), "training")),
         train=resolve_data(root, spec.data).source,
-        validation=resolve_data(root, spec.validation).source if validates and spec.validation else None,
+        validation=_validation_source(root, spec.validation, spec.finetune),
         vocabulary_path=spec.vocabulary_path,
         encoder=spec.encoder,
         finetune=spec.finetune,
         scoring=spec.scoring,
         checkpoint_path=None if spec.pretraining is None else find_pretrained(root, spec.pretraining).uri,
     )
-    return _train(root, run, Stage.FINETUNE, "model.finetune", job, on_progress)
+    return _train(root, run, Stage.FINETUNE, "model.finetune", job, spec.finetune, on_progress)
+
+
+def _validation_source(root: Root, data: DataSpec | None, config: LoopConfig) -> FeatureSource | None:
+    """Where the held-out data lies, if the run looks at any."""
+    return None if data is None or config.validation_steps is None else resolve_data(root, data).source
 
 
 def _train(
-    root: Root, run: str, stage: Stage, module: str, job: PretrainJob | FinetuneJob, on_progress: OnProgress
+    root: Root,
+    run: str,
+    stage: Stage,
+    module: str,
+    job: PretrainJob | FinetuneJob,
+    config: LoopConfig,
+    on_progress: OnProgress,
 ) -> CheckpointRef:
     folder = Path(job.run_path)
-    run_module(module, job, folder / "job.json", folder / "log.txt", on_progress)
+    processes = num_processes(config)
+    run_module(module, job, folder / "job.json", folder / "log.txt", on_progress, num_processes=processes)
     done = finished_run(root, run, stage)
     if done is None:
         raise StageError(f"{module} ended well but left no final checkpoint in {folder}; see {folder / 'log.txt'}")
     return done
+
+
+def num_processes(config: LoopConfig) -> int:
+    """Processes of this machine that train together: a GPU each, unless the config says how many."""
+    if config.num_processes is not None:
+        return config.num_processes
+    return max(1, visible_gpus()) if config.device in ("auto", "cuda") else 1
 
 
 def finished_run(root: Root, run: str, stage: Stage) -> CheckpointRef | None:
@@ -268,13 +303,43 @@ def _run_name(stage: Stage, identity: dict[str, Any]) -> str:
     return f"{stage.value}-{digest[:12]}"
 
 
-def _loop_identity(config: LoopConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT)
+def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) -> dict[str, Any]:
+    """What a run's result depends on: validation, too, where it chooses the checkpoint that is the result."""
+    identity = config.identity()
+    if config.keep_best is not None:
+        identity["result"] = {
+            "keep_best": config.keep_best,
+            "best_is": config.best_is,
+            "validation_steps": config.validation_steps,
+            "validation": None if validation is None else resolve_data(root, validation).identity,
+        }
+    return identity
 
 
-def _file_sha256(path: str) -> str:
+def _encoder_identity(encoder: EncoderConfig) -> dict[str, Any]:
+    return encoder.identity() | {"bert": None if encoder.bert is None else _bert_identity(encoder.bert)}
+
+
+def _bert_identity(source: str) -> str:
+    """Sha256 of a local BERT's weights; a name on the hub is taken for what it names."""
+    if not Path(source).is_dir():
+        return source
+    for name in _BERT_WEIGHTS:
+        if (Path(source) / name).is_file():
+            return _file_sha256(f"{source}/{name}", "encoder.bert")
+    raise UserError(f"encoder.bert: {source} has neither {' nor '.join(_BERT_WEIGHTS)}; put BERT's weights there")
+
+
+def _file_sha256(path: str, field: str = "vocabulary_path") -> str:
     try:
-        with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        status = Path(path).stat()
+        return _cached_sha256(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
-        raise UserError(f"vocabulary {path} cannot be read ({error.strerror}); set vocabulary_path") from error
+        raise UserError(f"{field}: {path} cannot be read ({error.strerror}); give the path of the file") from error
+
+
+@lru_cache(maxsize=16)
+def _cached_sha256(path: str, size: int, modified_ns: int) -> str:
+    """A file is read again only if it changed: BERT's 400 MB are asked for by every run that starts from it."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,14 @@
-"""Batches from warm shards: our reader against WebDataset's usual way, `.decode()` of npy members and a DataLoader."""
+"""Batches from warm shards: our reader against WebDataset's usual way, `.decode()` of npy members and a DataLoader.
+
+And what whole batches cost, with their captions, masks and negatives; and opening a split of 3 million samples.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +19,14 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from feature_extraction.samples import RegionSample, quantise, write_tar
-from model.data import FeatureStore
-from tests.bench.clock import cpu_cost
-from tests.toy import write_feature_set
+from model.config import FinetuneConfig, PretrainConfig
+from model.data import Captions, FeatureStore
+from model.pretrain_batches import PretrainBatches
+from model.retrieval import RetrievalBatches
+from model.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
+from tests.bench import opening
+from tests.bench.clock import cpu_cost, run_command
+from tests.toy import VOCABULARY, WORDS, write_feature_set
 
 SAMPLES, PER_SHARD, REGIONS, WIDTH, BATCH = 512, 128, 100, 2048, 64
 DIFFERENT = 32
@@ -37,7 +48,6 @@ def run() -> Iterator[str]:
                 assert regions.features.shape == (BATCH, REGIONS, WIDTH)
 
         ours = cpu_cost(read, ROUNDS)
-        store.close()
         yield f"FeatureStore.read, sqrt8, {REGIONS} x {WIDTH}, batch {BATCH}: {SAMPLES / ours:,.0f} samples/s per core"
         for name, half in (("fp16", True), ("sqrt8's bytes", False)):
             shards = _write_npy(Path(folder, "npy"), samples, half)
@@ -55,6 +65,55 @@ def run() -> Iterator[str]:
             yield (
                 f"  {peer / ours:.1f} x WebDataset .decode() of npy ({name}) + DataLoader with one worker "
                 f"({SAMPLES / peer:,.0f} samples/s per core)"
+            )
+        yield from _batches(Path(folder), store)
+        store.close()
+    yield from _opening()
+
+
+def _batches(folder: Path, store: FeatureStore) -> Iterator[str]:
+    """Whole batches of both kinds of training, everything but the model."""
+    vocabulary, captions, tokens = _captions(folder, store)
+    pretrain = PretrainBatches(store, captions, tokens, vocabulary, REGIONS, PretrainConfig(batch_size=BATCH))
+    retrieval = RetrievalBatches(store, captions, tokens, vocabulary, REGIONS, FinetuneConfig(batch_size=BATCH))
+    for name, make in (("pretraining", pretrain), ("retrieval with 3 + 3 negatives", retrieval)):
+        images = sum(len(make(step).regions.mask) for step in range(SAMPLES // BATCH))
+
+        def run_epoch(make: PretrainBatches | RetrievalBatches = make) -> None:
+            for step in range(SAMPLES // BATCH):
+                make(step)
+
+        cost = cpu_cost(run_epoch, ROUNDS)
+        yield (
+            f"whole batches for {name}: {SAMPLES / cost:,.0f} captions/s per core, "
+            f"{images / SAMPLES:.1f} images read for each"
+        )
+
+
+def _captions(folder: Path, store: FeatureStore) -> tuple[Vocabulary, Captions, TokenTable]:
+    """A caption of ten words for each image."""
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    vocabulary = load_vocabulary(folder / "vocab.txt")
+    words = np.random.default_rng(0).choice(WORDS, (SAMPLES, 10))
+    texts = [" ".join(row) for row in words]
+    captions = Captions(store.keys[:], texts, np.arange(SAMPLES))
+    return vocabulary, captions, tokenize(vocabulary, texts, 43)
+
+
+def _opening() -> Iterator[str]:
+    """Both openings in processes of their own: the first prepares what the second finds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        opening.make_split(folder)
+        for occasion in ("first, with all that is prepared once", "every later one"):
+            command = [sys.executable, "-m", "tests.bench.opening", str(folder)]
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+            run_command(command, folder / "log.txt", environment, folder)
+            took = json.loads((folder / "log.txt").read_text().splitlines()[-1])
+            parts = ", ".join(f"{part} {took[part]:.2f}" for part in opening.PARTS)
+            yield (
+                f"opening {opening.SAMPLES:,} samples in {opening.SHARDS:,} shards, {occasion}: {took['total']:.2f} s "
+                f"({parts}); {took['private MB']:.0f} MB of its own, {took['peak MB']:.0f} MB at the peak"
             )
 
 

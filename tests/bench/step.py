@@ -1,54 +1,114 @@
-"""Forward and backward of a pretraining step: our encoder against transformers' VisualBertForPreTraining.
+"""A pretraining step: our encoder against transformers' VisualBertForPreTraining on the CPU, and its speed on a GPU.
 
-Same layers, widths, vocabulary, batch and length, one thread. Both predict masked words and matching; ours predicts
-masked regions' labels as well and turns bytes into features. The optimiser is left out: it is the same for both.
+CPU: forward and backward; same layers, widths, vocabulary, batch and lengths, one thread, each in a process of its own
+so that its peak memory can be read. Both predict masked words and matching; ours predicts masked regions' labels as
+well and turns bytes into features. The optimiser is left out: it is the same for both.
+
+GPU: the whole step with AdamW, bf16, batch 192, packed, attention dropout 0, batches made beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from transformers import VisualBertConfig, VisualBertForPreTraining
 
-from model.config import EncoderConfig
+from model.config import EncoderConfig, OptimConfig, PretrainConfig
 from model.data import Regions, Words
 from model.encoder import UnicoderVL
-from model.masking import IGNORE, ZEROED
-from model.objectives import PretrainBatch, pretraining_losses
+from model.objectives import pretraining_losses
+from model.optim import make_optimizer
+from model.pretrain_batches import PretrainBatch, Replacements, Targets
 from tests.bench.clock import cpu_cost
 
-BATCH, WORDS, REGIONS, WIDTH = 4, 43, 100, 2048
-VOCABULARY, LABELS, MASKED = 30_522, 1_600, 0.15
+WIDTH, VOCABULARY, LABELS, MASKED = 2048, 30_522, 1_600, 0.15
 ROUNDS = 3
+GPU_BATCH, GPU_STEPS = 192, 30
+PAIRS_TO_SEE = 10 * 3_000_000
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+"""Dense bf16, as the maker states."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Word pieces ([CLS] and [SEP] included) and regions of each pair of a batch."""
+
+    words: list[int]
+    regions: list[int]
+
+
+FULL = Lengths([43] * 4, [100] * 4)
+
+
+def captions_like_coco(pairs: int) -> Lengths:
+    """8 to 20 word pieces, and 10 to 100 regions as an adaptive selection leaves them."""
+    rng = np.random.default_rng(0)
+    return Lengths((rng.integers(8, 21, pairs) + 2).tolist(), rng.integers(10, 101, pairs).tolist())
 
 
 def run() -> Iterator[str]:
+    size, real = EncoderConfig(), captions_like_coco(8)
+    yield f"pretraining step on the CPU, {size.num_layers} layers x {size.hidden_size}, forward and backward:"
+    for name, lengths in (("4 pairs of 144 positions", FULL), ("8 pairs of real caption lengths", real)):
+        ours, ours_memory = _alone(_ours, lengths, "auto")
+        theirs, their_memory = _alone(_visual_bert, lengths)
+        memory = f"peak memory {ours_memory / 1e9:.2f} GB, {ours_memory / their_memory:.2f} x its"
+        yield f"  {name}: {ours:.2f} CPU-s, {theirs / ours:.2f} x the speed of VisualBertForPreTraining; {memory}"
+    padded, _ = _alone(_ours, real, "padded")
+    yield f"  the latter, packed, {padded / ours:.2f} x the speed of our own padded path ({padded:.2f} CPU-s)"
+    yield from _gpu()
+
+
+def training_flops(lengths: Lengths, encoder: EncoderConfig, targets: tuple[int, int]) -> float:
+    """Floating-point operations of forward and backward, 3 x forward; a multiply and add are 2.
+
+    Forward of a sequence of S: layers x (2 S (4 H^2 + 2 H I) + 4 S^2 H). Region projection 2 R D H. Heads, per target:
+    words 2 (H^2 + H V), labels 2 H C. Only real positions count.
+    """
+    width, inner = encoder.hidden_size, encoder.intermediate_size
+    forward = 0.0
+    for words, regions in zip(lengths.words, lengths.regions, strict=True):
+        places = words + regions + 1
+        forward += encoder.num_layers * (2 * places * (4 * width**2 + 2 * width * inner) + 4 * places**2 * width)
+        forward += 2 * regions * WIDTH * width
+    forward += targets[0] * 2 * (width**2 + width * VOCABULARY) + targets[1] * 2 * width * LABELS
+    return 3 * forward
+
+
+def _alone(work: Callable[..., float], *arguments: object) -> tuple[float, int]:
+    """CPU seconds of a step, and the peak memory in bytes of the process that did nothing else."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure, work, *arguments).result()
+
+
+def _measure(work: Callable[..., float], *arguments: object) -> tuple[float, int]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    ours = _ours()
-    theirs = _visual_bert()
-    size = EncoderConfig()
-    yield (
-        f"pretraining step on the CPU, {size.num_layers} layers x {size.hidden_size}, batch {BATCH}, "
-        f"{WORDS + 1 + REGIONS} positions: {ours:.2f} CPU-s"
-    )
-    yield f"  {ours / theirs:.2f} x transformers VisualBertForPreTraining ({theirs:.2f} CPU-s)"
+    cost = work(*arguments)
+    return cost, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _ours() -> float:
-    model = UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102).train()
-    batch = _batch()
+def _ours(lengths: Lengths, sequences: Literal["auto", "padded", "packed"]) -> float:
+    encoder = EncoderConfig(sequences=sequences)
+    model = UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).train()
+    batch, config = _batch(lengths), PretrainConfig()
 
     def step() -> None:
-        pretraining_losses(model, batch).total.backward()
+        pretraining_losses(model, batch, config).sums.sum().backward()
         model.zero_grad(set_to_none=True)
 
     return cpu_cost(step, ROUNDS)
 
 
-def _visual_bert() -> float:
+def _visual_bert(lengths: Lengths) -> float:
     size = EncoderConfig()
     config = VisualBertConfig(
         vocab_size=VOCABULARY,
@@ -62,18 +122,19 @@ def _visual_bert() -> float:
     )
     model = VisualBertForPreTraining(config).train()
     # One word more than ours has before its regions: ours has a closing [SEP] behind them.
-    words = torch.randint(1000, VOCABULARY, (BATCH, WORDS + 1))
-    targets = torch.full((BATCH, WORDS + 1 + REGIONS), -100)
-    chosen = torch.rand(BATCH, WORDS + 1) < MASKED
-    targets[:, : WORDS + 1][chosen] = words[chosen]
+    word_mask = _first([count + 1 for count in lengths.words])
+    region_mask = _first(lengths.regions)
+    words = torch.randint(1000, VOCABULARY, word_mask.shape)
+    chosen = word_mask & (torch.rand(word_mask.shape) < MASKED)
+    targets = torch.cat([torch.where(chosen, words, -100), torch.full(region_mask.shape, -100)], 1)
     inputs = {
         "input_ids": words,
-        "attention_mask": torch.ones_like(words),
-        "visual_embeds": torch.rand(BATCH, REGIONS, WIDTH),
-        "visual_attention_mask": torch.ones(BATCH, REGIONS, dtype=torch.int64),
-        "visual_token_type_ids": torch.ones(BATCH, REGIONS, dtype=torch.int64),
+        "attention_mask": word_mask.long(),
+        "visual_embeds": torch.rand(*region_mask.shape, WIDTH),
+        "visual_attention_mask": region_mask.long(),
+        "visual_token_type_ids": torch.ones_like(region_mask, dtype=torch.int64),
         "labels": targets,
-        "sentence_image_labels": torch.arange(BATCH) % 2,
+        "sentence_image_labels": torch.arange(len(words)) % 2,
     }
 
     def step() -> None:
@@ -83,25 +144,81 @@ def _visual_bert() -> float:
     return cpu_cost(step, ROUNDS)
 
 
-def _batch() -> PretrainBatch:
-    corner = torch.rand(BATCH, REGIONS, 2) * 200
+def _gpu() -> Iterator[str]:
+    if not torch.cuda.is_available():
+        yield "  on a GPU: no GPU here: skipped"
+        return
+    name = torch.cuda.get_device_name()
+    peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    yield f"pretraining step on one {name}, bf16, packed, batch {GPU_BATCH}, with AdamW:"
+    for what, lengths in (
+        ("144 positions", Lengths([43] * GPU_BATCH, [100] * GPU_BATCH)),
+        ("real caption lengths", captions_like_coco(GPU_BATCH)),
+    ):
+        seconds, flops, memory = _gpu_step(lengths)
+        rate = GPU_BATCH / seconds
+        utilisation = "" if peak is None else f", {flops / seconds / peak:.0%} MFU of {peak / 1e12:.0f} TFLOP/s"
+        yield (
+            f"  {what}: {rate:,.0f} samples/s{utilisation}, {PAIRS_TO_SEE / rate / 3600:.2f} h for 10 x 3 M pairs, "
+            f"peak memory {memory / 1e9:.1f} GB"
+        )
+
+
+def _gpu_step(lengths: Lengths) -> tuple[float, float, int]:
+    """Seconds and floating-point operations of a step, and peak bytes on the device."""
+    encoder = EncoderConfig(attention_dropout=0.0, sequences="packed")
+    model = UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).cuda().train()
+    optimizer, config = make_optimizer(model, OptimConfig()), PretrainConfig()
+    batch = _batch(lengths)
+    flops = training_flops(lengths, encoder, (len(batch.word_targets), len(batch.region_targets)))
+    batch = batch.to(torch.device("cuda"))
+
+    def step() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = pretraining_losses(model, batch, config).sums.sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(5):
+        step()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    begun = time.perf_counter()
+    for _ in range(GPU_STEPS):
+        step()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / GPU_STEPS, flops, torch.cuda.max_memory_allocated()
+
+
+def _first(counts: list[int]) -> torch.Tensor:
+    """(B, most) bool: True at the first counts[b] places of row b."""
+    return torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)
+
+
+def _batch(lengths: Lengths) -> PretrainBatch:
+    word_mask, region_mask = _first(lengths.words), _first(lengths.regions)
+    corner = torch.rand(*region_mask.shape, 2) * 200
     regions = Regions(
-        features=torch.randint(0, 256, (BATCH, REGIONS, WIDTH), dtype=torch.uint8),
-        scales=torch.full((BATCH, REGIONS), 2.0),
+        features=torch.randint(0, 256, (*region_mask.shape, WIDTH), dtype=torch.uint8),
+        scales=torch.full(region_mask.shape, 2.0),
         boxes=torch.cat([corner, corner + 50], -1),
-        sizes=torch.tensor([[640.0, 480.0]]).repeat(BATCH, 1),
-        labels=torch.randint(0, LABELS, (BATCH, REGIONS)),
-        scores=torch.full((BATCH, REGIONS), 0.5),
-        background=torch.full((BATCH, REGIONS), 0.1),
-        mask=torch.ones(BATCH, REGIONS, dtype=torch.bool),
+        sizes=torch.tensor([[640.0, 480.0]]).repeat(len(region_mask), 1),
+        labels=torch.randint(0, LABELS, region_mask.shape),
+        scores=torch.full(region_mask.shape, 0.5),
+        background=torch.full(region_mask.shape, 0.1),
+        mask=region_mask,
     )
-    ids = torch.randint(1000, VOCABULARY, (BATCH, WORDS))
-    hidden_words, hidden_regions = torch.rand(BATCH, WORDS) < MASKED, torch.rand(BATCH, REGIONS) < MASKED
+    ids = torch.randint(1000, VOCABULARY, word_mask.shape)
+    word_pairs, word_places = np.nonzero((word_mask & (torch.rand(word_mask.shape) < MASKED)).numpy())
+    hidden = region_mask & (torch.rand(region_mask.shape) < MASKED)
+    region_pairs, region_places = np.nonzero(hidden.numpy())
+    none, pairs = torch.zeros(0, dtype=torch.int64), np.arange(len(ids))
     return PretrainBatch(
-        words=Words(ids, torch.ones_like(ids, dtype=torch.bool)),
+        words=Words(ids, word_mask),
         regions=regions,
-        word_targets=torch.where(hidden_words, ids, IGNORE),
-        region_targets=torch.where(hidden_regions, regions.labels, IGNORE),
-        region_fate=hidden_regions.to(torch.int8) * ZEROED,
-        matched=torch.from_numpy(np.arange(BATCH) % 2 == 0),
+        hidden=Replacements(hidden, none, none, none, none, none, regions.features[:0, 0], regions.scales[:0, 0]),
+        word_targets=Targets.of(word_pairs, word_places, ids.numpy()[word_pairs, word_places]),
+        region_targets=Targets.of(region_pairs, region_places, regions.labels.numpy()[region_pairs, region_places]),
+        matching=Targets.of(pairs, np.zeros(len(pairs)), pairs % 2),
     )

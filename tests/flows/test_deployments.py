@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.recipes import recipe
+
 REPOSITORY = Path(__file__).parents[2]
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
 
@@ -29,6 +31,23 @@ def test_parameters_fit_the_flow(deployment: dict[str, Any]) -> None:
     flow = entrypoint_flow(deployment)
     assert list(deployment["parameters"]) == ["params"]
     flow.validate_parameters(deployment["parameters"])
+
+
+@pytest.mark.parametrize("stage", ["rebuild", "extract", "pretrain", "finetune", "evaluate"])
+def test_a_deployment_asks_for_what_the_recipe_does(stage: str) -> None:
+    """So a run begun by one is found, and gone on with, by the other."""
+    params = recipe("unicoder-vl-v3", "data")
+    expected = {
+        "rebuild": lambda: params,
+        "extract": params.for_extract,
+        "pretrain": params.for_pretrain,
+        "finetune": params.for_finetune,
+        "evaluate": lambda: params.for_evaluate("pretrain+finetune"),
+    }[stage]()
+    (deployment,) = (one for one in DEPLOYMENTS if one["entrypoint"].endswith(f":{stage}"))
+    found = type(expected).model_validate(deployment["parameters"]["params"])
+    # How many shards at once is the worker machine's business.
+    assert found.model_dump(exclude={"max_workers"}) == expected.model_dump(exclude={"max_workers"})
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["entrypoint"])

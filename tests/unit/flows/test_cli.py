@@ -139,7 +139,7 @@ def test_params_that_are_no_json(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("rebuild", "--recipe", "demmo"), "there is no recipe 'demmo'; known are cc3m, demo"),
-        (("rebuild",), "--recipe NAME (known: cc3m, demo)"),
+        (("rebuild",), "--recipe NAME (known: cc3m, demo, unicoder-vl-v1, unicoder-vl-v3)"),
         (("rebuild", "--recipe", "demo", "--params", "x.json"), "exclude each other"),
         (("rebuild", "--params", "absent.json"), "absent.json cannot be read"),
         (("evaluate", "--recipe", "demo", "--setting", "best"), "no setting 'best'"),

@@ -27,13 +27,72 @@ def test_every_flows_parameters_follow_from_a_recipe(name: str) -> None:
     assert [params.for_evaluate(setting).setting for setting in params.settings] == list(params.settings)
 
 
-def test_cc3m_is_the_papers_configuration() -> None:
-    params = recipe("cc3m", "data")
-    assert (params.encoder.hidden_size, params.encoder.num_layers, params.encoder.max_regions) == (768, 12, 100)
-    assert (params.pretrain.batch_size, params.pretrain.optim.learning_rate) == (192, 1e-4)
-    assert params.finetune.margin == 0.2 and params.finetune.mean_hinge_share == 0
-    assert params.extractor.backend == "detectron2"
-    assert not params.download.allow_private_addresses
+@pytest.mark.parametrize("name", ["unicoder-vl-v1", "unicoder-vl-v3"])
+def test_what_both_versions_of_the_paper_say(name: str) -> None:
+    params = recipe(name, "data")
+    encoder, pretrain, finetune = params.encoder, params.pretrain, params.finetune
+    assert (encoder.num_layers, encoder.hidden_size, encoder.num_heads) == (12, 768, 12)
+    # 144 positions: 100 regions, three marks, 41 word pieces.
+    assert encoder.max_text_tokens + encoder.max_regions + encoder.closing_sep == 144
+    assert encoder.max_text_tokens == 41 + 2 and encoder.max_regions == params.extractor.max_regions == 100
+    assert encoder.bert == "bert-base-uncased" and not encoder.pooler and encoder.feature_norm == "none"
+    assert pretrain.batch_size == finetune.batch_size == 192 and pretrain.steps * 192 == 10 * 3_000_000
+    assert pretrain.word_masking.rate == pretrain.region_masking.rate == 0.15 and pretrain.hide == "both"
+    assert pretrain.matching == "replace" and not pretrain.mismatched_losses and pretrain.min_label_score == 0
+    assert pretrain.word_weight == pretrain.label_weight == pretrain.matching_weight == 1
+    assert finetune.negatives == 3 and finetune.mean_hinge_share == 0
+    assert params.task_specific is not None and params.task_specific.start == "scratch"
+    assert params.extractor.backend == "detectron2" and not params.download.allow_private_addresses
+
+
+def test_how_the_two_versions_of_the_paper_differ() -> None:
+    def wiring(name: str) -> dict[str, object]:
+        params = recipe(name, "data")
+        words, regions = params.pretrain.word_masking, params.pretrain.region_masking
+        return {
+            "box": params.encoder.box_code,
+            "fusion": params.encoder.region_fusion,
+            "segments": params.encoder.segments,
+            "image token": params.encoder.image_token,
+            "words masked, random": (words.mask_share, words.random_share),
+            "regions zeroed, noised, swapped": (regions.zero_share, regions.noise_share, regions.swap_share),
+            "negative": params.pretrain.negative,
+            "learning rate": params.pretrain.optim.learning_rate,
+            "warm-up steps": round(params.pretrain.optim.warmup_share * params.pretrain.steps),
+            "score, margin": (params.finetune.score, params.finetune.margin),
+            "hinge weights": (params.finetune.text_weight, params.finetune.image_weight),
+            "least score of a region": params.extractor.min_score,
+        }
+
+    assert wiring("unicoder-vl-v1") == {
+        "box": "corners",
+        "fusion": "concat",
+        "segments": "modality",
+        "image token": False,
+        "words masked, random": (0.8, 0.1),
+        "regions zeroed, noised, swapped": (0.0, 0.8, 0.1),
+        "negative": "image",
+        "learning rate": 5e-5,
+        "warm-up steps": 20_000,
+        "score, margin": ("logit", 0.5),
+        "hinge weights": (1.0, 1.5),
+        "least score of a region": 0.0,
+    }
+    assert wiring("unicoder-vl-v3") == {
+        "box": "corners_area",
+        "fusion": "sum",
+        "segments": "none",
+        "image token": True,
+        "words masked, random": (1.0, 0.0),
+        "regions zeroed, noised, swapped": (0.9, 0.0, 0.0),
+        "negative": "image_or_caption",
+        "learning rate": 1e-4,
+        "warm-up steps": 15_625,
+        "score, margin": ("sigmoid", 0.2),
+        "hinge weights": (1.0, 1.0),
+        "least score of a region": 0.2,
+    }
+    assert recipe("cc3m", "data") == recipe("unicoder-vl-v3", "data")
 
 
 def test_demo_differs_between_full_and_task_specific_in_the_start_alone() -> None:

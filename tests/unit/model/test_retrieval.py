@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from model.build import build_model
 from model.config import FinetuneConfig, ScoringConfig
 from model.data import FeatureStore, load_captions
-from model.pretrain import build_model
-from model.retrieval import RetrievalBatches, hinge_loss, score_pairs
+from model.retrieval import RetrievalBatches, hinge_losses, score_pairs
 from model.scoring import score_split
 from model.tokenizer import load_vocabulary, tokenize
 
@@ -18,28 +18,29 @@ def config(**changes) -> FinetuneConfig:
 
 def test_hardest_hinge_by_hand():
     # captions: .5-1+.8=.3, .5-1+.2<0; images: .5-1+0<0, .5-1+1.1=.6
-    assert float(hinge_loss(LOGITS, config(), hardest=True)) == pytest.approx(0.3 + 0.6)
+    assert hinge_losses(LOGITS, config(), hardest=True).item() == pytest.approx(0.3 + 0.6)
     weighted = config(text_weight=1.0, image_weight=1.5)
-    assert float(hinge_loss(LOGITS, weighted, hardest=True)) == pytest.approx(0.3 + 1.5 * 0.6)
+    assert hinge_losses(LOGITS, weighted, hardest=True).item() == pytest.approx(0.3 + 1.5 * 0.6)
 
 
 def test_mean_hinge_by_hand():
-    assert float(hinge_loss(LOGITS, config(), hardest=False)) == pytest.approx(0.15 + 0.3)
+    assert hinge_losses(LOGITS, config(), hardest=False).item() == pytest.approx(0.15 + 0.3)
 
 
 def test_sigmoid_hinge_by_hand():
     s = torch.sigmoid(LOGITS)[0].tolist()
     expected = max(0, 0.2 - s[0] + s[1]) + max(0, 0.2 - s[0] + s[4])
-    assert float(hinge_loss(LOGITS, config(score="sigmoid", margin=0.2), hardest=True)) == pytest.approx(expected)
+    assert hinge_losses(LOGITS, config(score="sigmoid", margin=0.2), hardest=True).item() == pytest.approx(expected)
 
 
 def test_hardest_equals_brute_force_over_random_batches():
     torch.manual_seed(0)
     logits = torch.randn(6, 7)
-    total = 0.0
-    for row in logits.tolist():
-        total += max(max(0.0, 0.5 - row[0] + x) for x in row[1:4]) + max(max(0.0, 0.5 - row[0] + x) for x in row[4:])
-    assert float(hinge_loss(logits, config(negatives=3), hardest=True)) == pytest.approx(total / 6)
+    expected = [
+        max(max(0.0, 0.5 - row[0] + x) for x in row[1:4]) + max(max(0.0, 0.5 - row[0] + x) for x in row[4:])
+        for row in logits.tolist()
+    ]
+    assert hinge_losses(logits, config(negatives=3), hardest=True).tolist() == pytest.approx(expected)
 
 
 @pytest.fixture

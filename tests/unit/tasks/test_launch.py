@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from model.progress import Progress
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.launch import run_module, stopping_children
 
 REPOSITORY = Path(__file__).parents[3]
@@ -26,6 +26,8 @@ class Job(BaseModel):
 
 
 PROGRESS_LINE = '{"stage": "sleep", "done": 1, "total": 2, "unit": "naps", "per_second": 0.5}'
+
+BAD_INPUT = '{"error": "vocab.txt: empty file", "bad_input": true}'
 
 # Reports its own pid and that of a grandchild in its group, then sleeps.
 SLEEPER = f"""
@@ -83,9 +85,15 @@ def test_progress_arrives_and_both_streams_are_logged(child: Callable[[str], Non
     assert "a library speaks" in log and "on stderr" in log and '"naps"' in log
 
 
-def test_exit_2_is_the_childs_last_line_as_user_error(child: Callable[[str], None], tmp_path: Path) -> None:
-    child("import sys\nprint('loading', file=sys.stderr)\nprint('vocab.txt: empty file', file=sys.stderr)\nsys.exit(2)")
+def test_bad_input_is_a_user_error_in_the_childs_words(child: Callable[[str], None], tmp_path: Path) -> None:
+    child(f"import sys\nprint({BAD_INPUT!r})\nprint('noise', file=sys.stderr)\nsys.exit(2)")
     with pytest.raises(UserError, match=r"^vocab.txt: empty file$"):
+        run(tmp_path)
+
+
+def test_what_a_failed_child_said_comes_with_the_name_of_its_log(child: Callable[[str], None], tmp_path: Path) -> None:
+    child(f"import sys\nprint({BAD_INPUT.replace('true', 'false')!r})\nsys.exit(1)")
+    with pytest.raises(StageError, match=r"^vocab.txt: empty file \(log: .*log\.txt\)$"):
         run(tmp_path)
 
 
@@ -169,3 +177,45 @@ def test_kill_9_of_the_parent_kills_the_child(child: Callable[[str], None], tmp_
     finally:
         parent.kill()
         os.kill(grandchild_pid, signal.SIGKILL)  # A sleeper of the test's own; the kernel signals children alone.
+
+
+def test_processes_that_work_together_speak_through_one_and_stop_together(
+    child: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun, whose own exit status and group say nothing of its processes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    child(
+        f"""
+import os, pathlib, sys, time
+rank = int(os.environ["RANK"])
+assert os.environ["WORLD_SIZE"] == "2"
+pathlib.Path({str(tmp_path)!r}, f"rank{{rank}}").write_text(str(os.getpid()))
+if rank == 0 and not pathlib.Path({str(tmp_path)!r}, "refuse").exists():
+    while not pathlib.Path({str(tmp_path)!r}, "rank1").exists():
+        time.sleep(0.02)
+    print({PROGRESS_LINE!r}, flush=True)
+elif rank == 0:
+    print({BAD_INPUT!r}, flush=True)
+    sys.exit(2)
+time.sleep(60)
+"""
+    )
+
+    def together(on_progress: Callable[[Progress], None]) -> None:
+        paths = tmp_path / "run/job.json", tmp_path / "run/log.txt"
+        with stopping_children():
+            run_module("child_module", Job(pid_file=""), *paths, on_progress, num_processes=2)
+
+    def interrupt(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        together(interrupt)
+    ranks = [int((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
+    assert wait_until(lambda: not any(alive(pid) for pid in ranks))
+
+    (tmp_path / "refuse").touch()
+    with pytest.raises(UserError, match=r"^vocab.txt: empty file$"):
+        together(lambda _: None)
+    ranks = [int((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
+    assert wait_until(lambda: not any(alive(pid) for pid in ranks))

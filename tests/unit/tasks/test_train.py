@@ -188,5 +188,5 @@ def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> No
 
 
 def test_missing_vocabulary_is_named(root: Root, spec: PretrainSpec) -> None:
-    with pytest.raises(UserError, match=r"vocabulary absent\.txt cannot be read"):
+    with pytest.raises(UserError, match=r"vocabulary_path: absent\.txt cannot be read"):
         pretraining_run(root, replace(spec, vocabulary_path="absent.txt"))

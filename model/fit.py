@@ -1,0 +1,42 @@
+"""Whether a model, the features that it reads and the vocabulary of its captions belong together."""
+
+from __future__ import annotations
+
+from model.data import FeatureStore
+from model.encoder import UnicoderVL
+from model.errors import InputError
+from model.tokenizer import Vocabulary
+
+
+def check_features(model: UnicoderVL, store: FeatureStore, name: str) -> None:
+    """Raise InputError unless the features are of the width, classes, number and extractor that the model reads.
+
+    Args:
+        name: what to call the model, such as its checkpoint.
+    """
+    manifest = store.manifest
+    if model.feature_dim != manifest.feature_dim or model.num_labels != len(manifest.labels):
+        raise InputError(
+            f"{name} reads {model.feature_dim}-wide features and {model.num_labels} labels, but "
+            f"{store.folder} has {manifest.feature_dim} and {len(manifest.labels)}; extract with the same detector"
+        )
+    if model.config.max_regions > manifest.max_regions:
+        raise InputError(
+            f"{name} reads up to {model.config.max_regions} regions an image, but {store.folder} holds at most "
+            f"{manifest.max_regions}; extract with max_regions={model.config.max_regions}, or train anew with "
+            f"encoder.max_regions={manifest.max_regions}"
+        )
+    if model.extractor != manifest.extractor:
+        raise InputError(
+            f"{name} was trained on features of extractor {model.extractor[:12]}, but {store.folder} comes from "
+            f"{manifest.extractor[:12]}; features of different extractors do not mix: extract with the same one"
+        )
+
+
+def check_vocabulary(model: UnicoderVL, vocabulary: Vocabulary, name: str) -> None:
+    """Raise InputError unless the model has exactly one embedding for each word piece."""
+    if model.vocab_size != vocabulary.size:
+        raise InputError(
+            f"{name} has embeddings of {model.vocab_size} word pieces, but the vocabulary has {vocabulary.size}; "
+            "use the vocabulary that it was trained with"
+        )

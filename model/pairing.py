@@ -1,0 +1,98 @@
+"""Which image meets which caption in pretraining: right pairs, and wrong ones for visual-linguistic matching.
+
+Unicoder-VL section 3.2.3: v1 puts a random image in the place of the caption's own, v3 a random image or caption. The
+stranger comes from the sample's window of shards, so that training reads one bounded set of shards at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from model.config import PretrainConfig
+from model.draws import draw_uniforms
+from model.order import BatchOrder, Index
+from model.tokenizer import TokenTable
+
+_TRIES = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image (row of the feature store) and a caption (row of the split), and whether they belong together.
+
+    `epoch` and `sample` name the turn that the pair is made for: all its random choices derive from them.
+    """
+
+    epoch: int
+    sample: int
+    image: int
+    caption: int
+    matched: bool
+
+
+class Pairing:
+    """Makes the pairs of a sample, from (seed, epoch, sample) and the split alone.
+
+    A wrong pair is never a true one: a wrong image is another image than the caption's own, a wrong caption belongs to
+    another image than the one shown. An image may have several captions, and two images may share a text; a stranger
+    that would make such a true pair is drawn again, up to 16 times (in a window where all captions read alike there is
+    no other).
+    """
+
+    def __init__(self, order: BatchOrder, image_rows: Index, tokens: TokenTable, config: PretrainConfig) -> None:
+        """
+        Args:
+            image_rows: (N,) the image of each caption.
+            tokens: the N captions.
+        """
+        self._order, self._image_rows, self._tokens, self._config = order, image_rows, tokens, config
+        self._by_image = np.argsort(image_rows, kind="stable")
+        self._sorted_images = image_rows[self._by_image]
+
+    def pairs(self, turns: Sequence[tuple[int, int]]) -> list[Pair]:
+        """One pair for each (epoch, sample), or with matching="paired" the right and a wrong one."""
+        made = []
+        draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * _TRIES)
+        for (epoch, sample), (is_wrong, replaces_image, *strangers) in zip(turns, draws.tolist(), strict=True):
+            right = Pair(epoch, sample, int(self._image_rows[sample]), sample, True)
+            match self._config.matching:
+                case "none":
+                    made.append(right)
+                case "paired":
+                    made += [right, self._wrong(right, replaces_image, strangers)]
+                case "replace":
+                    made.append(self._wrong(right, replaces_image, strangers) if is_wrong < 0.5 else right)
+        return made
+
+    def captions_of(self, image: int) -> Index:
+        """Rows of an image's captions, ascending."""
+        first, stop = np.searchsorted(self._sorted_images, [image, image + 1])
+        return self._by_image[first:stop]
+
+    def another_image(self, pair: Pair, draw: float) -> int:
+        """The image of the pair's window that a draw in [0, 1) picks from all but the one shown."""
+        window = self._order.window(pair.epoch, pair.sample)
+        number = int(draw * (len(window) - 1))
+        return int(window[number + (number >= np.searchsorted(window, pair.image))])
+
+    def _wrong(self, right: Pair, replaces_image: float, strangers: Sequence[float]) -> Pair:
+        """A wrong pair; `strangers` holds two draws for each try: an image, and which of its captions."""
+        wrong = right
+        for image_draw, caption_draw in zip(strangers[::2], strangers[1::2], strict=True):
+            other = self.another_image(right, image_draw)
+            if self._config.negative == "image" or replaces_image < 0.5:
+                wrong = replace(right, image=other, matched=False)
+            else:
+                captions = self.captions_of(other)
+                wrong = replace(right, caption=int(captions[int(caption_draw * len(captions))]), matched=False)
+            if not self._describes(wrong.caption, wrong.image):
+                break
+        return wrong
+
+    def _describes(self, caption: int, image: int) -> bool:
+        """Whether one of the image's captions has the same word pieces."""
+        text = self._tokens[caption]
+        return any(np.array_equal(text, self._tokens[int(row)]) for row in self.captions_of(image))

@@ -1,0 +1,82 @@
+"""Held-out measurements during training: the pretraining losses, and recall over a small or a whole split."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from model.config import PretrainConfig, ScoringConfig
+from model.data import Captions, FeatureStore, prefetch
+from model.encoder import UnicoderVL
+from model.metrics import RECALL_DEPTHS, retrieval_metrics
+from model.objectives import LOSS_NAMES, pretraining_losses
+from model.pretrain_batches import PretrainBatches
+from model.scoring import score_split
+from model.tally import loss_means
+from model.tokenizer import TokenTable, Vocabulary
+
+_BATCH_SIZE = 64
+
+LOSS_VALUES = (
+    "validation_loss",
+    *(f"validation_{name}" for name in LOSS_NAMES),
+    *(f"validation_{name}_accuracy" for name in LOSS_NAMES),
+)
+RECALL_VALUES = (
+    *(f"validation_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_DEPTHS),
+    "validation_recall_sum",
+)
+
+
+class HeldOutLosses:
+    """The pretraining losses and accuracies over a fixed choice of pairs, masked and mismatched the same each time."""
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        captions: Captions,
+        tokens: TokenTable,
+        vocabulary: Vocabulary,
+        max_regions: int,
+        config: PretrainConfig,
+    ) -> None:
+        pairs = min(config.validation_pairs, len(tokens))
+        size = min(config.device_batch_size or _BATCH_SIZE, pairs)
+        # Whole batches of the first epoch's order: each pair once.
+        self._steps = pairs // size
+        self._config = config.model_copy(update={"batch_size": size})
+        self._batches = PretrainBatches(store, captions, tokens, vocabulary, max_regions, self._config)
+
+    @torch.inference_mode()
+    def __call__(self, model: UnicoderVL, device: torch.device) -> dict[str, float]:
+        """Values named as in `LOSS_VALUES`; without those of a task that has no target among the pairs."""
+        sums, counts = torch.zeros(2 * len(LOSS_NAMES), device=device), torch.zeros(len(LOSS_NAMES))
+        for batch in prefetch(self._batches, 0, self._steps):
+            counts += batch.counts
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+                part = pretraining_losses(model, batch.to(device), self._config)
+            sums += torch.cat([part.sums, part.correct])
+        totals, correct = sums.view(2, -1).tolist()
+        means = loss_means(LOSS_NAMES, totals, correct, counts.tolist())
+        return {f"validation_{name}": value for name, value in means.items()}
+
+
+def held_out_recall(
+    model: UnicoderVL,
+    store: FeatureStore,
+    captions: Captions,
+    tokens: TokenTable,
+    config: ScoringConfig,
+    device: torch.device,
+) -> dict[str, float]:
+    """Recall in both directions over all images and captions given; values named as in `RECALL_VALUES`."""
+    metrics = retrieval_metrics(score_split(model, store, captions, tokens, config, device), captions.image_of)
+    return {f"validation_{name}": value for name, value in metrics.flat().items()}
+
+
+def first_images(captions: Captions, count: int) -> Captions:
+    """All captions of the first `count` images, in the order of the feature store."""
+    rows = np.flatnonzero(np.isin(captions.image_rows, captions.images[:count])).tolist()
+    return Captions(
+        [captions.ids[row] for row in rows], [captions.texts[row] for row in rows], captions.image_rows[rows]
+    )

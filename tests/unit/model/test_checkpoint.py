@@ -1,0 +1,107 @@
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+import model.checkpoint
+from model.build import build_model
+from model.checkpoint import (
+    CheckpointError,
+    Keep,
+    State,
+    best_checkpoint,
+    finish_run,
+    list_checkpoints,
+    load_model,
+    save_checkpoint,
+    weights_sha256,
+)
+from model.errors import TrainingError
+from model.store import open_store
+from model.tokenizer import load_vocabulary
+
+
+@pytest.fixture
+def save(eight_pairs, tiny, tmp_path):
+    """save(step, measured values) writes a checkpoint of a new model to tmp_path/run."""
+    source, vocabulary = eight_pairs
+    made = build_model(tiny, open_store(source), load_vocabulary(vocabulary), seed=0)
+
+    def write(step: int, keep: Keep = Keep(), **validation: float):  # noqa: B008
+        state = State(step=step, validation=validation)
+        return save_checkpoint(tmp_path / "run", state, made, str(vocabulary), {}, keep)
+
+    return write
+
+
+def steps(run) -> list[int]:
+    return [checkpoint.step for checkpoint in list_checkpoints(run)]
+
+
+def test_the_newest_checkpoints_stay(save, tmp_path):
+    for step in (5, 10, 15, 20):
+        save(step, Keep(last=3))
+    assert steps(tmp_path / "run") == [10, 15, 20]
+
+
+@pytest.mark.parametrize(("largest", "best"), [(True, 10), (False, 15)])
+def test_the_best_checkpoint_stays_and_is_the_result(save, tmp_path, largest, best):
+    keep = Keep(last=1, best="recall", largest=largest)
+    for step, value in ((5, 0.3), (10, 0.7), (15, 0.1), (20, 0.7)):
+        save(step, keep, recall=value)
+    last = save(25, keep)
+    run = tmp_path / "run"
+    assert steps(run) == [best, 25]
+    finish_run(run, last, keep)
+    final = json.loads((run / "final.json").read_text())
+    assert (final["step"], final["checkpoint"]) == (best, f"checkpoints/step-{best:07d}")
+    assert final["weights_sha256"] == weights_sha256(run / final["checkpoint"])
+
+
+def test_without_a_measured_value_the_last_is_the_result(save, tmp_path):
+    keep = Keep(best="recall")
+    last = save(5, keep)
+    assert best_checkpoint(tmp_path / "run", keep) is None
+    finish_run(tmp_path / "run", last, keep)
+    assert json.loads((tmp_path / "run" / "final.json").read_text())["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed"), SafetensorError("I/O error")],
+)
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before_and_no_trace(save, tmp_path, monkeypatch, error):
+    save(5)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(TrainingError, match=r"checkpoints: the checkpoint of step 6 .* goes on from step 5"):
+        save(6)
+    run = tmp_path / "run"
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000005"]
+    load_model(list_checkpoints(run)[-1].path)
+
+
+def test_what_a_killed_run_left_half_written_is_no_checkpoint_and_is_cleared_away(save, tmp_path):
+    half = tmp_path / "run" / "checkpoints" / ".step-0000003.part"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    assert steps(tmp_path / "run") == []
+    save(5)
+    assert not half.exists()
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused_by_name(save, tmp_path):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        load_model(tmp_path)
+    path = save(2).path
+    file = path / model.checkpoint._WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="step-0000002 cannot be loaded"):
+        load_model(path)
+    (path / "state.json").write_text('{"step": 2, "epoch": 1}')
+    with pytest.raises(CheckpointError, match="step-0000002 is of another version"):
+        list_checkpoints(tmp_path / "run")[-1].state()

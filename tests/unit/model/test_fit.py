@@ -1,0 +1,57 @@
+import shutil
+
+import pytest
+
+from model.build import build_model
+from model.checkpoint import load_model
+from model.data import FeatureStore
+from model.encoder import UnicoderVL
+from model.errors import InputError
+from model.fit import check_features
+from model.tokenizer import load_vocabulary
+
+
+@pytest.fixture
+def world(eight_pairs, tiny):
+    source, path = eight_pairs
+    store, vocabulary = FeatureStore(source.features_path), load_vocabulary(path)
+    return store, vocabulary, path, build_model(tiny, store, vocabulary, seed=0)
+
+
+def other_model(store, tiny, **changes):
+    sizes = {"vocab_size": 13, "feature_dim": 24, "num_labels": 8, "sep_id": 3, "extractor": store.manifest.extractor}
+    return UnicoderVL(**sizes | {"encoder": tiny.model_dump()} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature_dim": 48}, "the model reads 48-wide features and 8 labels, but .* has 24 and 8"),
+        ({"num_labels": 80}, "24-wide features and 80 labels, but .* has 24 and 8"),
+        ({"extractor": "f" * 64}, "trained on features of extractor ffffffffffff, but .* comes from eeeeeeeeeeee"),
+    ],
+)
+def test_features_of_another_kind_are_refused(world, tiny, changes, message):
+    store, *_ = world
+    with pytest.raises(InputError, match=message):
+        check_features(other_model(store, tiny, **changes), store, "the model")
+
+
+def test_an_encoder_of_more_regions_than_were_extracted_is_refused(world, tiny):
+    store, vocabulary, *_ = world
+    with pytest.raises(InputError, match=r"up to 6 regions an image, but .* holds at most 5"):
+        build_model(tiny.model_copy(update={"max_regions": 6}), store, vocabulary, seed=0)
+    build_model(tiny.model_copy(update={"max_regions": 5}), store, vocabulary, seed=0)
+
+
+@pytest.mark.parametrize(("piece", "size"), [("bush\n", 14), ("", 12)])
+def test_a_checkpoint_whose_vocabulary_is_longer_or_shorter_than_its_table_is_refused(world, tmp_path, piece, size):
+    *_, path, model = world
+    folder = tmp_path / "step-0000001"
+    model.save_pretrained(folder)
+    shutil.copyfile(path, folder / "vocab.txt")
+    assert load_model(folder)[1].size == 13
+    lines = path.read_text() + piece if piece else path.read_text().rpartition("car")[0]
+    (folder / "vocab.txt").write_text(lines)
+    with pytest.raises(InputError, match=f"embeddings of 13 word pieces, but the vocabulary has {size}"):
+        load_model(folder)
