@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import pickle
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ class CheckpointError(InputError):
 class State(BaseModel):
     """What a checkpoint says about itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A value that is not finite is written as it is: as null, the default, it could not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     step: int
     identity: dict[str, Any] = {}
@@ -56,10 +59,12 @@ class Checkpoint:
     def state(self) -> State:
         """
         Raises:
-            CheckpointError: it was written by another version of this program.
+            CheckpointError: it is damaged, or was written by another version of this program.
         """
         try:
             return State.model_validate_json((self.path / "state.json").read_bytes())
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} lacks its state.json; delete this folder") from error
         except ValidationError as error:
             raise CheckpointError(f"{self.path} is of another version of this program; start a new run") from error
 
@@ -116,23 +121,24 @@ def _drop_old(run: Path, keep: Keep) -> None:
     best = best_checkpoint(run, keep)
     for old in list_checkpoints(run)[: -keep.last]:
         if old != best:
-            shutil.rmtree(old.path)
+            # Under a hidden name, so that a kill meanwhile leaves no checkpoint that lacks a file.
+            shutil.rmtree(old.path.rename(old.path.with_name(f".{old.path.name}.part")))
 
 
 def list_checkpoints(run: Path) -> list[Checkpoint]:
     """Whole checkpoints of a run, oldest first."""
-    found = sorted((run / "checkpoints").glob("step-*"))
-    return [Checkpoint(path, int(path.name.removeprefix("step-"))) for path in found]
+    named = [(path.name.removeprefix("step-"), path) for path in (run / "checkpoints").glob("step-*")]
+    return sorted((Checkpoint(path, int(step)) for step, path in named if step.isdecimal()), key=lambda one: one.step)
 
 
 def best_checkpoint(run: Path, keep: Keep) -> Checkpoint | None:
-    """The checkpoint whose value of `keep.best` is best, the earliest of equals; None where none has that value."""
+    """The checkpoint whose value of `keep.best` is best, the earliest of equals; None where none has a finite one."""
     if keep.best is None:
         return None
     sign = 1 if keep.largest else -1
-    values = [(checkpoint, checkpoint.state().validation.get(keep.best)) for checkpoint in list_checkpoints(run)]
-    measured = [(checkpoint, sign * value) for checkpoint, value in values if value is not None]
-    return max(measured, key=lambda pair: pair[1])[0] if measured else None
+    values = [(one.state().validation.get(keep.best, math.nan), one) for one in list_checkpoints(run)]
+    measured = [(sign * value, one) for value, one in values if math.isfinite(value)]
+    return max(measured, key=lambda pair: pair[0])[1] if measured else None
 
 
 def finish_run(run: Path, last: Checkpoint, keep: Keep) -> None:
@@ -150,9 +156,18 @@ def finish_run(run: Path, last: Checkpoint, keep: Keep) -> None:
 
 
 def write_job(run: Path, job: BaseModel) -> None:
-    """Record what the run was asked to do, making its folder."""
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(run / "job.json", job.model_dump_json(indent=2) + "\n")
+    """Record what the run was asked to do, making its folder.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole(run / "job.json", job.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"run folder {run} cannot be written ({error.strerror}); set run_path to another one"
+        ) from error
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -172,10 +187,7 @@ def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
         InputError: its vocabulary is missing, damaged or not of the size of its embeddings.
     """
     folder = Path(path)
-    if not (folder / _WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{folder} is not a checkpoint: no {_WEIGHTS}; name a folder such as RUN/checkpoints/step-…"
-        )
+    _weights(folder)
     try:
         # strict: a missing, unexpected or mis-shaped weight is an error, never a random layer. The weights are copied
         # into torch's own memory; views of the mapped file lie at any alignment, and by alignment the CPU's matrix
@@ -189,15 +201,39 @@ def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
 
 
 def load_training(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `save_checkpoint` was given for resuming."""
-    state: dict[str, Any] = torch.load(checkpoint.path / "optimizer.pt", map_location="cpu", weights_only=True)
+    """What `save_checkpoint` was given for resuming.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    path = checkpoint.path / "optimizer.pt"
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} cannot be loaded ({str(error).partition('. ')[0]}); delete the folder of this checkpoint, and the "
+            "run goes on from the one before"
+        ) from error
     return state
 
 
 def weights_sha256(path: Path) -> str:
-    """Sha256 of a checkpoint's weights file: what an evaluation is recorded against."""
-    with (path / _WEIGHTS).open("rb") as stream:
+    """Sha256 of a checkpoint's weights file: what an evaluation is recorded against.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    with _weights(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _weights(folder: Path) -> Path:
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: no {_WEIGHTS}; name a folder such as RUN/checkpoints/step-…"
+        )
+    return path
 
 
 def _sync(path: Path) -> None:

@@ -32,8 +32,10 @@ def run_job(module: str, kind: type[Job], work: Callable[[Job], int]) -> int:
         return _end(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}", bad_input=True)
     except TrainingError as error:
         return _end(str(error), bad_input=False)
-    except (FileNotFoundError, ShardError, InputError) as error:
+    except (ShardError, InputError) as error:
         return _end(str(error), bad_input=True)
+    except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        return _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), bad_input=True)
 
 
 def _end(error: str, bad_input: bool) -> int:

@@ -69,8 +69,7 @@ class Column(Sequence[str]):
 
     @cached_property
     def _values(self) -> Any:
-        with _open_captions(self._source) as stream:
-            values = pq.read_table(stream, columns=[self._name])[self._name]
+        values = _read_strings(self._source, self._name)
         if len(values) == len(self._rows):
             return values
         # Large strings: offsets of 32 bits would overflow where a column is put together anew.
@@ -107,7 +106,7 @@ def load_captions(source: FeatureSource, store: FeatureStore) -> Captions:
     """The captions whose image has regions. Rows of images whose extraction failed are left out.
 
     Raises:
-        InputError: no caption has an image in the feature set.
+        InputError: the captions cannot be read, or none has an image in the feature set.
     """
     identity = {"features": store.manifest_sha256, "captions": _captions_digest(source)}
     arrays = load_or_make(store.index_folder, "captions", identity, lambda: _match_captions(source, store))
@@ -119,8 +118,7 @@ def load_captions(source: FeatureSource, store: FeatureStore) -> Captions:
 
 def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
     """For each caption with an image, its row in the Parquet file and its image's row in the store."""
-    with _open_captions(source) as stream:
-        keys = pq.read_table(stream, columns=["image_key"])["image_key"]
+    keys = _read_strings(source, "image_key")
     members = pc.binary_join_element_wise(keys.cast(pa.binary()), b".rgn", b"")
     found = pc.fill_null(pc.index_in(members, value_set=pa.array(store.names)), -1).to_numpy().astype(np.int64)
     rows = np.flatnonzero(found >= 0)
@@ -131,12 +129,39 @@ def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
     return {"rows": rows, "image_rows": found[rows]}
 
 
+def _read_strings(source: FeatureSource, name: str) -> Any:
+    """A column of the captions, every row a string."""
+    path = source.captions_path
+    try:
+        with _open_captions(source) as stream:
+            file = pq.ParquetFile(stream)
+            if name not in file.schema_arrow.names:
+                raise InputError(f"{path} has no column {name}; captions need caption_id, image_key and text")
+            values = file.read(columns=[name])[name]
+    # Arrow has errors of its own, and reports some kinds of damage as an OSError.
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: column {name} of the captions cannot be read ({reason}); make it again") from error
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        raise InputError(f"{path}: column {name} holds {values.type}, not strings; convert it")
+    if values.null_count:
+        raise InputError(f"{path}: column {name} has {values.null_count} empty cells (null); remove these rows")
+    return values
+
+
 def _open_captions(source: FeatureSource) -> IO[bytes]:
     if "://" not in source.captions_path:
-        return Path(source.captions_path).open("rb")
+        return _local_captions(source).open("rb")
     fs, path = connect(source.captions_path)
     stream: IO[bytes] = fs.open(path, "rb")
     return stream
+
+
+def _local_captions(source: FeatureSource) -> Path:
+    path = Path(source.captions_path)
+    if not path.is_file():
+        raise InputError(f"{source.name}: its captions {path} are not a file; set captions_path")
+    return path
 
 
 def _captions_digest(source: FeatureSource) -> str:
@@ -144,7 +169,7 @@ def _captions_digest(source: FeatureSource) -> str:
     if "://" in source.captions_path:
         fs, path = connect(source.captions_path)
         return str(fs.ukey(path))
-    with Path(source.captions_path).open("rb") as stream:
+    with _local_captions(source).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from model.errors import TrainingError
 from model.progress import Progress, report
 from model.tensorboard import EventFile
 
@@ -33,11 +34,21 @@ class Journal:
         self._newest: dict[str, float] = {}
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl and the same values for TensorBoard, six digits each."""
+        """A line of metrics.jsonl and the same values for TensorBoard, six digits each.
+
+        Raises:
+            TrainingError: they cannot be written, for instance on a full disk.
+        """
         row = {name: float(f"{value:.6g}") for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **row}) + "\n")
-        self._events.write(step, row)
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"step": step, **row}) + "\n")
+            self._events.write(step, row)
+        except OSError as error:
+            raise TrainingError(
+                f"{self._path}: the metrics of step {step} cannot be written ({error.strerror}); make room there and "
+                "start again: the run goes on from its last checkpoint"
+            ) from error
         self._newest |= row
 
     def progress(self, step: int) -> None:

@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 
 class Layout(Protocol):
@@ -78,6 +77,9 @@ class Packed:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, heads: int, dropout: float) -> Tensor:
         first_only = len(query) != len(key)
         if has_varlen(query, heads) and dropout == 0:
+            # Here, for it brings torch's compiler along: seconds, also for a process without a GPU.
+            from torch.nn.attention.varlen import varlen_attn
+
             ends = torch.arange(self._batch + 1, device=query.device, dtype=torch.int32) if first_only else self._ends
             query, key, value = (x.view(len(x), heads, -1) for x in (query, key, value))
             longest = 1 if first_only else self._width

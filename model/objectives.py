@@ -34,9 +34,10 @@ def pretraining_losses(model: UnicoderVL, batch: PretrainBatch, config: Pretrain
         _masked_labels(model, encoded, batch.region_targets),
         _matching(model, encoded, batch.matching),
     ]
-    sums = torch.stack([loss for loss, _ in losses])
-    weights = sums.new_tensor([config.word_weight, config.label_weight, config.matching_weight])
-    return LossSums(LOSS_NAMES, sums * weights, torch.stack([correct for _, correct in losses]))
+    weights = (config.word_weight, config.label_weight, config.matching_weight)
+    # Times floats of the host: a tensor of them would have to be copied, and the GPU be waited for.
+    sums = torch.stack([weight * loss for weight, (loss, _) in zip(weights, losses, strict=True)])
+    return LossSums(LOSS_NAMES, sums, torch.stack([correct for _, correct in losses]))
 
 
 def _masked_words(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,7 @@ class BatchOrder:
         self._firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._counts)])
         self._by_shard = np.argsort(shards, kind="stable")
         self._expected: list[int] = []
-        self._counted: tuple[tuple[int, Part], int] = ((-1, WHOLE), 0)
+        self._counted_step, self._counted = -1, dict[Part, int]()
         self._lock = threading.Lock()
         # One set of caches an object, unlike a decorated method's.
         self._epoch = lru_cache(maxsize=4)(self._plan_epoch)
@@ -127,12 +127,13 @@ class BatchOrder:
         return self._window_images(epoch, window, self._lost())
 
     def _count(self, step: int, part: Part, skipped: int) -> None:
-        """Add to the shelf's count; a batch that is made again because a shard was lost counts once."""
+        """Add to the shelf's count; parts that are made again because a shard was lost count once."""
         assert self._shelf is not None
         with self._lock:
-            before = self._counted[1] if self._counted[0] == (step, part) else 0
-            self._shelf.skipped_samples += skipped - before
-            self._counted = ((step, part), skipped)
+            if step != self._counted_step:
+                self._counted_step, self._counted = step, {}
+            self._shelf.skipped_samples += skipped - self._counted.get(part, 0)
+            self._counted[part] = skipped
 
     def _at(self, place: int) -> tuple[int, int, bool]:
         epoch, window, position = self._locate(place)

@@ -122,13 +122,19 @@ def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU, else the CPU.
 
     Raises:
-        InputError: a GPU is asked for and there is none.
+        InputError: it is no device, or a GPU that is not there.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {name!r} was asked for, but torch sees no GPU; set device to 'cpu' or 'auto'")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"device {name!r} is unknown; set device to auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r} was asked for, but torch sees only {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def _device_of_process(name: str, local_rank: int, count: int) -> torch.device:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class Progress(BaseModel):
     """One report of progress."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Numbers that are not finite too come through as they are; as null, the default, the parent could not read them.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     stage: str
     done: int

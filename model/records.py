@@ -21,7 +21,7 @@ Bytes = npt.NDArray[np.uint8]
 
 HEAD_BYTES = TAR_HEADER + 64
 """Tar header and record header: enough to tell whose record it is and whether it fits the manifest."""
-_SIZE_FIELD, _VALID_FIELD, _TOP_FIELD = 12, 20, 24
+_SIZE_FIELD, _VALID_FIELD, _TOP_FIELD, _BOXES_FIELD = 12, 20, 24, 64
 _BUFFERS_KEPT = 4
 _SHOWN_BYTES = 24
 
@@ -53,6 +53,30 @@ def find_fault(heads: Bytes, names: npt.NDArray[np.bytes_], layout: RegionLayout
     return slot, f"key {key}: {_words(theirs)}, but the manifest says {_words(layout)}"
 
 
+def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple[int, str] | None:
+    """The first record with a label that the manifest does not know, or a box or scale that is no finite number.
+
+    One of them would end a GPU's process, or make the gradient of a whole batch useless.
+
+    Args:
+        heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
+    """
+    count, regions = len(heads), layout.max_regions
+    real = np.arange(regions)[None, :] < _valid(heads[:, TAR_HEADER:])[:, None]
+    labels = _field(heads, layout.labels_offset, "<i2", regions)
+    boxes = _field(heads, _BOXES_FIELD, "<f4", 4 * regions).reshape(count, regions, 4)
+    # By the bits of a half float: its exponent is all ones. NumPy's arithmetic on halves is slow.
+    scales = _field(heads, layout.scales_offset, "<u2", regions) & 0x7C00
+    bad_label = ((labels < 0) | (labels >= num_labels)) & real
+    bad_number = ((scales == 0x7C00) | ~np.isfinite(boxes).all(2)) & real
+    if not (bad_label.any() or bad_number.any()):
+        return None
+    slot = int(np.argmax((bad_label | bad_number).any(1)))
+    if bad_label[slot].any():
+        return slot, f"label {labels[slot][bad_label[slot]][0]}, but the manifest has {num_labels}"
+    return slot, "a box or a scale that is not finite"
+
+
 def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
     """Records to tensors; R is the most regions that one of them has, at least 1.
 
@@ -65,13 +89,13 @@ def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
     valid = _valid(record)
     width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
-    def field(offset: int, dtype: str, columns: int) -> npt.NDArray[np.generic]:
-        return record[:, offset : offset + columns * np.dtype(dtype).itemsize].view(dtype)
+    def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
+        return _field(heads, offset, dtype, columns)
 
     return Regions(
         features=features[:, :width],
         scales=torch.from_numpy(field(layout.scales_offset, "<f2", width).astype(np.float32)),
-        boxes=torch.from_numpy(field(64, "<f4", 4 * width).reshape(count, width, 4).copy()),
+        boxes=torch.from_numpy(field(_BOXES_FIELD, "<f4", 4 * width).reshape(count, width, 4).copy()),
         sizes=torch.from_numpy(field(_SIZE_FIELD, "<u4", 2).astype(np.float32)),
         labels=torch.from_numpy(field(layout.labels_offset, "<i2", width).astype(np.int64)),
         scores=torch.from_numpy(field(layout.scores_offset, "<f2", width).astype(np.float32)),
@@ -103,6 +127,12 @@ class Buffers:
     def _give_back(self, buffer: Bytes) -> None:
         with self._lock:
             self._free = [*self._free, buffer][-_BUFFERS_KEPT:]
+
+
+def _field(heads: Bytes, offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
+    """(B, columns) of what lies at this offset of each record."""
+    first = TAR_HEADER + offset
+    return heads[:, first : first + columns * np.dtype(dtype).itemsize].view(dtype)
 
 
 def _valid(record: Bytes) -> npt.NDArray[np.int64]:

@@ -99,7 +99,7 @@ class ShardCache:
         self._closed = False
         for number in range(threads):
             # Daemons: a program that ends on an error does not first fetch what it expected.
-            threading.Thread(target=self._work, name=f"fetch-{number}", daemon=True).start()
+            threading.Thread(target=self._work, name=f"shard-cache-{number}", daemon=True).start()
 
     def faults(self) -> dict[int, str]:
         sizes = {str(about["name"]).rsplit("/", 1)[-1]: about["size"] for about in self._fs.ls(self._base, detail=True)}

@@ -27,7 +27,7 @@ from model.config import FeatureSource, LoaderConfig
 from model.errors import InputError
 from model.index import load_or_make
 from model.order import Index
-from model.records import HEAD_BYTES, Buffers, Bytes, find_fault, to_regions
+from model.records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
 from model.shard_cache import ShardCache, connect
 from model.shards import TAR_HEADER, LocalShards, ShardFile, Shards
 
@@ -176,6 +176,11 @@ class FeatureStore:
         if (fault := find_fault(heads, self.names[numbers], layout)) is not None:
             slot, what = fault
             self._lose(int(shards[slot]), f"{self._name(int(shards[slot]))}: {what}")
+        if (fault := find_bad_value(heads, layout, len(self.manifest.labels))) is not None:
+            slot, what = fault
+            self._lose(
+                int(shards[slot]), f"{self._name(int(shards[slot]))}: {self.keys[int(numbers[slot])]} has {what}"
+            )
         return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout)
 
     def _fill(self, slots: Index, shards: Index, places: Index, heads: Bytes, features: Bytes) -> None:

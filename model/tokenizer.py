@@ -71,12 +71,15 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     """Read a BERT vocabulary file: one word piece a line.
 
     Raises:
-        InputError: the file is missing, lacks a special token or repeats a piece.
+        InputError: the file is missing or no text, lacks a special token or repeats a piece.
     """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"vocabulary {path} is not a file; give a BERT vocab.txt, one word piece a line")
-    pieces = file.read_text(encoding="utf-8").splitlines()
+    try:
+        pieces = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"vocabulary {path} is not text in UTF-8; give a BERT vocab.txt") from error
     missing = [token for token in _SPECIAL if token not in pieces]
     if missing:
         raise InputError(f"vocabulary {path} lacks {', '.join(missing)}; give a BERT vocab.txt")

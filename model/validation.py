@@ -41,9 +41,10 @@ class HeldOutLosses:
         config: PretrainConfig,
     ) -> None:
         pairs = min(config.validation_pairs, len(tokens))
-        size = min(config.device_batch_size or _BATCH_SIZE, pairs)
-        # Whole batches of the first epoch's order: each pair once.
-        self._steps = pairs // size
+        most = config.device_batch_size or _BATCH_SIZE
+        # Equal batches of the first epoch's order, each pair once; of 1,000 pairs in batches of 64, 992 are read.
+        self._steps = -(-pairs // most)
+        size = pairs // self._steps
         self._config = config.model_copy(update={"batch_size": size})
         self._batches = PretrainBatches(store, captions, tokens, vocabulary, max_regions, self._config)
 

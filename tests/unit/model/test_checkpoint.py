@@ -1,4 +1,6 @@
 import json
+import math
+import shutil
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from model.checkpoint import (
     finish_run,
     list_checkpoints,
     load_model,
+    load_training,
     save_checkpoint,
     weights_sha256,
+    write_job,
 )
-from model.errors import TrainingError
+from model.errors import InputError, TrainingError
 from model.store import open_store
 from model.tokenizer import load_vocabulary
 
@@ -57,6 +61,13 @@ def test_the_best_checkpoint_stays_and_is_the_result(save, tmp_path, largest, be
     final = json.loads((run / "final.json").read_text())
     assert (final["step"], final["checkpoint"]) == (best, f"checkpoints/step-{best:07d}")
     assert final["weights_sha256"] == weights_sha256(run / final["checkpoint"])
+
+
+def test_a_value_that_is_not_finite_is_read_back_and_is_never_the_best(save, tmp_path):
+    for step, value in ((5, math.nan), (10, 0.3), (15, math.inf)):
+        assert str(save(step, Keep(last=3), recall=value).state().validation["recall"]) == str(value)
+    best = best_checkpoint(tmp_path / "run", Keep(best="recall"))
+    assert best is not None and best.step == 10
 
 
 def test_without_a_measured_value_the_last_is_the_result(save, tmp_path):
@@ -105,3 +116,52 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_by_name(save, tmp_path):
     (path / "state.json").write_text('{"step": 2, "epoch": 1}')
     with pytest.raises(CheckpointError, match="step-0000002 is of another version"):
         list_checkpoints(tmp_path / "run")[-1].state()
+
+
+def test_a_run_killed_while_it_drops_an_old_checkpoint_has_whole_ones_only(save, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die_half_way(folder):
+        (folder / "state.json").unlink()
+        raise Killed
+
+    keep, run = Keep(last=1, best="recall"), tmp_path / "run"
+    save(5, keep, recall=0.3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", die_half_way)
+        save(10, keep, recall=0.7)
+    assert steps(run) == [10]
+    save(15, keep, recall=0.1)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-0000010", "step-0000015"]
+
+
+def test_what_resuming_needs_is_refused_by_name_where_it_is_damaged_or_missing(save):
+    checkpoint = save(5)
+    file = checkpoint.path / "optimizer.pt"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be loaded"):
+        load_training(checkpoint)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be loaded"):
+        load_training(checkpoint)
+    (checkpoint.path / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="step-0000005 lacks its state"):
+        checkpoint.state()
+
+
+def test_other_folders_beside_the_checkpoints_are_none(save, tmp_path):
+    save(5)
+    (tmp_path / "run" / "checkpoints" / "step-by-hand").mkdir()
+    assert steps(tmp_path / "run") == [5]
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"run folder .*file/run cannot be written \(Not a directory\)"):
+        write_job(tmp_path / "file" / "run", State(step=0))
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="absent is not a checkpoint"):
+        weights_sha256(tmp_path / "absent")

@@ -7,6 +7,7 @@ import pytest
 from feature_extraction.samples import ShardError
 from model.config import FeatureSource
 from model.data import FeatureStore, load_captions, open_store, prefetch
+from model.errors import InputError
 from model.store import LostShardError
 from model.tokenizer import load_tokens, load_vocabulary, tokenize
 from tests.toy import make_sample, write_feature_set
@@ -35,6 +36,35 @@ def test_no_caption_with_an_image_is_an_error(make_world):
             FeatureSource(features_path=source.features_path, captions_path=source.captions_path, name="toy/train"),
             FeatureStore(source.features_path),
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns(["image_key"]), "has no column image_key"),
+        (lambda table: table.drop_columns(["text"]), "has no column text"),
+        (lambda table: table.set_column(1, "image_key", pa.array([0, 1])), "column image_key holds int64, not strings"),
+        (lambda table: table.set_column(2, "text", pa.array(["red", None])), r"column text has 1 empty cells \(null\)"),
+    ],
+)
+def test_captions_without_what_is_needed_are_refused_by_column(make_world, change, message):
+    source, _ = make_world([[0], [1]], [(0, "red"), (1, "blue")])
+    pq.write_table(change(pq.read_table(source.captions_path)), source.captions_path)
+    with pytest.raises(InputError, match=rf"captions\.parquet.* {message}"):
+        load_captions(source, FeatureStore(source.features_path)).texts[0]
+
+
+def test_captions_that_are_no_parquet_or_not_there_are_refused_by_name(make_world):
+    source, _ = make_world([[0], [1]], [(0, "red"), (1, "blue")])
+    path = Path(source.captions_path)
+    whole = path.read_bytes()
+    for content in (b"", b"caption", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"captions\.parquet: column image_key of the captions cannot be read"):
+            load_captions(source, FeatureStore(source.features_path))
+    path.unlink()
+    with pytest.raises(InputError, match=r"toy/train: its captions .*captions\.parquet are not a file"):
+        load_captions(source, FeatureStore(source.features_path))
 
 
 def test_prefetch_keeps_the_order_and_passes_errors_on():

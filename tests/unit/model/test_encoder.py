@@ -114,6 +114,16 @@ def test_the_company_of_other_pairs_changes_no_score(batch):
     torch.testing.assert_close(torch.cat(alone), model.score(words, regions), atol=1e-5, rtol=1e-5)
 
 
+def test_packing_changes_no_score(world, tiny):
+    store, vocabulary, words, regions = world
+    scores = []
+    for sequences in ("padded", "packed"):
+        encoder = tiny.model_copy(update={"sequences": sequences})
+        scores.append(build_model(encoder, store, vocabulary, seed=0).eval().score(words, regions))
+    assert not words.mask.all() and not regions.mask.all()
+    torch.testing.assert_close(scores[1], scores[0], atol=1e-5, rtol=1e-5)
+
+
 def test_the_order_of_regions_changes_no_score_but_their_boxes_do(batch):
     model, words, regions = batch
     turn = torch.tensor([2, 0, 1])

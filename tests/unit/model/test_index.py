@@ -125,6 +125,13 @@ def test_what_making_raises_leaves_no_file(tmp_path):
     assert not list(tmp_path.glob("*.idx*"))
 
 
+def own_processes():
+    """Processes that inherit nothing from this one, which by now holds servers and threads of other tests."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _open_slowly(folder, makers, begun):
     def make():
         makers.put(os.getpid())
@@ -136,7 +143,7 @@ def _open_slowly(folder, makers, begun):
 
 
 def test_of_several_processes_one_makes_and_the_others_wait(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = own_processes()
     makers, begun = context.Queue(), context.Event()
     several = [context.Process(target=_open_slowly, args=(tmp_path, makers, begun)) for _ in range(4)]
     for process in several:
@@ -149,7 +156,7 @@ def test_of_several_processes_one_makes_and_the_others_wait(tmp_path):
 
 
 def test_a_process_killed_while_preparing_leaves_the_next_one_free(tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = own_processes()
     makers, begun = context.Queue(), context.Event()
     killed = context.Process(target=_open_slowly, args=(tmp_path, makers, begun))
     killed.start()

@@ -7,6 +7,7 @@ import torch
 from model.build import build_model
 from model.config import PretrainConfig, RegionMasking, WordMasking
 from model.data import FeatureStore, Part, load_captions
+from model.errors import InputError
 from model.objectives import pretraining_losses, seeded_normal, states_at
 from model.pairing import Pair
 from model.pretrain_batches import PretrainBatches, Targets
@@ -207,11 +208,16 @@ def test_a_long_caption_keeps_its_closing_mark(eight_pairs):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[PAD]\n[UNK]\ncat\n", r"lacks \[CLS\], \[SEP\], \[MASK\]"), (None, "is not a file")]
+    ("content", "message"),
+    [
+        (b"[PAD]\n[UNK]\ncat\n", r"lacks \[CLS\], \[SEP\], \[MASK\]"),
+        (b"[PAD]\n\x8c\xff\n", "is not text in UTF-8"),
+        (None, "is not a file"),
+    ],
 )
 def test_a_file_that_is_no_vocabulary_is_refused(tmp_path, content, message):
     path = tmp_path / "vocab.txt"
     if content is not None:
-        path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
         load_vocabulary(path)

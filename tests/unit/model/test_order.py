@@ -169,6 +169,17 @@ def test_a_batch_made_again_counts_its_skipped_samples_once():
     assert shelf.skipped_samples == 2
 
 
+def test_parts_made_again_count_their_skipped_samples_once():
+    """A process works off two parts; a shard is lost with the second, and both are made again."""
+    shelf = Shelf()
+    order = make_order(np.repeat(np.arange(4), 2), batch_size=8, shelf=shelf)
+    shelf.bad, shelf.lost = {1}, 1
+    for _ in range(2):
+        for index in range(2):
+            order.step(0, Part(index, 2))
+    assert shelf.skipped_samples == 2
+
+
 def test_the_shelf_is_told_the_windows_of_the_step_and_the_next_one():
     shards = np.repeat(np.arange(6), 4)
     shelf = Shelf()

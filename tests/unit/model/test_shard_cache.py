@@ -212,6 +212,13 @@ def test_what_is_fetched_ahead_waits_for_room_and_stops_when_no_longer_wanted(re
     ahead.close()
 
 
+def own_processes():
+    """Processes that inherit nothing from this one, which by now holds servers and threads of other tests."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _fetch_all(remote, folder, log, seconds):
     cache = open_cache(remote, folder, CountingStore(log, seconds))
     cache.expect(range(32))
@@ -221,7 +228,7 @@ def _fetch_all(remote, folder, log, seconds):
 
 
 def test_processes_of_one_machine_fetch_each_shard_once(remote, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = own_processes()
     arguments = (remote, tmp_path / "cache", tmp_path / "log.txt", 0.01)
     ranks = [context.Process(target=_fetch_all, args=arguments) for _ in range(3)]
     for rank in ranks:
@@ -233,7 +240,7 @@ def test_processes_of_one_machine_fetch_each_shard_once(remote, tmp_path):
 
 
 def test_kill_9_leaves_no_torn_shard_and_what_was_whole_is_kept(remote, tmp_path):
-    context = multiprocessing.get_context("fork")
+    context = own_processes()
     folder, log = tmp_path / "cache", tmp_path / "log.txt"
     killed = context.Process(target=_fetch_all, args=(remote, folder, log, 0.05))
     killed.start()

@@ -185,6 +185,27 @@ def test_a_record_that_does_not_fit_the_manifest_is_told_apart(many_shards):
     assert store.read([6], 3).labels.tolist() == [[6]]
 
 
+def test_a_record_whose_values_would_spoil_a_batch_is_named(many_shards):
+    store, shard = FeatureStore(many_shards), many_shards / "regions-00003.tar"
+    nan_box, nan_scale = np.array([np.nan], "<f4").tobytes(), np.array([np.inf], "<f2").tobytes()
+    for at, content, words in [
+        (store.layout.labels_offset, b"\x08\0", "label 8, but the manifest has 8"),
+        (store.layout.labels_offset, b"\xff\xff", "label -1"),
+        (64 + 3 * 4, nan_box, "a box or a scale that is not finite"),
+        (store.layout.scales_offset, nan_scale, "a box or a scale that is not finite"),
+    ]:
+        with shard.open("rb") as stream:
+            stream.seek(512 + at)
+            before = stream.read(len(content))
+        scramble(shard, 512 + at, content)
+        with pytest.raises(ShardError, match=rf"regions-00003\.tar: 000000006 has {words}.*on_bad_shard='skip'"):
+            store.read([7, 6], 3)
+        scramble(shard, 512 + at, before)
+    # Image 6 has one region: what lies in the places of the others is never looked at.
+    scramble(shard, 512 + store.layout.labels_offset + 2, b"\x08\0")
+    assert store.read([6], 3).labels.tolist() == [[6]]
+
+
 def test_a_shard_cut_or_gone_after_opening_is_named(many_shards):
     store = FeatureStore(many_shards, loader=LoaderConfig(read_threads=1))
     store.read([0], 3)

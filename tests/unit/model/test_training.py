@@ -1,18 +1,23 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
 from model.config import FinetuneConfig, FinetuneJob, OptimConfig, PretrainJob, ScoreJob, ScoringConfig
 from model.errors import InputError, TrainingError
 from model.finetune import run_finetuning
+from model.journal import Journal
 from model.optim import learning_rate_share
-from model.pretrain import run_pretraining
+from model.pretrain import open_data, run_pretraining
 from model.processes import pick_device
+from model.progress import Progress
 from model.scoring import run_scoring
-from model.validation import LOSS_VALUES, RECALL_VALUES
+from model.tokenizer import load_vocabulary
+from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses
 
 
 def weights(job: PretrainJob) -> dict[str, torch.Tensor]:
@@ -257,6 +262,37 @@ def test_a_gpu_that_is_not_there_is_an_error():
         pytest.skip("a GPU is here")
     with pytest.raises(ValueError, match="torch sees no GPU"):
         pick_device("cuda")
+
+
+def test_a_device_that_torch_does_not_know_is_refused_by_name():
+    with pytest.raises(InputError, match="device 'gpu7' is unknown"):
+        pick_device("gpu7")
+
+
+def test_metrics_that_cannot_be_written_end_the_run_with_their_name(tmp_path):
+    journal = Journal("pretrain", tmp_path, 0, 10)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TrainingError, match=r"metrics\.jsonl: the metrics of step 2 cannot be written"):
+        journal.write(2, {"loss": 1.0})
+
+
+def test_progress_that_is_not_finite_reaches_the_parent():
+    sent = Progress(stage="s", done=1, total=2, unit="steps", per_second=1, metrics={"loss": math.inf})
+    assert Progress.model_validate_json(sent.model_dump_json()) == sent
+
+
+def test_held_out_pairs_are_each_read_once_however_many_a_device_takes(job, tiny):
+    whole = job()
+    vocabulary = load_vocabulary(whole.vocabulary_path)
+    store, captions, tokens = open_data(whole.train, vocabulary, tiny)
+    model = build_model(tiny, store, vocabulary, seed=0).eval()
+
+    def measured(most: int | None) -> dict[str, float]:
+        config = whole.pretrain.model_copy(update={"device_batch_size": most})
+        return HeldOutLosses(store, captions, tokens, vocabulary, 4, config)(model, torch.device("cpu"))
+
+    # Eight pairs, by eight or by twice four.
+    assert measured(5) == pytest.approx(measured(None), rel=1e-5)
 
 
 def test_finetuning_and_scoring_go_on_from_a_pretrained_checkpoint(job, tmp_path):

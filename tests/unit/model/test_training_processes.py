@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from model.checkpoint import list_checkpoints, weights_sha256
-from model.config import PretrainJob
+from model.config import FinetuneConfig, FinetuneJob, PretrainJob
+from model.finetune import run_finetuning
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
 
@@ -22,12 +23,13 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
 
-def start(job: PretrainJob, *launcher: str) -> "subprocess.Popen[str]":
-    """The command, as the only process or under a launcher (arguments of python)."""
+def start(job: PretrainJob | FinetuneJob, *launcher: str) -> "subprocess.Popen[str]":
+    """The job's command, as the only process or under a launcher (arguments of python)."""
     path = Path(f"{job.run_path}.json")
     path.write_text(job.model_dump_json())
+    module = "model.pretrain" if isinstance(job, PretrainJob) else "model.finetune"
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "model.pretrain", "--config", str(path)],
+        [sys.executable, *launcher, "-m", module, "--config", str(path)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -41,7 +43,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, errors
 
 
-def wait_for_step(job: PretrainJob, process: "subprocess.Popen[str]", step: int) -> None:
+def wait_for_step(job: PretrainJob | FinetuneJob, process: "subprocess.Popen[str]", step: int) -> None:
     """Until there is a checkpoint of this step or a later one."""
     until = time.monotonic() + 120
     while not any(checkpoint.step >= step for checkpoint in list_checkpoints(Path(job.run_path))):
@@ -49,7 +51,7 @@ def wait_for_step(job: PretrainJob, process: "subprocess.Popen[str]", step: int)
         time.sleep(0.02)
 
 
-def result(job: PretrainJob) -> Path:
+def result(job: PretrainJob | FinetuneJob) -> Path:
     return Path(job.run_path) / json.loads((Path(job.run_path) / "final.json").read_text())["checkpoint"]
 
 
@@ -88,6 +90,38 @@ def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     for name in ("loss", "vlm_accuracy", "gradient_norm", "learning_rate"):
         assert [row[name] for row in logs[0]] == pytest.approx([row[name] for row in logs[1]], rel=1e-5)
+
+
+def test_finetuning_in_two_processes_ends_with_what_one_learns_and_the_best_of_it(job, tmp_path):
+    first = job("pretrained", steps=1)
+    assert run_pretraining(first) == 0
+
+    def finetuning(run: str, **fields: object) -> FinetuneJob:
+        always = {"steps": 60, "batch_size": 8, "checkpoint_steps": 10, "log_steps": 10, "validation_steps": 10}
+        best = {"keep_best": "validation_recall_sum", "keep_last": 1, "num_threads": 1}
+        return FinetuneJob(
+            run_path=str(tmp_path / run),
+            train=first.train,
+            validation=first.train,
+            vocabulary_path=first.vocabulary_path,
+            encoder=first.encoder,
+            finetune=FinetuneConfig.model_validate(always | best | fields),
+            checkpoint_path=str(result(first)),
+        )
+
+    both, alone = finetuning("both"), finetuning("alone", device_batch_size=4)
+    status, _, errors = finish(start(both, *TORCHRUN))
+    assert status == 0, errors
+    assert run_finetuning(alone) == 0
+
+    kept = [[checkpoint.step for checkpoint in list_checkpoints(Path(job.run_path))] for job in (both, alone)]
+    assert kept[0] == kept[1] and kept[0][-1] == 60
+    rows = [json.loads(line) for line in metrics(both)]
+    recalls = {row["step"]: row[name] for row in rows if (name := "validation_recall_sum") in row}
+    assert sorted(recalls) == list(range(10, 61, 10))
+    assert result(both).name == f"step-{max(recalls, key=recalls.__getitem__):07d}"
+    for mine, other in zip(*(list_checkpoints(Path(job.run_path)) for job in (both, alone)), strict=True):
+        assert weights_sha256(mine.path) == weights_sha256(other.path)
 
 
 def wait_until_gone(processes: list[int]) -> None:
@@ -143,7 +177,7 @@ def test_killed_and_stopped_at_random_steps_it_ends_with_the_undisturbed_weights
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]], "no step is missing or twice"
 
 
-def metrics(job: PretrainJob) -> list[str]:
+def metrics(job: PretrainJob | FinetuneJob) -> list[str]:
     return (Path(job.run_path) / "metrics.jsonl").read_text().splitlines()
 
 
