@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 FEATURE_DIM = 1024
 _CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
 _NO_CLASS = "N/A"
-_EPS = {"fasterrcnn_resnet50_fpn": 0.0}
-"""Epsilon of the batch norms, where torchvision's weights were trained with another one than it builds."""
+_EPS = {"fasterrcnn_resnet50_fpn": torch.finfo(torch.float32).tiny}
+"""Epsilon of the batch norms, where torchvision's weights were trained with another one than it builds. Theirs was 0,
+which some versions of torch refuse; this one is lost in any variance."""
 
 
 def load_torchvision_model(config: ExtractorConfig) -> tuple[FasterRCNN, tuple[str, ...], list[int]]:

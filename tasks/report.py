@@ -276,6 +276,8 @@ def _curves(path: str, content: bytes) -> dict[str, list[tuple[float, float]]]:
         for name, value in values.items():
             if math.isfinite(value):
                 curves.setdefault(name, []).append((step, value))
+    if any(curve == curves.get("loss") for name, curve in curves.items() if name != "loss"):
+        del curves["loss"]  # Of a run with one loss, which is there under its name.
     return curves
 
 
