@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    from flows.__main__ import main as run
+    try:
+        from flows.__main__ import main as run
 
-    run()
+        run()
+    except KeyboardInterrupt:  # During the second of imports; later a command says what its end means.
+        print("interrupted before anything was begun", file=sys.stderr)
+        raise SystemExit(130) from None

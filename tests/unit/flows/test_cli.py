@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from flows import entry
 from flows.__main__ import app, rebuild_text
 from flows.params import RebuildParams
 from flows.recipes import recipe
@@ -222,3 +223,16 @@ def test_a_full_disk_is_one_sentence_and_other_os_errors_are_not_hidden(
     fail_with(errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         run("extract", "--params", str(path))
+
+
+def test_an_interrupt_during_the_imports_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.__main__.main", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted before anything was begun\n"
