@@ -83,7 +83,10 @@ def standing_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardR
         return imported_shard(root, ref, config.model)
     plan = plan_shard(root, ref, config)
     done = root.done(plan.receipt_path, plan.fingerprint)
-    return None if done is None else ShardResult(receipt=done, skipped=True)
+    # Without the record, whose labels only the detector knows, one shard is extracted again, and writes it.
+    if done is None or not root.exists(storage.extractor_path(plan.extractor)):
+        return None
+    return ShardResult(receipt=done, skipped=True)
 
 
 def extract_shard(

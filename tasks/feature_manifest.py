@@ -36,7 +36,7 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
     record = root.read_model(storage.extractor_path(extractor), ExtractorRecord)
     if record is None:
         raise UserError(
-            f"{root.path(storage.extractor_path(extractor))} is gone; remove its folder and run: unicoder-vl extract"
+            f"{root.path(storage.extractor_path(extractor))} is gone; run: unicoder-vl extract"
         )
     manifest = FeatureManifest(
         max_regions=config.max_regions,

@@ -143,6 +143,16 @@ def test_a_shard_is_extracted_again_when_its_images_changed_or_its_tar_is_cut(ro
     assert not extract_shard(root, ref(0), CONFIG).skipped
 
 
+def test_a_lost_record_of_the_extractor_is_written_again_by_one_shard(root):
+    for shard in range(2):
+        extract_shard(root, ref(shard), CONFIG)
+    record = Path(root.path(storage.extractor_path(extractor_fingerprint(CONFIG)[0])))
+    before = record.read_bytes()
+    record.unlink()
+    assert [extract_shard(root, ref(shard), CONFIG).skipped for shard in range(2)] == [False, True]
+    assert record.read_bytes() == before
+
+
 def test_extracting_twice_gives_the_same_bytes(root):
     digests = set()
     for batch_size in (8, 8):
