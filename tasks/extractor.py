@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
 from feature_extraction.samples import REGION_FORMAT
 from feature_extraction.vocabulary import read_vocabulary
+from tasks.digests import file_sha256
 from tasks.errors import UserError
 from tasks.records import Record, fingerprint
 
@@ -55,7 +55,7 @@ def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]
     elif config.weights is not None and "://" in config.weights:
         details["weights"] = config.weights
     elif config.weights is not None:
-        details["weights_sha256"] = _file_sha256(config.weights, "extractor.weights")
+        details["weights_sha256"] = file_sha256(config.weights, "extractor.weights")
     if config.vocabulary is not None:
         try:
             names = read_vocabulary(Path(config.vocabulary))
@@ -67,28 +67,13 @@ def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]
     return fingerprint(details), details
 
 
-def _file_sha256(path: str, field: str) -> str:
-    try:
-        status = Path(path).stat()
-        return _cached_sha256(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{field} {path} cannot be read ({error.strerror}); give the path of the file") from error
-
-
-@lru_cache(maxsize=16)
-def _cached_sha256(path: str, size: int, modified_ns: int) -> str:
-    """Weights are hundreds of megabytes and asked for once per shard, so a file is read again only if it changed."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _model_file_sha256(path: Path) -> str:
     """Digest of a Detectron2 config file and of the files it builds on by `_BASE_`."""
     digests = []
     seen: set[Path] = set()
     while path not in seen:
         seen.add(path)
-        digests.append(_file_sha256(str(path), "extractor.model"))
+        digests.append(file_sha256(str(path), "extractor.model"))
         base = re.search(rb"^_BASE_:\s*[\"']?(.+?)[\"']?\s*$", path.read_bytes(), re.MULTILINE)
         if base is None:
             break

@@ -35,9 +35,7 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
     extractor, details = extractor_fingerprint(config)
     record = root.read_model(storage.extractor_path(extractor), ExtractorRecord)
     if record is None:
-        raise UserError(
-            f"{root.path(storage.extractor_path(extractor))} is gone; run: unicoder-vl extract"
-        )
+        raise UserError(f"{root.path(storage.extractor_path(extractor))} is gone; run: unicoder-vl extract")
     manifest = FeatureManifest(
         max_regions=config.max_regions,
         feature_dim=record.feature_dim,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from model.config import (
     ScoringConfig,
 )
 from model.progress import Progress
+from tasks.digests import file_sha256
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.gpus import visible_gpus
@@ -148,7 +148,7 @@ def pretraining_run(root: Root, spec: PretrainSpec) -> str:
             "encoder": _encoder_identity(spec.encoder),
             "pretrain": _loop_identity(root, spec.pretrain, spec.validation),
             "train": resolve_data(root, spec.data).identity,
-            "vocabulary": _file_sha256(spec.vocabulary_path),
+            "vocabulary": file_sha256(spec.vocabulary_path, "vocabulary_path"),
         },
     )
 
@@ -166,7 +166,7 @@ def finetuning_run(root: Root, spec: FinetuneSpec) -> str:
             "encoder": _encoder_identity(spec.encoder),
             "finetune": _loop_identity(root, spec.finetune, spec.validation),
             "train": resolve_data(root, spec.data).identity,
-            "vocabulary": _file_sha256(spec.vocabulary_path),
+            "vocabulary": file_sha256(spec.vocabulary_path, "vocabulary_path"),
             "start": None if pretrained is None else pretrained.fingerprint,
         },
     )
@@ -174,7 +174,7 @@ def finetuning_run(root: Root, spec: FinetuneSpec) -> str:
 
 def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
     """Raise UserError unless the word-piece vocabulary, and the BERT to start from if it is local, can be read."""
-    _file_sha256(vocabulary_path)
+    file_sha256(vocabulary_path, "vocabulary_path")
     _encoder_identity(encoder)
 
 
@@ -326,20 +326,5 @@ def _bert_identity(source: str) -> str:
         return source
     for name in _BERT_WEIGHTS:
         if (Path(source) / name).is_file():
-            return _file_sha256(f"{source}/{name}", "encoder.bert")
+            return file_sha256(f"{source}/{name}", "encoder.bert")
     raise UserError(f"encoder.bert: {source} has neither {' nor '.join(_BERT_WEIGHTS)}; put BERT's weights there")
-
-
-def _file_sha256(path: str, field: str = "vocabulary_path") -> str:
-    try:
-        status = Path(path).stat()
-        return _cached_sha256(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise UserError(f"{field}: {path} cannot be read ({error.strerror}); give the path of the file") from error
-
-
-@lru_cache(maxsize=16)
-def _cached_sha256(path: str, size: int, modified_ns: int) -> str:
-    """A file is read again only if it changed: BERT's 400 MB are asked for by every run that starts from it."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

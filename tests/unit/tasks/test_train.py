@@ -23,6 +23,7 @@ from tasks.train import (
     find_finetuned,
     find_pretrained,
     finetuning_run,
+    num_processes,
     pretrain,
     pretraining_run,
 )
@@ -190,3 +191,42 @@ def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> No
 def test_missing_vocabulary_is_named(root: Root, spec: PretrainSpec) -> None:
     with pytest.raises(UserError, match=r"vocabulary_path: absent\.txt cannot be read"):
         pretraining_run(root, replace(spec, vocabulary_path="absent.txt"))
+
+
+def test_a_local_bert_counts_by_its_weights_and_one_of_the_hub_by_its_name(
+    root: Root, spec: PretrainSpec, tmp_path: Path
+) -> None:
+    def run_from(bert: str | None) -> str:
+        return pretraining_run(root, replace(spec, encoder=spec.encoder.model_copy(update={"bert": bert})))
+
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    assert run_from(str(tmp_path / "one")) == run_from(str(tmp_path / "other"))
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"changed")
+    runs = [run_from(bert) for bert in (None, "hub/bert", str(tmp_path / "one"), str(tmp_path / "other"))]
+    assert len(set(runs)) == 4
+    (tmp_path / "one" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"one has neither model\.safetensors nor pytorch_model\.bin"):
+        run_from(str(tmp_path / "one"))
+
+
+def test_how_a_run_is_laid_out_is_no_part_of_its_name(root: Root, spec: PretrainSpec) -> None:
+    other = replace(
+        spec,
+        encoder=spec.encoder.model_copy(update={"sequences": "padded"}),
+        pretrain=spec.pretrain.model_copy(update={"device_batch_size": 1, "num_processes": 4, "keep_last": 7}),
+    )
+    assert pretraining_run(root, other) == pretraining_run(root, spec)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "gpus", "expected"), [("auto", None, 4, 4), ("auto", None, 0, 1), ("cpu", None, 4, 1),
+    ("cuda:1", None, 4, 1), ("auto", 2, 4, 2), ("cpu", 3, 0, 3)],
+)  # fmt: skip
+def test_a_run_takes_all_gpus_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, spec: PretrainSpec, device: str, asked: int | None, gpus: int, expected: int
+) -> None:
+    monkeypatch.setattr("tasks.train.visible_gpus", lambda: gpus)
+    config = spec.pretrain.model_copy(update={"device": device, "num_processes": asked})
+    assert num_processes(config) == expected
