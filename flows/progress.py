@@ -22,9 +22,9 @@ EVERY_SECONDS = 3.0
 
 _LIVE_EVERY_SECONDS = 0.2
 _RATE_WINDOW_SECONDS = 60.0
-_FIRST_SHARE = 1000
-"""A thousandth of the rows must have ended before the time left is estimated."""
 _OUTCOMES_SHOWN = 5
+_FEW = 10
+"""Ends after which the time left is estimated; or a tenth of a short list, or a thousandth of a long one."""
 
 
 class ProgressLog:
@@ -176,7 +176,7 @@ class StageProgress:
         ended = done - self._before
         per_second = self._rate(now, ended)
         # The first rows come late: connections are made, a model is loaded.
-        knows = per_second > 0 and ended * _FIRST_SHARE >= self._total
+        knows = per_second > 0 and ended >= max(self._total / 1000, min(self._total / 10, _FEW))
         left = f"{duration((self._total - done) / per_second)} left" if knows else "time left unknown"
         # Rounded down: 100.0% is said when all is done.
         share = math.floor(1000 * done / self._total) / 10 if self._total else 100.0

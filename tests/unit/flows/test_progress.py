@@ -270,3 +270,15 @@ def test_time_left_is_not_guessed_from_the_first_of_many(
     first, second = caplog.messages
     assert first.startswith("extract: 9 of 10,000 images (0.0%), 0.1 a second, time left unknown")
     assert "left unknown" not in second
+
+
+def test_a_short_list_waits_for_a_tenth_of_it(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    progress = StageProgress(logger, "extract", "images", total=100, clock=clock)
+    clock.now = 12
+    progress.update(shard(0), 1, {"ok": 1})
+    clock.now = 20
+    progress.update(shard(0), 10, {"ok": 10})
+    first, second = caplog.messages
+    assert "left unknown" in first
+    assert "left unknown" not in second
