@@ -209,6 +209,7 @@ class _Batches:
 def _begin_lane(device: torch.device) -> None:
     """Give this thread a stream of its own, so that a GPU can work on one batch while another is selected from."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)  # The weights came by another stream, for which this one would not wait.
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
