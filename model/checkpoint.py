@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
+from model.publish import sync, write_whole
 from model.tokenizer import Vocabulary, load_vocabulary
 
 _WEIGHTS = "model.safetensors"
@@ -100,10 +100,10 @@ def save_checkpoint(
         torch.save(training, part / "optimizer.pt")
         (part / "state.json").write_text(state.model_dump_json(indent=2) + "\n")
         for file in part.iterdir():
-            _sync(file)
-        _sync(part)
+            sync(file)
+        sync(part)
         part.rename(target)
-        _sync(folder)
+        sync(folder)
     # torch and safetensors, both written in part in other languages, report a full disk as errors of their own.
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -170,15 +170,6 @@ def write_job(run: Path, job: BaseModel) -> None:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is seen complete or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    _sync(part)
-    part.replace(path)
-    _sync(path.parent)
-
-
 def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
     """A checkpoint's model (in evaluation mode) and its vocabulary.
 
@@ -234,11 +225,3 @@ def _weights(folder: Path) -> Path:
             f"{folder} is not a checkpoint: no {_WEIGHTS}; name a folder such as RUN/checkpoints/step-…"
         )
     return path
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,9 +5,12 @@ Defaults are the AAAI 2020 version of Unicoder-VL (arXiv:1908.06066v3), called v
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
+"""Over which images recall is measured: all, first:N or folds:N."""
 
 
 class Config(BaseModel):
@@ -295,13 +298,42 @@ class FinetuneConfig(LoopConfig):
     )
 
 
+class Shortlist(Config):
+    """A cheap first pass over all pairs, and exact scores for the best of it alone: approximate, and said so."""
+
+    size: int = Field(
+        default=100, ge=10, description="captions of each image, and images of each caption, that are scored exactly"
+    )
+    regions: int = Field(default=10, ge=1, description="best-scored regions of an image that the first pass reads")
+
+
 class ScoringConfig(Config):
-    """Exact scoring of every image with every caption."""
+    """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
 
     batch_size: int = Field(default=256, ge=1, description="pairs per forward pass")
-    device: str = Field(default="auto")
-    precision: Literal["fp32", "bf16"] = "fp32"
-    num_threads: int | None = Field(default=None, ge=1)
+    block_pairs: int = Field(
+        default=200_000,
+        ge=1,
+        description="pairs of a block, at most, or else one image's: a block is what is held in memory, written as a "
+        "whole, and lost when scoring is killed",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    num_processes: int | None = Field(
+        default=None,
+        ge=1,
+        description="processes of this machine that score, a GPU each, block by block. None: as many as there are "
+        "GPUs, or one; one, too, where device is cpu or cuda:N",
+    )
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; scores are fp32 always")
+    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
+    shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
+    protocols: tuple[RecallProtocol, ...] = Field(
+        default=("all",),
+        min_length=1,
+        description="over which images, with their captions, recall is measured. all: every one of the split; "
+        "first:1000: its first 1,000; folds:1000: each 1,000 in turn, the metrics averaged (VSE++'s 1K protocol of "
+        "COCO is folds:1000 of 5,000). The first one named is the main one",
+    )
 
 
 class LoaderConfig(Config):

@@ -57,12 +57,19 @@ def part_of(path: Path) -> Path:
 def publish(path: Path) -> None:
     """Give a fully written `.part` its final name, on the disk too."""
     part = part_of(path)
-    _sync(part)
+    sync(part)
     part.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text file so that it is seen complete or not at all."""
+    part_of(path).write_text(text, encoding="utf-8")
+    publish(path)
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder reach the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

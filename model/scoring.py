@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.checkpoint import load_model, write_whole
+from model.checkpoint import load_model
 from model.command import run_job
 from model.config import ScoreJob, ScoringConfig
 from model.data import Captions, FeatureStore, load_captions, open_store, pad_words
@@ -26,6 +26,7 @@ from model.fit import check_features
 from model.metrics import retrieval_metrics
 from model.processes import pick_device
 from model.progress import Progress, report
+from model.publish import write_whole
 from model.tokenizer import TokenTable, load_tokens
 from model.training import set_up_torch
 
