@@ -120,8 +120,8 @@ class CrossModalEncoder(nn.Module):
         """How many closing marks there are; [CLS] is always there, so its mask is theirs."""
         return int(self._config.closing_sep)
 
-    def run(self, states: Tensor, mask: Tensor, cls_only: bool = False) -> Tensor:
-        """The layers on states (B, S, H) with mask (B, S).
+    def run(self, states: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
+        """The layers on states (B, S, H) with mask (B, S); None where nothing is padded.
 
         Returns:
             (B, S, H), undefined at padding; with `cls_only`, where the last layer computes [CLS] alone, (B, 1, H).
@@ -129,10 +129,11 @@ class CrossModalEncoder(nn.Module):
         layout = choose_layout(self._config.sequences, mask)
         layers = self.encoder["layer"]
         assert isinstance(layers, nn.ModuleList)
+        batch = len(states)
         states = layout.enter(states)
         for number, layer in enumerate(layers):
             states = layer(states, layout, cls_only=cls_only and number == len(layers) - 1)
-        return states.reshape(len(mask), 1, -1) if cls_only else layout.leave(states)
+        return states.reshape(batch, 1, -1) if cls_only else layout.leave(states)
 
     def forward(self, words: Words, regions: Regions, features: Tensor) -> Encoded:
         text, closing = self.embed_words(words)

@@ -99,8 +99,10 @@ def has_varlen(states: Tensor, heads: int) -> bool:
     return states.is_cuda and states.dtype in (torch.float16, torch.bfloat16) and width <= 256 and width % 8 == 0
 
 
-def choose_layout(how: Literal["auto", "padded", "packed"], mask: Tensor) -> Layout:
-    """The layout of a batch; "auto" packs whenever there is padding. mask (B, S) bool."""
+def choose_layout(how: Literal["auto", "padded", "packed"], mask: Tensor | None) -> Layout:
+    """The layout of a batch; "auto" packs whenever there is padding. mask (B, S) bool; None: nothing is padded."""
+    if mask is None:
+        return Padded(None)
     if how == "auto":
         how = "padded" if bool(mask.all()) else "packed"
         return Padded(None) if how == "padded" else Packed(mask)

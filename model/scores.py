@@ -11,7 +11,7 @@ an approximate evaluation left out is -inf.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,18 +110,19 @@ class Scores:
     def blocks(self) -> Iterator[tuple[int, Floats]]:
         """The number of its first row, and a block (rows, captions); read as it is used, and to be left unchanged."""
         for block in range(self.plan.blocks):
-            yield self.plan.rows_of(block).start, self._block(block)
+            yield self.plan.rows_of(block).start, self.block(block)
 
     def of_image(self, row: int) -> Floats:
         """(captions,) the scores of an image."""
         block, place = divmod(row, self.plan.rows)
-        return np.array(self._block(block)[place])
+        return np.array(self.block(block)[place])
 
     def of_caption(self, column: int) -> Floats:
         """(images,) the scores of a caption."""
         return np.concatenate([scores[:, column] for _, scores in self.blocks()])
 
-    def _block(self, block: int) -> Floats:
+    def block(self, block: int) -> Floats:
+        """(rows, captions) of a block, by its number."""
         path = self.folder / block_name(block)
         try:
             scores: Floats = np.load(path, mmap_mode="r")
@@ -133,7 +134,9 @@ class Scores:
         return scores
 
 
-def begin_scores(folder: Path, plan: Plan, image_keys: list[str], caption_ids: list[str], caption_image: Index) -> Plan:
+def begin_scores(
+    folder: Path, plan: Plan, image_keys: Sequence[str], caption_ids: Sequence[str], caption_image: Index
+) -> Plan:
     """Make the folder ready for blocks, or go on with what stands there.
 
     Returns:

@@ -1,40 +1,93 @@
-"""Exact scores of every image with every caption: python -m model.scoring --config job.json (a `ScoreJob`).
+"""Scores of every image with every caption: python -m model.scoring --config job.json (a `ScoreJob`).
 
-Each image and each caption is embedded once; captions of one length share a batch, so nothing is padded but short
-region lists; the last layer computes [CLS] alone. No shortlist, no approximation.
+Exact: every pair goes through the whole model (`pairs.py`), unless the job asks for a shortlist. The matrix is made and
+kept block by block (`scores.py`): a killed process costs the block that it was at, several processes share the blocks,
+and memory holds a block, not the matrix.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import sys
 import time
-from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.checkpoint import load_model
+from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
 from model.config import ScoreJob, ScoringConfig
-from model.data import Captions, FeatureStore, load_captions, open_store, pad_words
-from model.embeddings import dequantise
+from model.config import Shortlist as ShortlistConfig
+from model.data import Captions, FeatureStore, Regions, load_captions, open_store, prefetch
 from model.encoder import UnicoderVL
+from model.errors import InputError
 from model.fit import check_features
-from model.metrics import retrieval_metrics
-from model.processes import pick_device
+from model.identity import data_identity
+from model.metrics import measure
+from model.pairs import PairScorer, Tokens
+from model.processes import Processes, join_processes
 from model.progress import Progress, report
-from model.publish import write_whole
+from model.publish import Lock, write_whole
+from model.scores import (
+    METRICS,
+    PLAN,
+    SCORES_FORMAT,
+    Floats,
+    Plan,
+    Scores,
+    begin_scores,
+    missing_blocks,
+    read_plan,
+    write_block,
+)
+from model.shortlist import Shortlist
 from model.tokenizer import TokenTable, load_tokens
 from model.training import set_up_torch
 
-SCORES_FORMAT = "scores/1"
-_EMBED_IMAGES = 256
+_MOST_IMAGES = 512
+"""Images of a block at most, however few captions there are: their features and states are held together."""
+_FIRST = "first-pass"
+_REPORT_SECONDS = 2.0
+_log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Split:
+    """The images of a split that have a caption, in the order of the feature store, and its captions."""
+
+    store: FeatureStore
+    captions: Captions
+    tokens: TokenTable
+
+    @cached_property
+    def images(self) -> npt.NDArray[np.int64]:
+        """(images,) their rows in the feature store."""
+        return self.captions.images
+
+    @cached_property
+    def texts(self) -> list[Tokens]:
+        return [self.tokens[number] for number in range(len(self.tokens))]
+
+    def plan(self, config: ScoringConfig, processes: int = 1, identity: dict[str, Any] | None = None) -> Plan:
+        """Blocks of `config.block_pairs` pairs, and at least one for each process."""
+        images, captions = len(self.images), len(self.texts)
+        rows = max(1, min(config.block_pairs // captions, _MOST_IMAGES, -(-images // processes)))
+        return Plan(images=images, captions=captions, rows=rows, identity=identity or {})
+
+    def regions(self, rows: range, max_regions: int) -> Regions:
+        """Of consecutive images."""
+        return self.store.read(self.images[rows.start : rows.stop], max_regions)
+
+
 def score_split(
     model: UnicoderVL,
     store: FeatureStore,
@@ -42,72 +95,176 @@ def score_split(
     tokens: TokenTable,
     config: ScoringConfig,
     device: torch.device,
-) -> npt.NDArray[np.float32]:
-    """Matching logits of all pairs: (images, captions) f32.
+) -> Floats:
+    """Matching logits of all pairs, exact and in memory: (images, captions) f32.
 
     Images are those that have a caption, in the order of the feature store (`captions.images`).
     """
-    rows = captions.images
-    scores = np.empty((len(rows), len(captions.texts)), np.float32)
-    bert = model.bert
-    embedded, masks = [], []
-    for start in range(0, len(rows), _EMBED_IMAGES):
-        regions = store.read(rows[start : start + _EMBED_IMAGES], bert.max_regions).to(device)
-        embedded.append(bert.embed_regions(regions, dequantise(regions)))
-        masks.append(regions.mask)
-    image_states, image_masks = torch.cat(embedded), torch.cat(masks)
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for number in range(len(tokens)):
-        by_length[len(tokens[number])].append(number)
-    done, begun = 0, time.monotonic()
-    reported = begun
-    for numbers in by_length.values():
-        words = pad_words([tokens[number] for number in numbers], 0).to(device)
-        text, closing = bert.embed_words(words)
-        columns, pairs = np.array(numbers), len(rows) * len(numbers)
-        for start in range(0, pairs, config.batch_size):
-            # Pair p is image p // captions with caption p % captions of this length: a list of them all would be large.
-            chunk = torch.arange(start, min(start + config.batch_size, pairs))
-            image, word = (chunk // len(numbers)).to(device), (chunk % len(numbers)).to(device)
-            mask = bert.join_masks(words.mask[word], image_masks[image])
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                states = bert.join(text[word], closing[word], image_states[image])
-                logits = model.match(bert.run(states, mask, cls_only=True)[:, 0])
-            scores[image.cpu().numpy(), columns[word.cpu().numpy()]] = logits.float().cpu().numpy()
-            done += len(chunk)
-            now = time.monotonic()
-            if now - reported > 2 or done == scores.size:
-                reported = now
-                rate = done / max(now - begun, 1e-9)
-                report(Progress(stage="score", done=done, total=scores.size, unit="pairs", per_second=rate))
-    return scores
+    split, scorer = Split(store, captions, tokens), PairScorer(model, config, device)
+    plan = split.plan(config)
+    rows = [plan.rows_of(block) for block in range(plan.blocks)]
+    regions = prefetch(lambda block: split.regions(rows[block], model.bert.max_regions), 0, plan.blocks, ahead=1)
+    return np.concatenate([scorer.score(some, split.texts) for some in regions])
 
 
 def run_scoring(job: ScoreJob) -> int:
-    set_up_torch(job.scoring.num_threads)
-    device = pick_device(job.scoring.device)
-    model, vocabulary = load_model(job.checkpoint_path)
-    store = open_store(job.data)
-    check_features(model, store, job.checkpoint_path)
-    captions = load_captions(job.data, store)
-    tokens = load_tokens(vocabulary, captions, model.config.max_text_tokens)
-    scores = score_split(model.to(device), store, captions, tokens, job.scoring, device)
-    metrics = retrieval_metrics(scores, captions.image_of)
-    output = Path(job.output_path)
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / "scores.part.npz"
-    np.savez(
-        part,
-        format=SCORES_FORMAT,
-        scores=scores,
-        image_keys=np.array([store.keys[row] for row in captions.images]),
-        caption_ids=np.array(captions.ids[:]),
-        caption_image=captions.image_of,
-    )
-    part.replace(output / "scores.npz")
-    about = {"format": SCORES_FORMAT, "data": job.data.name}
-    write_whole(output / "metrics.json", json.dumps(about | metrics.model_dump(mode="json"), indent=2) + "\n")
+    """Score what is not scored yet, and write the metrics. Several processes may run this together (torchrun)."""
+    config, folder = job.scoring, Path(job.output_path)
+    set_up_torch(config.num_threads)
+    with join_processes(config.device) as processes:
+        model, vocabulary = load_model(job.checkpoint_path)
+        store = open_store(job.data)
+        check_features(model, store, job.checkpoint_path)
+        captions = load_captions(job.data, store)
+        split = Split(store, captions, load_tokens(vocabulary, captions, model.config.max_text_tokens))
+        folder.mkdir(parents=True, exist_ok=True)
+        identity = {
+            "weights": weights_sha256(Path(job.checkpoint_path)),
+            "vocabulary": vocabulary.digest,
+            "data": data_identity(store, captions),
+            "precision": config.precision,
+        }
+        with _alone(folder, processes):
+            blocks = _Blocks(split, PairScorer(model.to(processes.device), config, processes.device), processes)
+            if config.shortlist is None:
+                plan = split.plan(config, processes.count, identity)
+                blocks.score(folder, plan, model.bert.max_regions, "score")
+            else:
+                chosen = {"shortlist": config.shortlist.model_dump(mode="json")}
+                plan = split.plan(config, processes.count, identity | chosen)
+                _score_shortlist(blocks, folder, plan, config.shortlist, identity, model.bert.max_regions)
+            if processes.is_first:
+                _write_metrics(folder, job)
     return 0
+
+
+@contextmanager
+def _alone(folder: Path, processes: Processes) -> Iterator[None]:
+    """Wait while somebody else scores into this folder."""
+    with Lock(folder / "lock") as lock:
+        if processes.is_first and not lock.try_hold():
+            _log.info("%s is being scored by another process; waiting for it", folder)
+            lock.hold()
+        yield
+
+
+class _Blocks:
+    """Makes the blocks of a matrix that are not there yet, shared among the processes."""
+
+    def __init__(self, split: Split, scorer: PairScorer, processes: Processes) -> None:
+        self._split, self._scorer, self._processes = split, scorer, processes
+
+    def score(
+        self,
+        folder: Path,
+        plan: Plan,
+        max_regions: int,
+        stage: str,
+        wanted: Callable[[int], npt.NDArray[np.bool_]] | None = None,
+    ) -> Scores:
+        """Score into a folder, and return when all blocks of all processes are there.
+
+        Args:
+            wanted: block number -> (rows, captions), the pairs of it that are scored; None: all.
+
+        Raises:
+            InputError: the folder holds other scores; a score is not finite.
+        """
+        split, processes = self._split, self._processes
+        if processes.is_first:
+            keys = [split.store.keys[row] for row in split.images.tolist()]
+            begin_scores(folder, plan, keys, split.captions.ids[:], split.captions.image_of)
+        processes.meet()
+        plan = read_plan(folder)
+        missing = missing_blocks(folder, plan)
+        # All have seen the same before any of them adds a block.
+        processes.meet()
+        mine = missing[processes.rank :: processes.count]
+        meter = _Meter(stage, folder, plan) if processes.is_first else None
+        rows = [plan.rows_of(block) for block in mine]
+        regions = prefetch(lambda number: split.regions(rows[number], max_regions), 0, len(mine), ahead=1)
+        for block, some in zip(mine, regions, strict=True):
+            pairs = None if wanted is None else wanted(block)
+            scores = self._scorer.score(some, split.texts, pairs, meter.add if meter else lambda pairs: None)
+            self._check(scores, plan.rows_of(block))
+            write_block(folder, plan, block, scores)
+            if meter:
+                meter.block_is_done()
+        processes.meet()
+        return Scores(folder)
+
+    def _check(self, scores: Floats, rows: range) -> None:
+        bad = np.argwhere(np.isnan(scores) | np.isposinf(scores))
+        if len(bad):
+            image, caption = bad[0].tolist()
+            raise InputError(
+                f"the score of image {self._split.store.keys[int(self._split.images[rows[image]])]} with caption "
+                f"{self._split.captions.ids[caption]} is {scores[image, caption]}: the checkpoint or its features are "
+                "broken; train or extract again"
+            )
+
+
+def _score_shortlist(
+    blocks: _Blocks, folder: Path, plan: Plan, shortlist: ShortlistConfig, identity: dict[str, Any], max_regions: int
+) -> None:
+    """All pairs with few regions, then the best of them with all regions. Both passes resume."""
+    if (folder / PLAN).exists():
+        plan = plan.model_copy(update={"rows": read_plan(folder).rows})
+        if not missing_blocks(folder, plan):
+            return
+    few = min(shortlist.regions, max_regions)
+    first_pass = plan.model_copy(update={"identity": identity | {"regions": few}})
+    first = blocks.score(folder / _FIRST, first_pass, few, "first pass")
+    best = Shortlist(first, shortlist.size)
+    # Cut as the first pass is, so that a block of one belongs to a block of the other.
+    plan = plan.model_copy(update={"rows": first.plan.rows})
+    blocks.score(folder, plan, max_regions, "score", lambda block: best.of(first.block(block)))
+
+
+def _write_metrics(folder: Path, job: ScoreJob) -> None:
+    scores, approximate = Scores(folder), None
+    if (shortlist := job.scoring.shortlist) is not None:
+        approximate = (
+            f"exact for the best {shortlist.size} of a first pass over {shortlist.regions} regions, of each image and "
+            "of each caption; the rest counts as not found"
+        )
+    measured = measure(scores, scores.caption_image, job.scoring.protocols, approximate=approximate)
+    main, *also = [metrics.model_dump(mode="json") for metrics in measured]
+    content = {"format": SCORES_FORMAT, "data": job.data.name, **main, "also": also}
+    write_whole(folder / METRICS, json.dumps(content, indent=2) + "\n")
+    if (folder / _FIRST).exists():
+        shutil.rmtree(folder / _FIRST)
+
+
+class _Meter:
+    """Reports how far all processes are: blocks are counted on the disk, and of this process's block the pairs."""
+
+    def __init__(self, stage: str, folder: Path, plan: Plan) -> None:
+        self._stage, self._folder, self._plan = stage, folder, plan
+        self._begun = self._reported = time.monotonic()
+        self._at_first = self._standing()
+        self._in_block = 0
+
+    def add(self, pairs: int) -> None:
+        self._in_block += pairs
+        if time.monotonic() - self._reported > _REPORT_SECONDS:
+            self._report(self._standing() + self._in_block)
+
+    def block_is_done(self) -> None:
+        self._in_block = 0
+        if (done := self._standing()) == self._plan.images * self._plan.captions:
+            self._report(done)
+
+    def _standing(self) -> int:
+        missing = missing_blocks(self._folder, self._plan)
+        images = self._plan.images - sum(len(self._plan.rows_of(block)) for block in missing)
+        return images * self._plan.captions
+
+    def _report(self, done: int) -> None:
+        self._reported = time.monotonic()
+        rate = (done - self._at_first) / max(self._reported - self._begun, 1e-9)
+        total = self._plan.images * self._plan.captions
+        report(Progress(stage=self._stage, done=min(done, total), total=total, unit="pairs", per_second=rate))
 
 
 if __name__ == "__main__":

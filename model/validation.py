@@ -11,6 +11,7 @@ from model.encoder import UnicoderVL
 from model.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.objectives import LOSS_NAMES, pretraining_losses
 from model.pretrain_batches import PretrainBatches
+from model.scores import WholeMatrix
 from model.scoring import score_split
 from model.tally import loss_means
 from model.tokenizer import TokenTable, Vocabulary
@@ -71,7 +72,8 @@ def held_out_recall(
     device: torch.device,
 ) -> dict[str, float]:
     """Recall in both directions over all images and captions given; values named as in `RECALL_VALUES`."""
-    metrics = retrieval_metrics(score_split(model, store, captions, tokens, config, device), captions.image_of)
+    scores = WholeMatrix(score_split(model, store, captions, tokens, config, device))
+    metrics = retrieval_metrics(scores, captions.image_of)
     return {f"validation_{name}": value for name, value in metrics.flat().items()}
 
 

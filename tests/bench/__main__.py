@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import download, encoding, extract, loader, pipeline, step
+from tests.bench import download, encoding, extract, loader, pipeline, scoring, step
 
 BENCHES = {
     "loader": loader.run,
     "sqrt8": encoding.run,
     "step": step.run,
+    "scoring": scoring.run,
     "download": download.run,
     "extract": extract.run,
     "pipeline": pipeline.run,

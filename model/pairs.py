@@ -1,0 +1,162 @@
+"""Scores of many images with many captions, each embedded once.
+
+What makes it fast is exact: pairs go through the layers sorted by the number of regions and of word pieces, so that
+next to nothing is padded; the last layer computes [CLS] alone; features stay uint8 until they are on the device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.batch import Regions, pad_words
+from model.config import ScoringConfig
+from model.embeddings import dequantise
+from model.encoder import UnicoderVL
+from model.errors import InputError
+from model.order import Index
+from model.scores import Floats
+
+Tokens = npt.NDArray[np.int32]
+
+_IMAGES_AT_ONCE = 64
+"""Images whose features are f32 at a time: 52 MB of them at 100 x 2048."""
+_CAPTIONS_AT_ONCE = 4096
+"""Captions whose states are held at a time: 160 MB of them at 13 pieces of 768."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of the pairs: states (N, L, H) and masks (N, L) on the device, and how many are real, (N,), here."""
+
+    states: Tensor
+    mask: Tensor
+    counts: Index
+
+
+class PairScorer:
+    """Matching logits of pairs, in f32. A score depends on its pair alone, up to rounding (1e-5 in fp32)."""
+
+    def __init__(self, model: UnicoderVL, config: ScoringConfig, device: torch.device) -> None:
+        """
+        Args:
+            model: in evaluation mode, on the device.
+        """
+        self._model, self._config, self._device = model, config, device
+        self._batch_size = config.batch_size
+
+    @torch.inference_mode()
+    def score(
+        self,
+        regions: Regions,
+        texts: Sequence[Tokens],
+        wanted: npt.NDArray[np.bool_] | None = None,
+        on_pairs: Callable[[int], object] = lambda pairs: None,
+    ) -> Floats:
+        """
+        Args:
+            regions: of I images; more images than some hundreds want much memory.
+            texts: C captions, [CLS] words [SEP] each.
+            wanted: (I, C), the pairs that are scored; None: all of them.
+            on_pairs: is told how many more pairs are done, a batch at a time.
+
+        Returns:
+            (I, C) f32; -inf where not wanted.
+
+        Raises:
+            InputError: one pair alone does not fit in the device's memory.
+        """
+        images = self._embed_images(regions.to(self._device))
+        scores = np.full((len(images.counts), len(texts)), -np.inf, np.float32)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
+            columns = order[start : start + _CAPTIONS_AT_ONCE]
+            if wanted is None:
+                image, caption = np.indices((len(images.counts), len(columns))).reshape(2, -1)
+            else:
+                image, caption = np.nonzero(wanted[:, columns])
+            chosen = [texts[column] for column in columns.tolist()]
+            scores[:, columns] = self._score_some(images, chosen, image, caption, on_pairs)
+        return scores
+
+    def _embed_images(self, regions: Regions) -> _Side:
+        bert = self._model.bert
+        rows = torch.arange(len(regions.mask), device=self._device)
+        parts = [regions.take(some) for some in torch.split(rows, _IMAGES_AT_ONCE)]
+        states = torch.cat([bert.embed_regions(part, dequantise(part)) for part in parts])
+        return _Side(states, regions.mask, regions.mask.sum(1).cpu().numpy())
+
+    def _score_some(
+        self,
+        images: _Side,
+        texts: Sequence[Tokens],
+        image: Index,
+        caption: Index,
+        on_pairs: Callable[[int], object],
+    ) -> Floats:
+        """(I, C) of the pairs (image[p], caption[p]); `texts` come shortest first."""
+        words = pad_words(texts, 0).to(self._device)
+        states, closing = self._model.bert.embed_words(words)
+        captions = _Side(states, words.mask, np.array([len(text) for text in texts]))
+        # Pairs of equal shape side by side.
+        order = np.lexsort((image, caption, images.counts[image]))
+        image, caption = image[order], caption[order]
+        rows, columns = torch.from_numpy(image).to(self._device), torch.from_numpy(caption).to(self._device)
+        scores = torch.full((len(images.counts), len(texts)), -torch.inf, device=self._device)
+        start = 0
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
+            while start < len(image):
+                some = slice(start, start + self._batch_size)
+                tokens, many = captions.counts[caption[some]], images.counts[image[some]]
+                try:
+                    logits = self._score_batch(images, captions, closing, rows[some], columns[some], tokens, many)
+                except torch.OutOfMemoryError as error:
+                    self._halve_batch(error)
+                    continue
+                scores[rows[some], columns[some]] = logits
+                start += len(tokens)
+                on_pairs(len(tokens))
+        return scores.cpu().numpy()
+
+    def _score_batch(
+        self,
+        images: _Side,
+        captions: _Side,
+        closing: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        tokens: Index,
+        many: Index,
+    ) -> Tensor:
+        """Logits (P,) of pairs that have `tokens` word pieces and `many` regions, (P,) each."""
+        bert = self._model.bert
+        width, regions = int(tokens.max()), int(many.max())
+        states = bert.join(
+            captions.states[:, :width].index_select(0, columns),
+            closing.index_select(0, columns),
+            images.states[:, :regions].index_select(0, rows),
+        )
+        mask = None
+        if tokens.min() < width or many.min() < regions:
+            mask = bert.join_masks(
+                captions.mask[:, :width].index_select(0, columns), images.mask[:, :regions].index_select(0, rows)
+            )
+        cls = bert.run(states, mask, cls_only=True)[:, 0]
+        # The head in f32: half precision has so few digits that different scores would tie.
+        with torch.autocast(self._device.type, enabled=False):
+            return self._model.match(cls.float())
+
+    def _halve_batch(self, error: torch.OutOfMemoryError) -> None:
+        if self._batch_size == 1:
+            raise InputError(
+                f"one pair does not fit in the memory of {self._device}; free it, or set scoring.device to another one"
+            ) from error
+        self._batch_size //= 2
+        _log.warning("%s is out of memory: from now on %d pairs a pass", self._device, self._batch_size)
