@@ -15,13 +15,14 @@ from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features
+from model.hinge import retrieval_losses
 from model.identity import data_identity
 from model.pretrain import open_data
 from model.processes import join_processes
-from model.retrieval import RetrievalBatches, retrieval_losses
-from model.tokenizer import Vocabulary, load_vocabulary
+from model.retrieval import RetrievalBatches
+from model.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import RECALL_VALUES, held_out_recall
+from model.validation import RECALL_VALUES, first_images, held_out_recall
 
 
 def run_finetuning(job: FinetuneJob) -> int:
@@ -72,10 +73,14 @@ def _start(job: FinetuneJob) -> Path | None:
 
 
 def _validation(job: FinetuneJob, vocabulary: Vocabulary, device: torch.device) -> Validation | None:
-    """Recall over the whole validation split, if the job asks for it."""
+    """Recall over the validation split, or over its first images, if the job asks for it."""
     if job.validation is None or job.finetune.validation_steps is None:
         return None
     store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
+    count = job.finetune.validation_images
+    if count is not None and count < len(captions.images):
+        captions = first_images(captions, count)
+        tokens = tokenize(vocabulary, captions.texts, job.encoder.max_text_tokens)
     return Validation(RECALL_VALUES, lambda model: held_out_recall(model, store, captions, tokens, job.scoring, device))
 
 

@@ -117,6 +117,15 @@ class BatchOrder:
             self._count(step, part, sum(skipped for _, _, skipped in found))
         return [(epoch, sample) for epoch, sample, _ in found]
 
+    def whole(self, step: int) -> list[tuple[int, int]]:
+        """(epoch, sample) of every place of a step, for a look at the pairs of other parts: what is skipped counts
+        where it is trained on, in `step`.
+
+        Raises:
+            ShardError: as `step`.
+        """
+        return [self._at(place)[:2] for place in range(step * self._batch_size, (step + 1) * self._batch_size)]
+
     def window(self, epoch: int, sample: int) -> Index:
         """Distinct images of the good shards of the sample's window in that epoch, ascending. Not to be written into.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from model.config import PretrainConfig
 from model.draws import draw_uniforms
+from model.matches import Matches
 from model.order import BatchOrder, Index
 from model.tokenizer import TokenTable
 
@@ -48,9 +49,8 @@ class Pairing:
             image_rows: (N,) the image of each caption.
             tokens: the N captions.
         """
-        self._order, self._image_rows, self._tokens, self._config = order, image_rows, tokens, config
-        self._by_image = np.argsort(image_rows, kind="stable")
-        self._sorted_images = image_rows[self._by_image]
+        self._order, self._image_rows, self._config = order, image_rows, config
+        self._matches = Matches(image_rows, tokens)
 
     def pairs(self, turns: Sequence[tuple[int, int]]) -> list[Pair]:
         """One pair for each (epoch, sample), or with matching="paired" the right and a wrong one."""
@@ -67,11 +67,6 @@ class Pairing:
                     made.append(self._wrong(right, replaces_image, strangers) if is_wrong < 0.5 else right)
         return made
 
-    def captions_of(self, image: int) -> Index:
-        """Rows of an image's captions, ascending."""
-        first, stop = np.searchsorted(self._sorted_images, [image, image + 1])
-        return self._by_image[first:stop]
-
     def another_image(self, pair: Pair, draw: float) -> int:
         """The image of the pair's window that a draw in [0, 1) picks from all but the one shown."""
         window = self._order.window(pair.epoch, pair.sample)
@@ -86,13 +81,8 @@ class Pairing:
             if self._config.negative == "image" or replaces_image < 0.5:
                 wrong = replace(right, image=other, matched=False)
             else:
-                captions = self.captions_of(other)
+                captions = self._matches.captions_of(other)
                 wrong = replace(right, caption=int(captions[int(caption_draw * len(captions))]), matched=False)
-            if not self._describes(wrong.caption, wrong.image):
+            if not self._matches.is_true(wrong.caption, wrong.image):
                 break
         return wrong
-
-    def _describes(self, caption: int, image: int) -> bool:
-        """Whether one of the image's captions has the same word pieces."""
-        text = self._tokens[caption]
-        return any(np.array_equal(text, self._tokens[int(row)]) for row in self.captions_of(image))

@@ -1,33 +1,36 @@
-"""Retrieval finetuning: negatives on both sides and the hinge loss on the hardest of them.
+"""Batches of retrieval finetuning: matched pairs, and wrong captions and wrong images for each.
 
-Unicoder-VL (arXiv:1908.06066) section 3.3: the score of a pair is the matching head's; for each matched pair the
-loss is max(0, margin - s(i, c) + s(i, c')) + max(0, margin - s(i, c) + s(i', c)) over the hardest sampled negatives.
+Sampled, a few from the pair's window of shards (Unicoder-VL, arXiv:1908.06066, section 3.3, takes three a side); or
+all that the step's batch holds, for the hardest of them to be found (hardest-in-batch, VSE++, arXiv:1707.05612).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from model.config import FinetuneConfig
 from model.data import WHOLE, BatchOrder, Captions, FeatureStore, Index, Movable, Part, Regions, Words, pad_words
-from model.embeddings import dequantise
-from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.losses import LossSums
 from model.masking import generator
+from model.matches import Matches
 from model.tokenizer import TokenTable, Vocabulary
+
+_TRIES = 16
 
 
 @dataclass(frozen=True)
 class RetrievalBatch(Movable):
-    """B matched pairs with N wrong captions and N wrong images each. Every distinct image is read once.
+    """B matched pairs with up to N wrong captions and N wrong images each. Every distinct image is there once.
 
     Shapes: image_slots and word_slots (B, 1 + 2 N) i64, positions in `regions` and `words`: column 0 is the matched
-    pair, then N wrong captions, then N wrong images.
+    pair, then N wrong captions, then N wrong images. A place for which there is no wrong one repeats the matched pair.
     """
 
     words: Words
@@ -37,12 +40,34 @@ class RetrievalBatch(Movable):
 
     @property
     def counts(self) -> Tensor:
-        """(1,) f32: the pairs, each of which has one hinge."""
+        """(1,) f32: the pairs, each of which has one hinge a side."""
         return torch.tensor([len(self.image_slots)], dtype=torch.float32)
+
+    @property
+    def is_wrong(self) -> Tensor:
+        """(B, 2 N) bool: False where the matched pair stands in the place of a wrong one."""
+        other_image = self.image_slots[:, 1:] != self.image_slots[:, :1]
+        return other_image | (self.word_slots[:, 1:] != self.word_slots[:, :1])
+
+
+@dataclass(frozen=True)
+class _Company:
+    """All B pairs of a step, on all processes, and the U images and C captions that occur in them, each read once.
+
+    samples (B,) are captions in the order of the batch; images (U,) and captions (C,) ascend; true (U, C) says which
+    caption is true of which image.
+    """
+
+    samples: Index
+    images: Index
+    captions: Index
+    true: npt.NDArray[np.bool_]
+    regions: Regions
+    words: Words
 
 
 class RetrievalBatches:
-    """Step number to batch. Negatives are images, and captions of images, of the sample's window of shards."""
+    """Step number to batch. A negative is never a true match (`Matches`)."""
 
     def __init__(
         self,
@@ -53,75 +78,108 @@ class RetrievalBatches:
         max_regions: int,
         config: FinetuneConfig,
     ) -> None:
-        if len(np.unique(captions.image_rows)) < 2:
-            raise InputError("the hinge loss needs captions of at least two images, so that there is a wrong one")
-        self._store, self._captions, self._tokens = store, captions, tokens
-        self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
         rows = captions.image_rows
+        if len(np.unique(rows)) < 2:
+            raise InputError("the hinge loss needs captions of at least two images, so that there is a wrong one")
+        self._store, self._image_rows, self._tokens = store, rows, tokens
+        self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
+        self._matches = Matches(rows, tokens)
         self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, shelf=store)
-        self._by_image = np.argsort(rows, kind="stable")
-        self._sorted_images = rows[self._by_image]
+        # The parts of a step are made one after the other: what they share is read once.
+        self._company = lru_cache(maxsize=1)(self._meet)
 
     def __call__(self, step: int, part: Part = WHOLE) -> RetrievalBatch:
-        negatives = self._config.negatives
-        image_rows: list[Index] = []
-        caption_rows: list[Index] = []
-        for epoch, sample in self._order.step(step, part):
-            rng = generator(self._config.seed, "negatives", epoch, sample)
-            own = int(self._captions.image_rows[sample])
-            others = self._order.window(epoch, sample)
-            others = others[others != own]
-            strangers = others[rng.integers(len(others), size=negatives)]
-            wrong_captions = [rng.choice(self._captions_of(image)) for image in strangers.tolist()]
-            wrong_images = others[rng.integers(len(others), size=negatives)]
-            image_rows.append(np.concatenate([np.full(1 + negatives, own, np.int64), wrong_images]))
-            caption_rows.append(np.concatenate([[sample], wrong_captions, np.full(negatives, sample)]))
-        images, image_slots = np.unique(np.stack(image_rows), return_inverse=True)
-        texts, word_slots = np.unique(np.stack(caption_rows), return_inverse=True)
-        shape = (len(image_rows), 1 + 2 * negatives)
+        """The batch of a step, or one part of it."""
+        turns = self._order.step(step, part)
+        return self._against_batch(step, part) if self._config.mines(step) else self._against_window(turns)
+
+    def _against_window(self, turns: Sequence[tuple[int, int]]) -> RetrievalBatch:
+        """Each pair with negatives sampled from its window of shards."""
+        pairs = [self._sample(epoch, sample) for epoch, sample in turns]
+        images, image_slots = np.unique([image for image, _ in pairs], return_inverse=True)
+        texts, word_slots = np.unique([text for _, text in pairs], return_inverse=True)
+        shape = (len(pairs), 1 + 2 * self._config.negatives)
         return RetrievalBatch(
-            words=pad_words([self._tokens[int(row)] for row in texts], self._vocabulary.pad_id),
+            words=self._words(texts),
             regions=self._store.read(images, self._max_regions),
             image_slots=torch.from_numpy(image_slots.reshape(shape)),
             word_slots=torch.from_numpy(word_slots.reshape(shape)),
         )
 
-    def _captions_of(self, image: int) -> Index:
-        first, stop = np.searchsorted(self._sorted_images, [image, image + 1])
-        return self._by_image[first:stop]
+    def _sample(self, epoch: int, sample: int) -> tuple[list[int], list[int]]:
+        """Images and captions (1 + 2 N) of a pair and its negatives, from (seed, epoch, sample) alone.
+
+        A stranger that would make a true pair is drawn again, 16 times at most.
+        """
+        count, matches = self._config.negatives, self._matches
+        rng = generator(self._config.seed, "negatives", epoch, sample)
+        own = int(self._image_rows[sample])
+        others = self._order.window(epoch, sample)
+        others = others[others != own]
+
+        def draw_image() -> int:
+            return int(others[rng.integers(len(others))])
+
+        def caption_of(image: int) -> int:
+            return int(rng.choice(matches.captions_of(image)))
+
+        strangers = others[rng.integers(len(others), size=count)]
+        first_captions = [caption_of(image) for image in strangers.tolist()]
+        first_images = others[rng.integers(len(others), size=count)].tolist()
+        captions = [
+            _first_wrong(first, lambda: caption_of(draw_image()), lambda caption: matches.is_true(caption, own), sample)
+            for first in first_captions
+        ]
+        images = [
+            _first_wrong(first, draw_image, lambda image: matches.is_true(sample, image), own) for first in first_images
+        ]
+        return [own] * (1 + count) + images, [sample, *captions] + [sample] * count
+
+    def _against_batch(self, step: int, part: Part) -> RetrievalBatch:
+        """The pairs of this part, each with all captions and images of the step's whole batch as candidates.
+
+        N is the number of distinct captions. So what is learnt does not depend on how the batch is split.
+        """
+        whole = self._company(step)
+        size = len(whole.samples) // part.count
+        samples = whole.samples[part.index * size : (part.index + 1) * size]
+        image = np.searchsorted(whole.images, self._image_rows[samples])[:, None]
+        caption = np.searchsorted(whole.captions, samples)[:, None]
+        images, captions = whole.true.shape
+        image_slots, word_slots = np.tile(image, 1 + 2 * captions), np.tile(caption, 1 + 2 * captions)
+        word_slots[:, 1 : 1 + captions] = np.where(whole.true[image[:, 0]], caption, np.arange(captions))
+        # No more images than captions, so these are places enough.
+        first = 1 + captions
+        image_slots[:, first : first + images] = np.where(whole.true[:, caption[:, 0]].T, image, np.arange(images))
+        return RetrievalBatch(
+            words=whole.words,
+            regions=whole.regions,
+            image_slots=torch.from_numpy(image_slots),
+            word_slots=torch.from_numpy(word_slots),
+        )
+
+    def _meet(self, step: int) -> _Company:
+        samples = np.array([sample for _, sample in self._order.whole(step)], np.int64)
+        captions = np.unique(samples)
+        images = np.unique(self._image_rows[samples])
+        return _Company(
+            samples=samples,
+            images=images,
+            captions=captions,
+            true=self._matches.table(images.tolist(), captions.tolist()),
+            regions=self._store.read(images, self._max_regions),
+            words=self._words(captions),
+        )
+
+    def _words(self, captions: Index) -> Words:
+        return pad_words([self._tokens[caption] for caption in captions.tolist()], self._vocabulary.pad_id)
 
 
-def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
-    """Matching logits (B, 1 + 2 N). Images and captions are embedded once and gathered."""
-    bert = model.bert
-    text, closing = bert.embed_words(batch.words)
-    regions = bert.embed_regions(batch.regions, dequantise(batch.regions))
-    image, word = batch.image_slots.flatten(), batch.word_slots.flatten()
-    states = bert.join(text[word], closing[word], regions[image])
-    mask = bert.join_masks(batch.words.mask[word], batch.regions.mask[image])
-    cls = bert.run(states, mask, cls_only=True)[:, 0]
-    logits: Tensor = model.match(cls).view_as(batch.image_slots).float()
-    return logits
-
-
-def hinge_losses(logits: Tensor, config: FinetuneConfig, hardest: bool) -> Tensor:
-    """The two hinges of each pair, added: (B,).
-
-    Args:
-        logits: (B, 1 + 2 N), as `RetrievalBatch` orders them.
-        hardest: take each side's largest hinge (the paper) or the mean of them (`mean_hinge_share`).
-    """
-    scores = torch.sigmoid(logits) if config.score == "sigmoid" else logits
-    hinges = (config.margin - scores[:, :1] + scores[:, 1:]).clamp(min=0)
-    captions, images = hinges.chunk(2, dim=1)
-    if hardest:
-        return config.text_weight * captions.amax(1) + config.image_weight * images.amax(1)
-    return config.text_weight * captions.mean(1) + config.image_weight * images.mean(1)
-
-
-def retrieval_losses(model: UnicoderVL, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
-    """The hinge loss, K = 1; a pair is right when it scores above all of its negatives."""
-    logits = score_pairs(model, batch)
-    hinges = hinge_losses(logits, config, hardest=step >= config.mean_hinge_share * config.steps)
-    right = (logits[:, :1] > logits[:, 1:]).all(1)
-    return LossSums(("hinge",), hinges.sum().unsqueeze(0), right.sum().float().unsqueeze(0))
+def _first_wrong(first: int, draw: Callable[[], int], is_true: Callable[[int], bool], matched: int) -> int:
+    """The first of up to 16 draws that is not true; the matched one where all of them are."""
+    candidate = first
+    for _ in range(_TRIES - 1):
+        if not is_true(candidate):
+            return candidate
+        candidate = draw()
+    return matched if is_true(candidate) else candidate

@@ -79,14 +79,6 @@ def test_paired_gives_both_and_none_gives_the_right_pair_alone():
     assert [(pair.image, pair.caption, pair.matched) for pair in alone.pairs([(0, 3)])] == [(3, 3, True)]
 
 
-def test_captions_of_an_image_in_any_row_order():
-    rows = np.array([5, 1, 5, 3, 1, 5])
-    _, pairing = make_pairing(rows, range(6))
-    assert pairing.captions_of(5).tolist() == [0, 2, 5]
-    assert pairing.captions_of(1).tolist() == [1, 4]
-    assert pairing.captions_of(2).tolist() == []
-
-
 def test_where_every_caption_reads_alike_another_image_must_do():
     rows = np.arange(4)
     _, pairing = make_pairing(rows, np.zeros(4, int), matching="paired")

@@ -99,13 +99,15 @@ def test_finetuning_in_two_processes_ends_with_what_one_learns_and_the_best_of_i
     def finetuning(run: str, **fields: object) -> FinetuneJob:
         always = {"steps": 60, "batch_size": 8, "checkpoint_steps": 10, "log_steps": 10, "validation_steps": 10}
         best = {"keep_best": "validation_recall_sum", "keep_last": 1, "num_threads": 1}
+        # Sampled negatives first, then the hardest of the batch, which each process looks for in the whole of it.
+        negatives = {"negatives_from": "batch", "mean_hinge_share": 0.5}
         return FinetuneJob(
             run_path=str(tmp_path / run),
             train=first.train,
             validation=first.train,
             vocabulary_path=first.vocabulary_path,
             encoder=first.encoder,
-            finetune=FinetuneConfig.model_validate(always | best | fields),
+            finetune=FinetuneConfig.model_validate(always | best | negatives | fields),
             checkpoint_path=str(result(first)),
         )
 
