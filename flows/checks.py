@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
-from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
+from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams, Setting
 from flows.recipes import RECIPES, recipe
 from flows.shard_params import DownloadParams, ExtractParams
 from tasks import train
 from tasks.download_settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
+from tasks.logins import without_login
 from tasks.manifest import manifest_receipt
 from tasks.rows import check_rows
 from tasks.storage import Root
@@ -64,7 +67,8 @@ def validation_text(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         what = "there is no such field"
     elif first["type"] != "missing" and where and not isinstance(first["input"], dict | list):
-        what += f" (it is {first['input']!r})"
+        given = first["input"]
+        what += f" (it is {(without_login(given) if isinstance(given, str) else given)!r})"
     more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
 
@@ -121,9 +125,21 @@ def check_finetune(params: FinetuneParams) -> None:
     Root(params.root_uri).check_writable()
 
 
+def check_setting(setting: str, params: RebuildParams, known: Sequence[str]) -> Setting:
+    """The setting of this name.
+
+    Raises:
+        UserError: it is none of those known, or these parameters do not train for it.
+    """
+    if setting not in known:
+        raise UserError(f"there is no setting {setting!r} here; known are {', '.join(known)}")
+    if setting == "task-specific" and params.task_specific is None:
+        raise UserError("these parameters have no task_specific training; set task_specific in the --params file")
+    return cast(Setting, setting)
+
+
 def check_evaluate(params: EvaluateParams) -> None:
     """Raise UserError unless the checkpoint and the features of the split are there."""
     root = Root(params.root_uri)
-    params.checkpoint(root)
-    train.resolve_data(root, params.data())
+    params.spec(root)
     root.check_writable()

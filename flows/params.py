@@ -6,19 +6,21 @@ command, deployment and history row.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams, Params
 from model.config import EncoderConfig, FinetuneConfig, LoaderConfig, LoopConfig, PretrainConfig, ScoringConfig
-from tasks import train
+from tasks import runs, train
 from tasks.config import DatasetConfig, DownloadConfig, Name
-from tasks.records import CheckpointRef
+from tasks.evaluate import EvaluationSpec
+from tasks.records import CheckpointRef, Stage
+from tasks.runs import CheckpointChoice, RunRef
 from tasks.storage import Root
 
-Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
+Setting = runs.Setting
 
 
 class PretrainParams(Params):
@@ -110,52 +112,114 @@ class FinetuneParams(Params):
 
 
 class EvaluateParams(Params):
-    """A checkpoint and a retrieval split to one row of the history."""
+    """A checkpoint and a retrieval split to one row of the history.
+
+    The checkpoint is one of a run that is described by its parameters (setting, extractor, and pretraining or
+    finetuning), or of one that is named (run) and so says all that by itself.
+    """
 
     root_uri: str
-    setting: Setting
+    run: str | None = Field(default=None, description="name of a run under ROOT/runs, instead of its parameters")
+    setting: Setting | None = Field(default=None, description="row of the table, and by it which run is scored")
+    variant: str | None = Field(default=None, description="see RebuildParams.variant")
     dataset: Name
     split: Name = "test"
-    extractor: ExtractorConfig
+    extractor: ExtractorConfig | None = None
+    checkpoint: CheckpointChoice = Field(
+        default="result",
+        description="result: that of a complete run; newest: the one of most steps, of a run under way, too; or a step",
+    )
+    max_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="fail where the mean of R@1, R@5 and R@10 both ways (recall sum / 6) is more than this below the "
+        "best earlier one of the same setting, data and main protocol; .02 is two percentage points. None: never",
+    )
     scoring: ScoringConfig = ScoringConfig()
     loader: LoaderConfig = LoaderConfig()
     pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
     finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")
 
+    @field_validator("checkpoint", mode="before")
+    @classmethod
+    def _read_checkpoint(cls, value: object) -> object:
+        """A step may be written as a text, as a command line does."""
+        return runs.checkpoint_choice(str(value))
+
     @model_validator(mode="after")
     def _check_run(self) -> EvaluateParams:
-        if (self.pretraining if self.setting == "zero-shot" else self.finetuning) is None:
-            needed = "pretraining" if self.setting == "zero-shot" else "finetuning"
-            raise ValueError(f"setting={self.setting!r} needs {needed}")
+        described = ("setting", "extractor", "pretraining", "finetuning")
+        given = [name for name in described if getattr(self, name) is not None]
+        if self.run is not None:
+            if given:
+                raise ValueError(f"run={self.run!r} says by itself what it is; leave {', '.join(given)} out")
+            return self
+        if self.setting is None:
+            raise ValueError("name the run that is scored: set run, or setting and the parameters of its training")
+        needed = "pretraining" if self.setting == "zero-shot" else "finetuning"
+        for name in ("extractor", needed):
+            if name not in given:
+                raise ValueError(f"setting={self.setting!r} needs {name}")
         start = {"task-specific": "scratch", "pretrain+finetune": "pretrained"}.get(self.setting)
         if start is not None and self.finetuning is not None and self.finetuning.finetune.start != start:
             raise ValueError(f"setting={self.setting!r} scores a run with finetune.start={start!r}")
         return self
 
-    def checkpoint(self, root: Root) -> CheckpointRef:
-        """The complete run that is to be scored.
-
-        Raises:
-            UserError: it is not there.
-        """
-        if self.setting == "zero-shot":
-            assert self.pretraining is not None
-            return train.find_pretrained(root, self.pretraining.spec())
-        assert self.finetuning is not None
-        return train.find_finetuned(root, self.finetuning.spec())
-
-    def data(self) -> train.DataSpec:
-        """The split that is scored."""
-        return train.DataSpec(self.dataset, self.split, self.extractor, self.loader)
+    @property
+    def subject(self) -> str:
+        """What is scored, in a word."""
+        return self.run or self.setting or ""
 
     @property
     def seed(self) -> int:
-        """Seed of the run that is scored."""
+        """Of the run that the parameters describe. A run that is named knows its own: see `tasks.runs.find_run`."""
+        assert self.run is None
         if self.setting == "zero-shot":
             assert self.pretraining is not None
             return self.pretraining.pretrain.seed
         assert self.finetuning is not None
         return self.finetuning.finetune.seed
+
+    def spec(self, root: Root) -> EvaluationSpec:
+        """The checkpoint, and the features of the split that it reads.
+
+        Raises:
+            UserError: one of them is not there.
+        """
+        if self.run is not None:
+            run = runs.find_run(root, self.run)
+            checkpoint = runs.choose_checkpoint(root, run, self.checkpoint)
+            data = runs.data_for(root, checkpoint, self.dataset, self.split, self.loader)
+        else:
+            assert self.extractor is not None
+            run, result = self._described_run(root)
+            checkpoint = result() if self.checkpoint == "result" else runs.choose_checkpoint(root, run, self.checkpoint)
+            split = train.DataSpec(self.dataset, self.split, self.extractor, self.loader)
+            data = train.resolve_data(root, split)
+        return EvaluationSpec(
+            setting=run.setting,
+            seed=run.seed,
+            checkpoint=checkpoint,
+            dataset=self.dataset,
+            split=self.split,
+            data=data,
+            scoring=self.scoring,
+            variant=self.variant,
+        )
+
+    def _described_run(self, root: Root) -> tuple[RunRef, Callable[[], CheckpointRef]]:
+        """The run that the parameters describe, and what finds its result or says which command makes it."""
+        assert self.setting is not None
+        if self.setting == "zero-shot":
+            assert self.pretraining is not None
+            pretraining = self.pretraining.spec()
+            run = RunRef(train.pretraining_run(root, pretraining), Stage.PRETRAIN, self.setting, self.seed)
+            return run, lambda: train.find_pretrained(root, pretraining)
+        assert self.finetuning is not None
+        finetuning = self.finetuning.spec()
+        run = RunRef(train.finetuning_run(root, finetuning), Stage.FINETUNE, self.setting, self.seed)
+        return run, lambda: train.find_finetuned(root, finetuning)
 
 
 class RebuildParams(Params):
@@ -176,6 +240,11 @@ class RebuildParams(Params):
     scoring: ScoringConfig = ScoringConfig()
     loader: LoaderConfig = LoaderConfig()
     evaluation_split: Name = "test"
+    variant: str | None = Field(
+        default=None,
+        description="what an ablation changed, such as 3 layers: over time, such evaluations are compared with each "
+        "other and not with those of the experiment itself",
+    )
     accept_changes: bool = Field(default=False, description="see DownloadParams.accept_changes")
     max_workers: int = Field(default=2, ge=1, description="shards worked on at once")
     max_trainings: int = Field(
@@ -266,6 +335,7 @@ class RebuildParams(Params):
         return EvaluateParams(
             root_uri=self.root_uri,
             setting=setting,
+            variant=self.variant,
             dataset=self.retrieval_dataset.name,
             split=self.evaluation_split,
             extractor=self.extractor,

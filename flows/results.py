@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
+from tasks.evaluate import ProtocolTable
 from tasks.records import HistoryRow, Record, Stage
-from tasks.report import SettingRow
+from tasks.reports.setting_row import SettingRow
 
 
 class StageSummary(Record):
@@ -19,11 +22,19 @@ class StageSummary(Record):
 
 
 class EvaluationResult(Record):
-    """One evaluation, and the chance it is to be compared with."""
+    """One evaluation, by its main protocol and the others, and the chance it is to be compared with."""
 
     row: HistoryRow
     table_row: SettingRow
     chance: SettingRow
+    also: tuple[ProtocolTable, ...] = Field(default=(), description="what the other protocols measured")
+    fall: float | None = Field(
+        description="mean recall below the best earlier evaluation of this setting, data and protocol; negative: "
+        "above; None: there is none"
+    )
+    comparison: str = Field(description="the same in words")
+    report_path: str | None = Field(description="the page of this evaluation; None: none could be made")
+    no_report: str | None = Field(default=None, description="why not")
     skipped: bool = Field(description="True where the scores stood already")
 
 
@@ -36,3 +47,12 @@ class RebuildResult(Record):
     stages: tuple[StageSummary, ...]
     report_path: str
     seconds: float = Field(description="wall time, seconds")
+
+
+class Made(Record):
+    """One thing that `setup` looked for on the Prefect server, and what it did about it."""
+
+    kind: Literal["work pool", "deployment", "automation"]
+    name: str
+    done: Literal["made", "changed", "stands"]
+    remark: str = ""

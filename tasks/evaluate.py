@@ -7,96 +7,114 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import comb, fsum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from model.config import ScoreJob, ScoringConfig
+from model.errors import InputError
+from model.metrics import RECALL_DEPTHS
 from model.progress import Progress
-from tasks.history import append_history, code_version
+from model.protocols import protocol_rows
+from model.scores import METRICS, SCORES_FORMAT, Scores, missing_blocks, read_plan
+from tasks.errors import StageError, UserError
+from tasks.history import append_history, code_version, find_row, measured
 from tasks.launch import run_module
-from tasks.records import CheckpointRef, HistoryRow, fingerprint
-from tasks.report import SettingRow
+from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
+from tasks.reports.setting_row import SettingRow, setting_rows
 from tasks.storage import Root, now, scores_folder
-from tasks.train import DataSpec, ResolvedData, resolve_data
-
-SCORES_FORMAT = "scores/1"
-RECALL_DEPTHS = (1, 5, 10)
+from tasks.train import ResolvedData, num_processes
 
 
-class _Metrics(BaseModel):
-    """The part of metrics.json that the table shows."""
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """What is evaluated: a checkpoint on a split.
 
-    model_config = ConfigDict(frozen=True)
+    `setting` is the row of the table (zero-shot, task-specific or pretrain+finetune), `seed` that of the training run,
+    `variant` what an ablation changed.
+    """
 
-    image_to_text_recall: dict[int, float]
-    text_to_image_recall: dict[int, float]
-    images: int
-    captions: int
+    setting: str
+    seed: int
+    checkpoint: CheckpointRef
+    dataset: str
+    split: str
+    data: ResolvedData
+    scoring: ScoringConfig
+    variant: str | None = None
+
+    @property
+    def data_fingerprint(self) -> str:
+        return scored_data_fingerprint(self.data, self.scoring)
+
+    @property
+    def name(self) -> str:
+        """Folder name under ROOT/scores."""
+        return evaluation_name(self.dataset, self.split, self.checkpoint.fingerprint, self.data_fingerprint)
+
+
+class ProtocolTable(Record):
+    """What one protocol measured, and the chance it is to be compared with."""
+
+    chance: SettingRow
+    row: SettingRow
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its history row, its row of the table, and whether the scores stood already.
-
-    `captions_per_image` has one count per scored image: chance follows from it.
-    """
+    """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
 
     row: HistoryRow
-    table_row: SettingRow
-    captions_per_image: tuple[int, ...]
+    tables: tuple[ProtocolTable, ...]
     skipped: bool
 
 
-def evaluate(
-    root: Root,
-    setting: str,
-    checkpoint: CheckpointRef,
-    data: DataSpec,
-    scoring: ScoringConfig,
-    seed: int,
-    on_progress: Callable[[Progress], None],
-) -> Evaluation:
+def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress], None]) -> Evaluation:
     """Score every image of a split with every caption and append the metrics to the history, unless that was done.
 
-    Args:
-        setting: the row of the table: zero-shot, task-specific or pretrain+finetune.
-        seed: of the training run, for the history.
+    Killed, it goes on with the blocks of scores that are not there yet. Other protocols than those measured cost no
+    new scores.
 
     Raises:
-        UserError: features are missing or do not fit the checkpoint.
+        UserError: features do not fit the checkpoint, or a file of the scores is damaged.
         StageError: scoring failed; the message names its log.
     """
-    resolved = resolve_data(root, data)
-    data_fingerprint = scored_data_fingerprint(resolved, scoring)
-    folder = scores_folder(evaluation_name(data.dataset, data.split, checkpoint.fingerprint, data_fingerprint))
-    skipped = root.exists(f"{folder}/metrics.json") and root.exists(f"{folder}/scores.npz")
-    if not skipped:
-        output = root.local(folder, "evaluation")
-        job = ScoreJob(output_path=str(output), checkpoint_path=checkpoint.uri, data=resolved.source, scoring=scoring)
-        run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress)
-    metrics_json = json.loads(root.read_bytes(f"{folder}/metrics.json"))
-    row = append_history(
-        root,
-        HistoryRow(
-            setting=setting,
-            run=checkpoint.run,
-            dataset=data.dataset,
-            split=data.split,
-            seed=seed,
-            metrics=metrics_json,
-            checkpoint_fingerprint=checkpoint.fingerprint,
-            data_fingerprint=data_fingerprint,
-            code_version=code_version(),
-            created_at=now(),
-        ),
+    output = root.local(scores_folder(spec.name), "evaluation")
+    protocols = spec.scoring.protocols
+    metrics = _standing_metrics(output, protocols)
+    skipped = metrics is not None
+    if metrics is None:
+        job = ScoreJob(
+            output_path=str(output), checkpoint_path=spec.checkpoint.uri, data=spec.data.source, scoring=spec.scoring
+        )
+        processes = num_processes(spec.scoring)
+        run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress, num_processes=processes)
+        metrics = _standing_metrics(output, protocols)
+        if metrics is None:
+            raise StageError(f"model.scoring ended well but left no whole scores in {output}; see {output / 'log.txt'}")
+    row = HistoryRow(
+        setting=spec.setting,
+        variant=spec.variant,
+        run=spec.checkpoint.run,
+        dataset=spec.dataset,
+        split=spec.split,
+        seed=spec.seed,
+        metrics=metrics,
+        stage=spec.checkpoint.stage,
+        step=spec.checkpoint.step,
+        checkpoint_fingerprint=spec.checkpoint.fingerprint,
+        data_fingerprint=spec.data_fingerprint,
+        code_version=code_version(),
+        created_at=now(),
     )
-    return Evaluation(
-        row=row,
-        table_row=table_row(row),
-        captions_per_image=_captions_per_image(root.local(f"{folder}/scores.npz", "evaluation")),
-        skipped=skipped,
-    )
+    counts = _captions_per_image(output)
+    tables = tuple(ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row))
+    return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped)
+
+
+def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:
+    """The history's row of an evaluation, if it was ever made."""
+    return find_row(root, spec.setting, spec.checkpoint.fingerprint, spec.data_fingerprint, spec.scoring.protocols)
 
 
 def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
@@ -108,54 +126,75 @@ def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_
 def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
     """What an evaluation's scores depend on beside the weights.
 
-    Of the scoring config, precision alone enters: batch size and device change rounding at most.
+    Of the scoring config, precision and a shortlist enter: the rest changes rounding at most, or what is measured on
+    the scores.
     """
-    return fingerprint({**data.identity, "precision": scoring.precision})
+    scored = {**data.identity, "precision": scoring.precision}
+    if scoring.shortlist is not None:
+        scored["shortlist"] = fingerprint(scoring.shortlist.model_dump(mode="json"))
+    return fingerprint(scored)
 
 
-def table_row(row: HistoryRow) -> SettingRow:
-    """A history row as the table shows it."""
-    metrics = _Metrics.model_validate(row.metrics)
-    return SettingRow(
-        setting=row.setting,
-        image_to_text=metrics.image_to_text_recall,
-        text_to_image=metrics.text_to_image_recall,
-        images=metrics.images,
-        captions=metrics.captions,
-        seed=row.seed,
-    )
-
-
-def chance_row(captions_per_image: Sequence[int]) -> SettingRow:
+def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> SettingRow:
     """Expected recall of a ranking drawn at random: what knowing nothing scores.
 
     Of M captions, an image has c true ones. A random order of them has none of the c among its first k with
     probability C(M - c, k) / C(M, k) (hypergeometric); so image-to-text recall is the mean over images of one minus
-    that. A caption has one true image among N: text-to-image recall is k / N. Both are exact.
+    that. A caption has one true image among N: text-to-image recall is k / N. Both are exact. M and N are those of a
+    fold; of several folds it is the mean, as of the metrics.
 
     Args:
-        captions_per_image: c of every image, each at least 1.
+        captions_per_image: c of every scored image, each at least 1, in the order of the scores.
+        protocol: all, first:N or folds:N, see `model.protocols`.
     """
-    images, captions = len(captions_per_image), sum(captions_per_image)
-    if not images or min(captions_per_image) < 1:
+    if not captions_per_image or min(captions_per_image) < 1:
         raise ValueError(f"every image needs a caption, got counts {list(captions_per_image)[:5]}")
-
-    def image_to_text(k: int) -> float:
-        depth = min(k, captions)
-        orders = comb(captions, depth)
-        return fsum((orders - comb(captions - c, depth)) / orders for c in captions_per_image) / images
-
+    folds = [captions_per_image[rows.start : rows.stop] for rows in protocol_rows(protocol, len(captions_per_image))]
     return SettingRow(
         setting="chance",
-        image_to_text={k: image_to_text(k) for k in RECALL_DEPTHS},
-        text_to_image={k: min(k, images) / images for k in RECALL_DEPTHS},
-        images=images,
-        captions=captions,
+        image_to_text={k: fsum(_chance_of_a_caption(fold, k) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
+        text_to_image={k: fsum(min(k / len(fold), 1) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
+        images=sum(map(len, folds)),
+        captions=sum(map(sum, folds)),
         seed=None,
+        protocol=protocol,
+        folds=len(folds),
+        split_images=len(captions_per_image),
     )
 
 
-def _captions_per_image(scores_path: Path) -> tuple[int, ...]:
-    with np.load(scores_path) as scores:
-        counts = np.bincount(scores["caption_image"])
+def _chance_of_a_caption(captions_per_image: Sequence[int], k: int) -> float:
+    """Share of the images that find one of their captions among k drawn at random."""
+    captions = sum(captions_per_image)
+    depth = min(k, captions)
+    orders = comb(captions, depth)
+    missed = {c: comb(captions - c, depth) for c in set(captions_per_image)}
+    return fsum((orders - missed[c]) / orders for c in captions_per_image) / len(captions_per_image)
+
+
+def _standing_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:
+    """The metrics of a folder's scores, if they are of exactly these protocols and every block is there.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return None
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_bytes())
+        found = [one.protocol for one in measured(metrics)]
+        whole = not missing_blocks(folder, read_plan(folder))
+    except InputError as error:
+        raise UserError(str(error)) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} holds no metrics; remove it and evaluate again: scores that stand are kept") from error
+    return metrics if whole and found == list(protocols) else None
+
+
+def _captions_per_image(folder: Path) -> tuple[int, ...]:
+    try:
+        counts = np.bincount(Scores(folder).caption_image)
+    except InputError as error:
+        raise UserError(str(error)) from error
     return tuple(int(count) for count in counts)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
+from model.metrics import RetrievalMetrics
+from model.publish import Lock
 from tasks.errors import UserError
 from tasks.records import HistoryRow
 from tasks.storage import HISTORY, Root
@@ -43,24 +49,57 @@ def read_history(root: Root) -> list[HistoryRow]:
     return rows
 
 
-def find_row(root: Root, setting: str, checkpoint_fingerprint: str, data_fingerprint: str) -> HistoryRow | None:
-    """The row of this setting, checkpoint and data, if it was ever evaluated."""
-    wanted = (setting, checkpoint_fingerprint, data_fingerprint)
-    for row in read_history(root):
-        if (row.setting, row.checkpoint_fingerprint, row.data_fingerprint) == wanted:
-            return row
-    return None
+def measured(metrics: Mapping[str, Any]) -> list[RetrievalMetrics]:
+    """What a metrics.json, or a row's `metrics`, holds: one for each protocol, the main one first.
+
+    Raises:
+        ValidationError: these are no metrics of retrieval.
+    """
+    main = {name: value for name, value in metrics.items() if name not in ("format", "data", "also")}
+    return [RetrievalMetrics.model_validate(one) for one in (main, *metrics.get("also", ()))]
+
+
+def find_row(
+    root: Root, setting: str, checkpoint_fingerprint: str, data_fingerprint: str, protocols: Sequence[str] = ("all",)
+) -> HistoryRow | None:
+    """The row of this setting, checkpoint, data and protocols, if it was ever evaluated.
+
+    Args:
+        data_fingerprint: see `tasks.evaluate.scored_data_fingerprint`; what a shortlist leaves out is part of it.
+        protocols: the main one first.
+    """
+    wanted = (setting, checkpoint_fingerprint, data_fingerprint, tuple(protocols))
+    return next((row for row in read_history(root) if _identity(row) == wanted), None)
 
 
 def append_history(root: Root, row: HistoryRow) -> HistoryRow:
-    """Append a row, unless its setting, checkpoint and data stand there already; the row that stands."""
-    with _append_lock:
-        standing = find_row(root, row.setting, row.checkpoint_fingerprint, row.data_fingerprint)
-        if standing is not None:
-            return standing
+    """Append a row, unless its setting, checkpoint, data and protocols stand there already; the row that stands."""
+    with _append_lock, _alone(root):
+        for standing in read_history(root):
+            if _identity(standing) == _identity(row):
+                return standing
         _end_last_line(root)
         root.append_line(HISTORY, row.model_dump_json())
     return row
+
+
+def _identity(row: HistoryRow) -> tuple[str, str, str, tuple[str, ...]]:
+    """What makes an evaluation another one. Rows of an older program name no protocol: theirs was `all`."""
+    protocols = tuple(str(one.get("protocol", "all")) for one in (row.metrics, *row.metrics.get("also", ())))
+    return row.setting, row.checkpoint_fingerprint, row.data_fingerprint, protocols
+
+
+@contextmanager
+def _alone(root: Root) -> Iterator[None]:
+    """Keep other processes of this machine from appending. On an object store nothing does."""
+    if not root.is_local:
+        yield
+        return
+    path = root.local(HISTORY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Lock(path) as lock:
+        lock.hold()
+        yield
 
 
 def _end_last_line(root: Root) -> None:
@@ -68,8 +107,14 @@ def _end_last_line(root: Root) -> None:
     if not root.exists(HISTORY):
         return
     content = root.read_bytes(HISTORY)
-    if content and not content.endswith(b"\n"):
-        root.publish_bytes(HISTORY, content[: content.rfind(b"\n") + 1])
+    if not content or content.endswith(b"\n"):
+        return
+    whole = content.rfind(b"\n") + 1
+    if root.is_local:
+        # In place: whoever waits for the lock has this very file open.
+        os.truncate(root.local(HISTORY), whole)
+    else:
+        root.publish_bytes(HISTORY, content[:whole])
 
 
 @cache

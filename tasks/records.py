@@ -157,15 +157,25 @@ class HistoryRow(Record):
     """One evaluation: metrics and where they came from. Appended, never changed."""
 
     setting: str = Field(description="zero-shot, task-specific, pretrain+finetune, ...")
+    variant: str | None = Field(default=None, description="what an ablation changed, such as 3 layers; None: nothing")
     run: str
     dataset: str
     split: str
     seed: int
-    metrics: dict[str, Any] = Field(description="RetrievalMetrics as JSON")
+    metrics: dict[str, Any] = Field(
+        description="metrics.json of the scores: RetrievalMetrics of the main protocol, and under `also` of the others"
+    )
+    stage: Stage | None = Field(default=None, description="of the run; None in rows of an older program")
+    step: int | None = Field(default=None, description="of the checkpoint; None in rows of an older program")
     checkpoint_fingerprint: str
     data_fingerprint: str
     code_version: str
     created_at: str
+
+    @property
+    def name(self) -> str:
+        """Setting and variant: what is compared over time."""
+        return self.setting if self.variant is None else f"{self.setting}, {self.variant}"
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:

@@ -44,7 +44,8 @@ from tasks.storage import (
     run_folder,
 )
 
-RUN_FORMAT = "run/2"
+_RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
+"""Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
 _BERT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OnProgress = Callable[[Progress], None]
 
@@ -112,22 +113,28 @@ def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
         UserError: they are not there yet, or the root is not a local folder.
     """
     extractor, _ = extractor_fingerprint(data.extractor)
-    manifest = feature_manifest_path(extractor, data.dataset, data.split)
-    captions = root.read_model(captions_receipt_path(data.dataset, data.split), Receipt)
+    return resolve_features(root, data.dataset, data.split, extractor, data.loader)
+
+
+def resolve_features(root: Root, dataset: str, split: str, extractor: str, loader: LoaderConfig) -> ResolvedData:
+    """The same for an extractor that is known by its fingerprint."""
+    name = f"{dataset}/{split}"
+    manifest = feature_manifest_path(extractor, dataset, split)
+    captions = root.read_model(captions_receipt_path(dataset, split), Receipt)
     if captions is None:
-        raise UserError(f"{data} has no captions under {root.uri}; run `unicoder-vl download` with the same parameters")
+        raise UserError(f"{name} has no captions under {root.uri}; run `unicoder-vl download` with the same parameters")
     if not root.exists(manifest):
         raise UserError(
-            f"{data} has no finished features of this extractor ({extractor[:12]}) under {root.uri}; "
+            f"{name} has no finished features of this extractor ({extractor[:12]}) under {root.uri}; "
             "run `unicoder-vl extract` with the same parameters"
         )
     return ResolvedData(
         source=FeatureSource(
-            features_path=str(root.local(features_folder(extractor, data.dataset, data.split), "training")),
-            captions_path=str(root.local(captions_path(data.dataset, data.split), "training")),
+            features_path=str(root.local(features_folder(extractor, dataset, split), "training")),
+            captions_path=str(root.local(captions_path(dataset, split), "training")),
             cache_path=str(root.local(CACHE, "training")),
-            name=str(data),
-            loader=data.loader,
+            name=name,
+            loader=loader,
         ),
         identity={
             "features": hashlib.sha256(root.read_bytes(manifest)).hexdigest(),
@@ -269,8 +276,8 @@ def _train(
     return done
 
 
-def num_processes(config: LoopConfig) -> int:
-    """Processes of this machine that train together: a GPU each, unless the config says how many."""
+def num_processes(config: LoopConfig | ScoringConfig) -> int:
+    """Processes of this machine that train, or score, together: a GPU each, unless the config says how many."""
     if config.num_processes is not None:
         return config.num_processes
     return max(1, visible_gpus()) if config.device in ("auto", "cuda") else 1
@@ -299,7 +306,7 @@ def _required(root: Root, run: str, stage: Stage, command: str) -> CheckpointRef
 
 
 def _run_name(stage: Stage, identity: dict[str, Any]) -> str:
-    digest = fingerprint({"format": RUN_FORMAT, "stage": stage.value, **identity})
+    digest = fingerprint({"format": _RUN_FORMATS[stage], "stage": stage.value, **identity})
     return f"{stage.value}-{digest[:12]}"
 
 
@@ -313,6 +320,8 @@ def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) 
             "validation_steps": config.validation_steps,
             "validation": None if validation is None else resolve_data(root, validation).identity,
         }
+        if isinstance(config, FinetuneConfig) and config.validation_images is not None:
+            identity["result"]["validation_images"] = config.validation_images
     return identity
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from flows.checks import validation_text
 from flows.params import EvaluateParams, FinetuneParams, RebuildParams
 from flows.recipes import recipe
 
@@ -53,3 +54,41 @@ def test_a_setting_scores_the_run_it_names() -> None:
         EvaluateParams.model_validate(full | {"setting": "task-specific"})
     with pytest.raises(ValidationError, match="needs pretraining"):
         EvaluateParams.model_validate(full | {"setting": "zero-shot"})
+
+
+def test_an_evaluation_is_of_a_described_run_or_of_a_named_one() -> None:
+    described = recipe("demo", "data").for_evaluate("pretrain+finetune").model_dump()
+    named = {"root_uri": "data", "run": "finetune-1", "dataset": "retrieval"}
+    assert EvaluateParams.model_validate(named).subject == "finetune-1"
+    assert EvaluateParams.model_validate(described).subject == "pretrain+finetune"
+    with pytest.raises(ValidationError, match="says by itself what it is; leave setting, extractor, finetuning out"):
+        EvaluateParams.model_validate(described | {"run": "finetune-1"})
+    with pytest.raises(ValidationError, match="set run, or setting and the parameters of its training"):
+        EvaluateParams.model_validate({"root_uri": "data", "dataset": "retrieval"})
+    with pytest.raises(ValidationError, match="setting='pretrain\\+finetune' needs extractor"):
+        EvaluateParams.model_validate(described | {"extractor": None})
+
+
+@pytest.mark.parametrize(("given", "read"), [("result", "result"), ("newest", "newest"), ("350", 350), (350, 350)])
+def test_a_checkpoint_is_chosen_by_word_or_step(given: str | int, read: str | int) -> None:
+    params = {"root_uri": "data", "run": "finetune-1", "dataset": "retrieval", "checkpoint": given}
+    assert EvaluateParams.model_validate(params).checkpoint == read
+    assert (
+        EvaluateParams.model_validate_json(EvaluateParams.model_validate(params).model_dump_json()).checkpoint == read
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": "best"}, "checkpoint: there is no checkpoint 'best': it is result, newest or a step"),
+        ({"checkpoint": -1}, "checkpoint: there is no checkpoint '-1'"),
+        ({"checkpoint": None}, "checkpoint: there is no checkpoint 'None'"),
+        ({"max_drop": -0.1}, "max_drop: Input should be greater than or equal to 0"),
+        ({"max_drop": 2}, "max_drop: Input should be less than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        EvaluateParams.model_validate({"root_uri": "data", "run": "finetune-1", "dataset": "retrieval"} | changes)
+    assert validation_text(refused.value).startswith(message)

@@ -180,6 +180,17 @@ def test_finetuning_depends_on_the_weights_it_starts_from(root: Root, spec: Pret
         find_finetuned(root, scratch)
 
 
+def test_how_many_images_validation_reads_counts_where_it_chooses_the_result(root: Root, full: FinetuneSpec) -> None:
+    def run(**changes: object) -> str:
+        fields = {"start": "scratch", "validation_steps": 2, **changes}
+        finetune = full.finetune.model_copy(update=fields)
+        return finetuning_run(root, replace(full, pretraining=None, finetune=finetune, validation=full.data))
+
+    assert run() == run(validation_images=5)
+    best = {"keep_best": "validation_recall_sum"}
+    assert len({run(), run(**best), run(**best, validation_images=5), run(**best, validation_images=6)}) == 4
+
+
 def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> None:
     other = replace(spec, data=replace(spec.data, extractor=EXTRACTOR.model_copy(update={"max_regions": 5})))
     with pytest.raises(UserError, match=r"web/train has no finished features .*run `unicoder-vl extract`"):
