@@ -20,7 +20,13 @@ _NAME_WIDTH, _VALUE_WIDTH = 128, 92
 _DIGIT_WIDTH = 6.3
 
 
-def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: bool) -> str:
+def line_chart(
+    title: str,
+    series: Mapping[str, Points],
+    x_label: str,
+    percent: bool,
+    mark: tuple[float, float] | None = None,
+) -> str:
     """One line per named series, with a legend that gives each one's last value.
 
     Args:
@@ -29,6 +35,7 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: 
         x_label: what x counts.
         percent: y are fractions: the axis runs from 0 to 100%. Otherwise it runs from 0, or the lowest value where
             that is negative, to the highest.
+        mark: a point to put a ring around.
     """
     if not series or not all(series.values()):
         raise ValueError(f"chart {title!r} has a series without points")
@@ -68,6 +75,9 @@ def line_chart(title: str, series: Mapping[str, Points], x_label: str, percent: 
         parts.append(f'<circle class="{look}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
         last = _value(points[-1][1], percent)
         legend.append(f'<li><span class="key {look}"></span>{escape(name)} <b>{last}</b></li>')
+    if mark is not None:
+        x, y = place(*mark)
+        parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="6"/>')
     return _figure(title, _HEIGHT, parts) + f'<ul class="legend">{"".join(legend)}</ul></figure>'
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from tasks.charts import bar_chart, share_bar
 from tasks.download_summary import HostSummary, OutcomeDetail, SplitSummary, Spread, summarize_download
-from tasks.page import html_page
+from tasks.page import html_page, web_text
 from tasks.placeholders import MIN_URLS, Placeholder, read_thumbnails
 from tasks.records import Outcome, Record
 from tasks.storage import Root, now
@@ -166,7 +166,11 @@ def _few(statuses: Mapping[int, int]) -> dict[str, int]:
 
 
 def _detail(detail: OutcomeDetail | None) -> tuple[str, str]:
-    return ("", "") if detail is None else (_web_text(detail.detail), _web_text(detail.example_url))
+    return (
+        ("", "")
+        if detail is None
+        else (web_text(detail.detail, _LONGEST_TEXT), web_text(detail.example_url, _LONGEST_TEXT))
+    )
 
 
 def _retry(summary: SplitSummary, command: str) -> str:
@@ -215,7 +219,7 @@ def _hosts(summary: SplitSummary) -> str:
 
 def _host(host: HostSummary) -> list[str]:
     return [
-        _web_text(host.host),
+        web_text(host.host, _LONGEST_TEXT),
         f"{host.urls:,}",
         f"{host.ok:,}",
         _share(host.ok, host.urls),
@@ -246,7 +250,7 @@ def _placeholder(group: Placeholder, thumbnail: bytes | None) -> list[str]:
     if thumbnail is not None:
         picture = f'<img src="data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}" alt="">'
     hosts = f"{group.hosts:,}" if group.hosts else _NO_VALUE
-    return [picture, f"{group.urls:,}", hosts, group.key, _web_text(group.url), escape(group.sha256)]
+    return [picture, f"{group.urls:,}", hosts, group.key, web_text(group.url, _LONGEST_TEXT), escape(group.sha256)]
 
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
@@ -264,12 +268,6 @@ def _table(
         body = "".join(f"<td{kinds.get(column, '')}>{cell}</td>" for column, cell in numbered)
         lines.append(f'<tr><th scope="row"{kinds.get(0, "")}>{first}</th>{body}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-
-
-def _web_text(text: str) -> str:
-    """Foreign text: escaped, cut, and in <bdi>, so that its direction marks turn nothing around outside of it."""
-    cut = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
-    return f"<bdi>{escape(cut)}</bdi>"
 
 
 def _share(part: int, total: int) -> str:

@@ -10,6 +10,20 @@ def html_page(title: str, note: str, body: str) -> str:
     return _PAGE.format(title=escape(title), note=escape(note), style=_STYLE, body=body)
 
 
+def minute(created_at: str) -> str:
+    """2025-01-04T12:30:59+00:00 as 2025-01-04 12:30: records are in UTC."""
+    return created_at[:16].replace("T", " ")
+
+
+def web_text(text: str, longest: int = 300) -> str:
+    """Foreign text as HTML: escaped, cut, and in <bdi>, so that its direction marks turn nothing around outside of it.
+
+    `longest` is in characters.
+    """
+    cut = text if len(text) <= longest else text[:longest] + "…"
+    return f"<bdi>{escape(cut)}</bdi>"
+
+
 # The policy forbids scripts and every fetch: text from the web stays text even where an escape were forgotten.
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -47,6 +61,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 32px 16px 64px; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 40px 0 12px; }
 h3 { font-size: 1rem; margin: 24px 0 8px; overflow-wrap: anywhere; }
+a { color: var(--s0); }
 .note { color: var(--dim); font-size: .875rem; margin: 8px 0; }
 .wide { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
@@ -57,13 +72,15 @@ th:first-child, .text { text-align: left; }
 tbody tr { border-top: 1px solid var(--line); }
 .recall thead tr:last-child th { text-align: right; }
 .recall thead th[colspan] { text-align: center; }
-.recall tbody b { font-weight: 700; color: var(--good); }
-.recall tbody td:nth-child(5), .recall thead tr:last-child th:nth-child(4) { padding-left: 24px; }
-@media (max-width: 480px) {
-  .recall { font-size: .75rem; }
-  .recall th, .recall td { padding: 7px 4px; }
-  .recall tbody td:nth-child(5), .recall thead tr:last-child th:nth-child(4) { padding-left: 10px; }
-}
+.recall th, .recall td { padding: 7px 9px; }
+.recall th[rowspan], .recall th[scope="row"] { position: sticky; left: 0; background: var(--card); }
+.recall th[scope="row"] { white-space: normal; min-width: 7.5rem; }
+.recall .divider th { color: var(--dim); font-size: .8125rem; padding-top: 14px; }
+.recall b { font-weight: 700; color: var(--good); }
+.recall small { display: block; color: var(--dim); font-size: .6875rem; line-height: 1.3; }
+.trend thead th { white-space: normal; }
+.cut { border-left: 1px solid var(--line); }
+@media (max-width: 480px) { .recall th, .recall td { padding: 7px 6px; } }
 .charts { display: grid; gap: 16px; margin: 0 0 16px; }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); }
 .charts.pair { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); align-items: start; }
@@ -78,6 +95,7 @@ svg .value { fill: var(--ink); }
 .bar { fill: var(--key, var(--s0)); }
 polyline { fill: none; stroke: var(--key); stroke-width: 1.75; stroke-linejoin: round; }
 circle { fill: var(--key); }
+.mark { fill: none; stroke: var(--ink); stroke-width: 1.75; }
 .s0 { --key: var(--s0); } .s1 { --key: var(--s1); } .s2 { --key: var(--s2); } .s3 { --key: var(--s3); }
 .s4 { --key: var(--s4); }
 polyline.again { stroke-dasharray: 5 3; }
@@ -93,10 +111,29 @@ polyline.again { stroke-dasharray: 5 3; }
 .gallery figcaption { margin: 8px 0 0; line-height: 1.35; }
 .gallery small { color: var(--dim); }
 .gallery .right { border: 2px solid var(--good); padding: 11px; }
+em { font-style: normal; white-space: nowrap; }
+.right em { color: var(--good); font-weight: 600; }
+.wrong em { color: var(--dim); }
+.query { display: grid; grid-template-columns: minmax(0, 240px) minmax(0, 1fr); gap: 12px 20px; margin: 0 0 16px; }
+.query svg { max-width: 240px; }
+.query figcaption { margin: 8px 0 0; }
+.query small { color: var(--dim); }
+.found { list-style: none; margin: 0; padding: 0; font-size: .875rem; }
+.found li { display: grid; grid-template-columns: 11rem minmax(0, 1fr); gap: 4px 12px; padding: 6px 10px; }
+.found li { border-left: 3px solid transparent; border-top: 1px solid var(--line); }
+.found li:first-child { border-top: none; }
+.found .right { border-left-color: var(--good); }
+.found .web { font-size: inherit; }
+@media (max-width: 560px) {
+  .query { grid-template-columns: minmax(0, 1fr); }
+  .found li { grid-template-columns: minmax(0, 1fr); }
+}
+.absent { fill: var(--line); }
 .gallery.large { grid-template-columns: repeat(auto-fill, minmax(min(100%, 310px), 1fr)); }
 .gallery img { display: block; width: auto; height: auto; max-width: 100%; max-height: 420px; margin: 0 auto; }
 .warn, .warn b { color: var(--s4); }
 .caption { font-weight: 500; }
+bdi { overflow-wrap: anywhere; }
 .region { fill: none; stroke: #ffffff; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .lead { font-size: 1.125rem; margin: 0 0 16px; }
 .web { white-space: normal; overflow-wrap: anywhere; font-size: .8125rem; }

@@ -1,19 +1,21 @@
-"""Histograms of regions as charts: how many a picture has, scores, sizes and norms."""
+"""Statistics of regions as charts: how many a picture has, their labels, scores, sizes and norms."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from tasks.charts import histogram
+from tasks.charts import bar_chart, histogram
 from tasks.features.region_statistics import Histogram, RegionStatistics
 
 _MOST_BARS = 40
+_LONGEST_NAME = 19  # characters beside a bar
 
 
 def region_charts(statistics: RegionStatistics) -> list[str]:
     """A chart for each of the histograms. There must be a region."""
     return [
-        _regions_chart(statistics),
+        regions_chart(statistics),
         _chart("Scores", statistics.scores, "score of a region"),
         _chart("Best scores", statistics.best_scores, "score of an image’s best region"),
         _chart("Background", statistics.background, "probability that a region is none"),
@@ -22,8 +24,8 @@ def region_charts(statistics: RegionStatistics) -> list[str]:
     ]
 
 
-def _regions_chart(statistics: RegionStatistics) -> str:
-    """One bar per number of regions; of many numbers, a bar per equal group of them."""
+def regions_chart(statistics: RegionStatistics) -> str:
+    """How many regions a picture has: one bar per number; of many numbers, a bar per equal group of them."""
     first = statistics.min_regions
     counts = statistics.regions_per_image[first:]
     size = math.ceil(len(counts) / _MOST_BARS)
@@ -31,6 +33,32 @@ def _regions_chart(statistics: RegionStatistics) -> str:
     step = math.ceil(len(grouped) / 8)
     ticks = [(number + 0.5, str(first + number * size)) for number in range(0, len(grouped), step)]
     return histogram("Regions per image", grouped, ticks, "regions" if size == 1 else f"regions, {size} to a bar")
+
+
+def label_charts(statistics: RegionStatistics, most: int, columns: int) -> list[str]:
+    """Of the most frequent labels, how many regions have each; in charts side by side, of one scale."""
+    top = statistics.labels[:most]
+    repeated = {name for name, times in Counter(_short(count.name) for count in top).items() if times > 1}
+    counts = {
+        f"{_short(count.name)} {count.label}" if _short(count.name) in repeated else _short(count.name): count.regions
+        for count in top
+    }
+    names = list(counts)
+    length = max(1, math.ceil(len(names) / columns))
+    return [
+        bar_chart(
+            f"Labels {start + 1} to {start + len(part)} of {len(statistics.labels):,} that occur",
+            {name: counts[name] for name in part},
+            statistics.regions,
+            longest=top[0].regions,
+        )
+        for start in range(0, len(names), length)
+        if (part := names[start : start + length])
+    ]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 def _chart(title: str, shares: Histogram, x_label: str) -> str:

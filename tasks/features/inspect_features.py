@@ -77,7 +77,7 @@ def inspect_features(
     """
     found = open_features(root, features, config.selects)
     layout = found.layout()
-    tallies, labels = _tally(found, layout, config.max_images)
+    tallies, labels = tally_regions(found, layout, config.max_images)
     whole = RegionTally(len(found.extractor.labels), layout.max_regions)
     for tally in tallies.values():
         whole.merge(tally)
@@ -107,32 +107,15 @@ def inspect_features(
     return inspection, show_pictures(found, layout, config)
 
 
-def spread_evenly(total: int, wanted: int) -> list[int]:
-    """So many different numbers below `total`, evenly spaced; all of them where fewer are there."""
-    if wanted >= total:
-        return list(range(total))
-    return [number * total // wanted for number in range(wanted)]
-
-
-def _captions(root: Root, found: OpenFeatures, labels: LabelsOf) -> CaptionAgreement | None:
-    labels_of = {key: image for shard in labels.values() for key, image in shard.items()}
-    captions = read_captions(root, found.features.dataset, found.features.split, labels_of.keys())
-    return caption_agreement(labels_of, captions, found.extractor.labels)
-
-
-def _compare(found: OpenFeatures, other: OpenFeatures, labels: LabelsOf) -> Comparison:
-    """The two sets on evenly spaced ones of the images read."""
-    read = [(shard, key) for shard, images in labels.items() if shard in other.receipts for key in images]
-    keys: dict[int, set[str]] = {}
-    for place in spread_evenly(len(read), _MOST_COMPARED):
-        keys.setdefault(read[place][0], set()).add(read[place][1])
-    return compare_features(found, other, keys)
-
-
-def _tally(found: OpenFeatures, layout: RegionLayout, max_images: int) -> tuple[dict[int, RegionTally], LabelsOf]:
-    """Counts and labels of each shard read.
+def tally_regions(
+    found: OpenFeatures, layout: RegionLayout, max_images: int
+) -> tuple[dict[int, RegionTally], LabelsOf]:
+    """Counts and labels of each shard read, of so many images in all.
 
     Too many images: evenly spaced ones; too few of each shard: evenly spaced shards.
+
+    Raises:
+        ShardError: a shard is damaged, or its records are not of this layout.
     """
     filled = [shard for shard in found.receipts if found.samples(shard)]
     chosen = [filled[place] for place in spread_evenly(len(filled), max(1, max_images // _SHARD_SAMPLES))]
@@ -153,6 +136,28 @@ def _tally(found: OpenFeatures, layout: RegionLayout, max_images: int) -> tuple[
                     raise ShardError(f"{name}: {error}") from error
         tallies[shard] = tally
     return tallies, labels
+
+
+def spread_evenly(total: int, wanted: int) -> list[int]:
+    """So many different numbers below `total`, evenly spaced; all of them where fewer are there."""
+    if wanted >= total:
+        return list(range(total))
+    return [number * total // wanted for number in range(wanted)]
+
+
+def _captions(root: Root, found: OpenFeatures, labels: LabelsOf) -> CaptionAgreement | None:
+    labels_of = {key: image for shard in labels.values() for key, image in shard.items()}
+    captions = read_captions(root, found.features.dataset, found.features.split, labels_of.keys())
+    return caption_agreement(labels_of, captions, found.extractor.labels)
+
+
+def _compare(found: OpenFeatures, other: OpenFeatures, labels: LabelsOf) -> Comparison:
+    """The two sets on evenly spaced ones of the images read."""
+    read = [(shard, key) for shard, images in labels.items() if shard in other.receipts for key in images]
+    keys: dict[int, set[str]] = {}
+    for place in spread_evenly(len(read), _MOST_COMPARED):
+        keys.setdefault(read[place][0], set()).add(read[place][1])
+    return compare_features(found, other, keys)
 
 
 def _shard_line(found: OpenFeatures, shard: int) -> ShardStatistics:

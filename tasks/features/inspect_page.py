@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import base64
-import math
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from tasks.charts import bar_chart
 from tasks.features.draw_regions import to_jpeg
 from tasks.features.inspect_agreement import captions_section, comparison_section
-from tasks.features.inspect_charts import region_charts
+from tasks.features.inspect_charts import label_charts, region_charts
 from tasks.features.inspect_doubts import doubts, flat, warnings
 from tasks.features.inspect_features import Inspection
 from tasks.features.shard_statistics import ShardStatistics
 from tasks.features.show_regions import ShownPicture
-from tasks.page import html_page
+from tasks.page import html_page, web_text
 
 _TOP_LABELS = 40
 _MOST_SHARDS = 100  # rows of the table; those that stand out are always shown
 _MOST_ABSENT = 200
-_LONGEST_NAME = 19  # characters beside a bar
-_LONGEST_TEXT = 300
 _NO_VALUE = "–"
 
 _KIND = ("imported_from", "detector", "config.backend", "config.model", "config.selection")
@@ -66,7 +61,7 @@ def inspection_page(inspection: Inspection, pictures: Sequence[ShownPicture], ma
 def _headline(inspection: Inspection) -> str:
     statistics = inspection.statistics
     lines = "".join(f'<p class="warn"><b>Warning:</b> {escape(text)}</p>' for text in warnings(inspection.details))
-    lines += "".join(f'<p class="warn"><b>Look:</b> {_web_text(text)}</p>' for text in doubts(inspection))
+    lines += "".join(f'<p class="warn"><b>Look:</b> {web_text(text)}</p>' for text in doubts(inspection))
     lines += (
         f'<p class="lead"><b>{inspection.samples:,}</b> images with regions, up to {inspection.max_regions} × '
         f"{inspection.feature_dim:,} as {escape(inspection.encoding)}, {inspection.num_labels:,} labels.</p>"
@@ -103,7 +98,7 @@ def _extractor(inspection: Inspection) -> str:
             version, at, commit = str(value).partition("@")  # Its first digits are enough, and fit a narrow screen.
             parts.append(f"{name.partition('.')[2]} {version}{at}{commit[:7]}")
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="text web">{_web_text(_value(value))}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td class="text web">{web_text(_value(value))}</td></tr>'
         for name, value in [("fingerprint", inspection.extractor), *details.items()]
     )
     return (
@@ -123,7 +118,7 @@ def _picture(picture: ShownPicture) -> str:
     data = base64.b64encode(to_jpeg(picture.image)).decode()
     texts = [f"{region.name} {region.score:.2f}" for region in picture.regions]
     named = escape(", ".join(texts)) or "no region to show"
-    captions = "<br>".join(_web_text(f"“{caption}”") for caption in picture.captions) or "no caption"
+    captions = "<br>".join(web_text(f"“{caption}”") for caption in picture.captions) or "no caption"
     here = "" if picture.here else " The picture is not on this disk."
     return (
         f'<figure><img src="data:image/jpeg;base64,{data}" width="{picture.image.width}" '
@@ -167,24 +162,7 @@ def _labels(inspection: Inspection) -> str:
     statistics = inspection.statistics
     if not statistics.regions:
         return ""
-    top = statistics.labels[:_TOP_LABELS]
-    repeated = {name for name, times in Counter(_short(count.name) for count in top).items() if times > 1}
-    counts = {
-        f"{_short(count.name)} {count.label}" if _short(count.name) in repeated else _short(count.name): count.regions
-        for count in top
-    }
-    names = list(counts)
-    third = math.ceil(len(names) / 3)
-    charts = "".join(
-        bar_chart(
-            f"Labels {start + 1} to {start + len(part)} of {len(statistics.labels):,} that occur",
-            {name: counts[name] for name in part},
-            statistics.regions,
-            longest=top[0].regions,
-        )
-        for start in range(0, len(names), third)
-        if (part := names[start : start + third])
-    )
+    charts = "".join(label_charts(statistics, _TOP_LABELS, columns=3))
     absent = statistics.labels_absent
     line = f"<p><b>{len(absent):,}</b> of {inspection.num_labels:,} labels never occur in what was read.</p>"
     if absent:
@@ -224,11 +202,11 @@ def _failures(inspection: Inspection) -> str:
     if not inspection.failed:
         return "<p>None.</p>"
     reasons = "".join(
-        f"<li>{_web_text(reason)} <b>{count:,}</b></li>" for reason, count in inspection.failure_reasons.items()
+        f"<li>{web_text(reason)} <b>{count:,}</b></li>" for reason, count in inspection.failure_reasons.items()
     )
     rows = "".join(
         f'<tr><th scope="row">{escape(failure.key)}</th><td>{failure.shard:05d}</td>'
-        f'<td class="text web">{_web_text(failure.detail)}</td></tr>'
+        f'<td class="text web">{web_text(failure.detail)}</td></tr>'
         for failure in inspection.failures
     )
     part = "" if len(inspection.failures) == inspection.failed else f" The first {len(inspection.failures):,}:"
@@ -245,13 +223,3 @@ def _failures(inspection: Inspection) -> str:
 
 def _value(value: object) -> str:
     return _NO_VALUE if value is None else str(value)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def _web_text(text: str) -> str:
-    """Foreign text: escaped, cut, and in <bdi>, so that its direction marks turn nothing around outside of it."""
-    cut = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "…"
-    return f"<bdi>{escape(cut)}</bdi>"

@@ -1,0 +1,98 @@
+"""Training curves, from the metrics.jsonl that each run writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import PurePath
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.charts import line_chart
+from tasks.errors import UserError
+from tasks.storage import Root, run_folder
+
+# Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
+_NOT_DRAWN = re.compile(
+    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples)?"
+    r"|(validation_)?recall_sum|.*_r(?!1$)\d+"
+)
+_FRACTION = re.compile(r".*accuracy|.*_r1")
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+
+
+class _Job(BaseModel):
+    """The part of a run's job.json that says what it learned from, and which weights it started from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    train: _Data
+    checkpoint_path: str | None = None
+
+
+def runs_behind(root: Root, run: str) -> list[str]:
+    """The run, after the one whose checkpoint it started from where that lies under this root, too."""
+    job = _read_job(root, run)
+    if job is None or job.checkpoint_path is None:
+        return [run]
+    start = PurePath(job.checkpoint_path).parent.parent.name  # RUN/checkpoints/step-0000100
+    return [start, run] if root.exists(run_folder(start)) else [run]
+
+
+def training_splits(root: Root, runs: Sequence[str]) -> list[str]:
+    """DATASET/SPLIT that each run learned from; of runs that are there."""
+    jobs = [_read_job(root, run) for run in runs]
+    return [job.train.name for job in jobs if job is not None]
+
+
+def training_curves(root: Root, runs: Sequence[str]) -> str:
+    """Losses, and accuracies and recalls, of each run that has written any.
+
+    Raises:
+        UserError: a finished line of a run's metrics is not a row of metrics.
+    """
+    blocks = []
+    for run in runs:
+        path = f"{run_folder(run)}/metrics.jsonl"
+        if not root.exists(path):
+            continue
+        curves = _curves(root.path(path), root.read_bytes(path))
+        losses = {name: points for name, points in curves.items() if not _FRACTION.fullmatch(name)}
+        fractions = {name: points for name, points in curves.items() if _FRACTION.fullmatch(name)}
+        charts = [line_chart("losses", losses, "step", percent=False)] if losses else []
+        charts += [line_chart("accuracy and recall@1", fractions, "step", percent=True)] if fractions else []
+        if charts:
+            blocks.append(f'<h3>{escape(run)}</h3><div class="charts">{"".join(charts)}</div>')
+    return "".join(blocks)
+
+
+def _read_job(root: Root, run: str) -> _Job | None:
+    return root.read_model(f"{run_folder(run)}/job.json", _Job)
+
+
+def _curves(path: str, content: bytes) -> dict[str, list[tuple[float, float]]]:
+    """Metric -> (step, value) points of a metrics.jsonl. A last line without newline is still being written."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            row = json.loads(line)
+            step = float(row["step"])
+            values = {name: float(value) for name, value in row.items() if not _NOT_DRAWN.fullmatch(name)}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, line {number} is not a row of metrics ({error}); remove that line") from error
+        for name, value in values.items():
+            if math.isfinite(value):
+                curves.setdefault(name, []).append((step, value))
+    if any(curve == curves.get("loss") for name, curve in curves.items() if name != "loss"):
+        del curves["loss"]  # Of a run with one loss, which is there under its name.
+    return curves
