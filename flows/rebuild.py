@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow, task
@@ -10,19 +11,19 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.checks import check_rebuild
 from flows.download import download
-from flows.evaluate import evaluate_task
 from flows.extract import extract
-from flows.finetune import finetune_task
 from flows.params import RebuildParams
-from flows.pretrain import pretrain_task
 from flows.results import EvaluationResult, RebuildResult, StageSummary
-from tasks.evaluate import evaluation_name
+from flows.run_log import let_rooms_speak
+from flows.trainings import Experiment, submit_experiments
+from flows.world import rows_ready
 from tasks.extractor import extractor_fingerprint
-from tasks.gallery import GALLERY_RULE, make_gallery
 from tasks.launch import stopping_children
-from tasks.records import CheckpointRef, HistoryRow, Stage
-from tasks.report import SettingRow, make_report
+from tasks.records import CheckpointRef, Stage
+from tasks.report import Scored, write_report
+from tasks.reports.setting_row import SettingRow
 from tasks.storage import Root, Stopwatch
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,22 @@ log = logging.getLogger(__name__)
 @flow(name="rebuild", flow_run_name="rebuild {params.root_uri}")
 def rebuild(params: RebuildParams) -> RebuildResult:
     """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
+    let_rooms_speak()
     watch = Stopwatch()
+    with rows_ready(params) as ready:
+        check_rebuild(ready)  # Not after days of downloading.
+        return _run_stages(ready, watch)
+
+
+def _run_stages(params: RebuildParams, watch: Stopwatch) -> RebuildResult:
     downloads = download(params.for_download())
     extractions = extract(params.for_extract())
     checkpoints, evaluations = _train_and_evaluate(params)
-    table = (evaluations[0].chance, *(evaluation.table_row for evaluation in evaluations))
     outcomes = {summary.name: summary.counts for summary in downloads}
-    report_path = report_task(params, table, outcomes, evaluations[-1].row)
+    report_path = report_task(params, evaluations, outcomes)
     return RebuildResult(
         root_uri=params.root_uri,
-        table=table,
+        table=_tables(evaluations)[0],
         outcomes=outcomes,
         stages=(
             *downloads,
@@ -54,49 +61,42 @@ def rebuild(params: RebuildParams) -> RebuildResult:
 
 
 def _train_and_evaluate(params: RebuildParams) -> tuple[list[CheckpointRef], list[EvaluationResult]]:
-    """Every training run and its evaluation, `params.max_trainings` processes at once.
-
-    They are submitted so that each waits only for earlier ones: with any number of workers the queue moves on. What
-    the last evaluation needs comes first.
-    """
+    """Every training run and every evaluation, `params.max_trainings` processes at once."""
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=params.max_trainings)
-    with stopping_children(), runner:
-        pretrained = runner.submit(pretrain_task, {"params": params.for_pretrain()})
-        training = [pretrained]
-        evaluating = {}
-        if params.task_specific is not None:
-            specific = runner.submit(finetune_task, {"params": params.for_finetune(params.task_specific)})
-            training.append(specific)
-            evaluating["task-specific"] = runner.submit(
-                evaluate_task, {"params": params.for_evaluate("task-specific")}, wait_for=[specific]
-            )
-        finetuned = runner.submit(finetune_task, {"params": params.for_finetune()}, wait_for=[pretrained])
-        training.append(finetuned)
-        evaluating["zero-shot"] = runner.submit(
-            evaluate_task, {"params": params.for_evaluate("zero-shot")}, wait_for=[pretrained]
-        )
-        evaluating["pretrain+finetune"] = runner.submit(
-            evaluate_task, {"params": params.for_evaluate("pretrain+finetune")}, wait_for=[finetuned]
-        )
-        checkpoints = [future.result() for future in training]
-        return checkpoints, [evaluating[setting].result() for setting in params.settings]
+    with runner, stopping_children():  # The runner waits for its threads, and they for their children.
+        submitted = submit_experiments(runner, [Experiment(params, setting) for setting in params.settings])
+        trained = [experiment.result() for experiment in submitted]
+    checkpoints = {checkpoint.run: checkpoint for one in trained for checkpoint in one.checkpoints}
+    return list(checkpoints.values()), [one.evaluation for one in trained]
 
 
 @task(name="report", cache_policy=NO_CACHE)
 def report_task(
-    params: RebuildParams, table: tuple[SettingRow, ...], outcomes: dict[str, dict[str, int]], shown: HistoryRow
+    params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: dict[str, dict[str, int]]
 ) -> str:
-    """The page, with the gallery of one evaluation, and the table as a Prefect artifact."""
-    root = Root(params.root_uri)
+    """The page, with the gallery of the last evaluation, and the main table as a Prefect artifact."""
     extractor, _ = extractor_fingerprint(params.extractor)
-    evaluation = evaluation_name(shown.dataset, shown.split, shown.checkpoint_fingerprint, shown.data_fingerprint)
-    gallery = make_gallery(root, evaluation, shown.dataset, shown.split, extractor)
     title = f"{params.pretraining_dataset.name} to {params.retrieval_dataset.name}/{params.evaluation_split}"
-    rule = f"Setting {shown.setting}. {GALLERY_RULE}"
-    path = make_report(root, title, list(table), outcomes, params.model_dump(mode="json"), gallery, rule)
-    create_table_artifact(key="retrieval", table=[row.model_dump(mode="json") for row in table], description=title)
+    tables = _tables(evaluations)
+    path = write_report(
+        Root(params.root_uri),
+        title,
+        tables,
+        outcomes,
+        params.model_dump(mode="json"),
+        [Scored(evaluation.row, extractor) for evaluation in evaluations],
+    )
+    main = [row.model_dump(mode="json") for row in tables[0]]
+    create_table_artifact(key="retrieval", table=main, description=title)
     log.info("%s", path)
-    return str(path)
+    return path
+
+
+def _tables(evaluations: Sequence[EvaluationResult]) -> list[tuple[SettingRow, ...]]:
+    """Chance and every setting, a table for each protocol; that of the main one first."""
+    main = (evaluations[0].chance, *(evaluation.table_row for evaluation in evaluations))
+    others = zip(*(evaluation.also for evaluation in evaluations), strict=True)
+    return [main, *((same[0].chance, *(table.row for table in same)) for same in others)]
 
 
 def _of_checkpoint(checkpoint: CheckpointRef) -> StageSummary:

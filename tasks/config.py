@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from tasks.logins import has_login, without_login
 from tasks.records import Outcome
 
 
@@ -21,7 +22,14 @@ def _plain_name(name: str) -> str:
     return name
 
 
+def _no_login(uri: str) -> str:
+    if has_login(uri):
+        raise ValueError(f"{without_login(uri)} came with a login, which records would show: leave it out")
+    return uri
+
+
 Name = Annotated[str, AfterValidator(_plain_name)]
+Uri = Annotated[str, AfterValidator(_no_login)]
 
 
 RowsForm = Literal["tsv", "csv", "parquet", "karpathy", "coco", "tokens"]
@@ -30,7 +38,7 @@ RowsForm = Literal["tsv", "csv", "parquet", "karpathy", "coco", "tokens"]
 class RowsConfig(Config):
     """Where the rows of one split come from, and how they are written."""
 
-    rows: str = Field(
+    rows: Uri = Field(
         min_length=1,
         description="path or fsspec URI of the rows; .gz is unpacked. A relative path is relative to the working "
         "directory",
@@ -42,9 +50,13 @@ class RowsConfig(Config):
         "name#0 TAB caption, as Flickr8k. None: by the name's end, .json by its content",
     )
     caption_column: str = Field(default="caption", description="csv, parquet: name of the caption column")
-    url_column: str = Field(default="url", description="csv, parquet: name of the URL (or file name) column")
+    url_column: str | None = Field(
+        default=None,
+        description="csv, parquet: name of the URL (or file name) column. None: url; with images, whichever of file, "
+        "file_name, filename, image and url there is",
+    )
     url_first: bool = Field(default=False, description="tsv: url TAB caption, as Conceptual 12M is published")
-    images: str | None = Field(
+    images: Uri | None = Field(
         default=None,
         description="folder or fsspec URI of pictures on disk: the rows then hold file names below it, and nothing is "
         "requested from any network. Needed for karpathy, coco and tokens",
@@ -54,7 +66,7 @@ class RowsConfig(Config):
         description="karpathy: which of the file's splits; None: the one of this split's name, and with train also "
         "restval",
     )
-    names: str | None = Field(
+    names: Uri | None = Field(
         default=None,
         description="path or fsspec URI of a list of file names, one a line: only their rows belong to this split",
     )
@@ -64,7 +76,7 @@ class DatasetConfig(Config):
     """A named list of caption/URL rows, in one or more splits."""
 
     name: Name = Field(description="folder name of the dataset under the root")
-    splits: dict[Name, str | RowsConfig] = Field(
+    splits: dict[Name, Uri | RowsConfig] = Field(
         min_length=1,
         description="split -> its rows; a plain string is the path or URI of rows whose name tells their form",
     )

@@ -28,6 +28,7 @@ Parsed = TypeVar("Parsed")
 
 _PARQUET_BATCH = 8192  # rows
 _PARQUET_BUFFER = 1 << 20  # bytes
+_FILE_COLUMNS = ("file", "file_name", "filename", "image", "url")
 
 
 def tsv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
@@ -100,7 +101,7 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
             return
         if columns is None:
             columns = fields
-            caption_at, url_at = (_column(columns, name, source, where) for name in _columns(source))
+            caption_at, url_at = (columns.index(name) for name in _columns(columns, source, where))
         elif len(fields) != len(columns) or not readable:
             yield ",".join(fields), "", False
         else:
@@ -117,12 +118,13 @@ def parquet_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
         with _parquet_errors(source.rows, where):
             file = pq.ParquetFile(stream, buffer_size=_PARQUET_BUFFER)  # Else whole column chunks are read at once.
         schema = file.schema_arrow
-        for name in _columns(source):
-            kind = schema.field(_column(schema.names, name, source, where)).type
+        names = _columns(schema.names, source, where)
+        for name in names:
+            kind = schema.field(name).type
             if not _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind):
                 raise UserError(f"{where}: column {name!r} of {source.rows} is {kind}, not text; name a text column")
-        for batch in _parquet_batches(file, source, where):
-            captions, urls = (_cells(batch.column(name)) for name in _columns(source))
+        for batch in _parquet_batches(file, names, source, where):
+            captions, urls = (_cells(batch.column(name)) for name in names)
             for caption, url in zip(captions, urls, strict=True):
                 caption_text, caption_readable = decode(caption or b"")
                 url_text, url_readable = decode(url or b"")
@@ -176,18 +178,38 @@ def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 # --- columns --------------------------------------------------------------------------------------------------------
 
 
-def _columns(source: RowsConfig) -> tuple[str, str]:
-    return source.caption_column, source.url_column
+def _columns(found: list[str], source: RowsConfig, where: str) -> tuple[str, str]:
+    """Names of the caption column and of the URL column, each there once.
+
+    Raises:
+        UserError: one is not there, or more than once.
+    """
+    url_column = source.url_column or _url_column(found, source, where)
+    for name in (source.caption_column, url_column):
+        if name not in found:
+            raise _no_column(name, found, source, where)
+        if found.count(name) > 1:
+            raise UserError(
+                f"{where}: {source.rows} has {found.count(name)} columns named {name!r}; rename all but one"
+            )
+    return source.caption_column, url_column
 
 
-def _column(found: list[str], name: str, source: RowsConfig, where: str) -> int:
-    """Where the one column of this name stands."""
-    if found.count(name) == 1:
-        return found.index(name)
-    if name in found:
-        raise UserError(f"{where}: {source.rows} has {found.count(name)} columns named {name!r}; rename all but one")
+def _url_column(found: list[str], source: RowsConfig, where: str) -> str:
+    """The column that is read where none is named."""
+    if source.images is None:
+        return "url"
+    known = [name for name in _FILE_COLUMNS if name in found]
+    if len(known) > 1:
+        raise UserError(
+            f"{where}: {source.rows} has the columns {' and '.join(known)}; set url_column to the one of file names"
+        )
+    return known[0] if known else _FILE_COLUMNS[0]
+
+
+def _no_column(name: str, found: list[str], source: RowsConfig, where: str) -> UserError:
     shown = ", ".join(repr(column[:80]) for column in found[:20])
-    raise UserError(
+    return UserError(
         f"{where}: {source.rows} has no row that names a column {name!r}, its columns are {shown}; set caption_column "
         "and url_column, or form tsv for rows without names whose caption and URL are parted by a tab"
     )
@@ -204,8 +226,8 @@ def _cells(column: Any) -> list[bytes | None]:
     return column.cast(pa.large_binary()).to_pylist()
 
 
-def _parquet_batches(file: Any, source: RowsConfig, where: str) -> Iterator[Any]:
-    columns = list(dict.fromkeys(_columns(source)))
+def _parquet_batches(file: Any, names: tuple[str, str], source: RowsConfig, where: str) -> Iterator[Any]:
+    columns = list(dict.fromkeys(names))
     for group in range(file.num_row_groups):  # One iterator over all of them would keep what it has read of each.
         batches = file.iter_batches(_PARQUET_BATCH, row_groups=[group], columns=columns, use_threads=False)
         while True:

@@ -104,7 +104,8 @@ def rows_identity(source: RowsConfig, where: str) -> dict[str, Any]:
     if source.form == "tsv":
         identity["url_first"] = source.url_first
     if source.form in ("csv", "parquet"):
-        identity["columns"] = [source.caption_column, source.url_column]
+        # The file decides which column stands for None, so that no two of them share an identity.
+        identity["columns"] = [source.caption_column, source.url_column or "url"]
     if source.form == "karpathy":
         identity["select"] = sorted(source.select or ())
     if source.names is not None:
@@ -162,7 +163,7 @@ def check_rows(source: RowsConfig, split: str, where: str) -> None:
     if resolved.images is None:
         next(usable, None)
     else:
-        _check_pictures(resolved.images, usable, where)
+        _check_pictures(resolved, usable, where)
 
 
 def is_web_url(url: str) -> bool:
@@ -224,23 +225,38 @@ def _check_folder(uri: str, where: str) -> None:
         raise UserError(f"{where}: there is no folder {uri}; set images to the folder that the pictures lie in")
 
 
-def _check_pictures(uri: str, names: Iterator[str], where: str) -> None:
-    """Raise UserError where none of the first pictures is in the folder: it is another one, or above the right one."""
-    files, folder = fsspec.core.url_to_fs(uri)
+def _check_pictures(source: RowsConfig, names: Iterator[str], where: str) -> None:
+    """Raise UserError where none of the first pictures is in the folder: it is another one, or above the right one.
+
+    Or what was taken for file names are the captions.
+    """
+    found, missing = _first_pictures(source, names)
+    if found or not missing:
+        return
+    if source.form == "tsv" and source.names is None:
+        swapped = source.model_copy(update={"url_first": not source.url_first})
+        if _first_pictures(swapped, (url.strip() for _, url, _ in _raw_rows(swapped, where)))[0]:
+            advice = "unset url_first" if source.url_first else "set url_first"
+            raise UserError(f"{where}: caption and file name stand the other way round in {source.rows}; {advice}")
+    raise UserError(
+        f"{where}: none of the first {len(missing)} pictures is in {source.images}, such as {missing[0]}; "
+        "set images to the folder that their names are relative to"
+    )
+
+
+def _first_pictures(source: RowsConfig, names: Iterator[str]) -> tuple[bool, list[str]]:
+    """Whether one of the first different names is a file of the folder, and those before it that are not."""
+    files, folder = fsspec.core.url_to_fs(source.images)
     missing: dict[str, None] = {}
-    for name in names:
+    for name in filter(is_file_name, names):
         if name in missing:
             continue
         if files.exists(f"{str(folder).rstrip('/')}/{name}"):
-            return
+            return True, list(missing)
         missing[name] = None
         if len(missing) == _PICTURES_LOOKED_FOR:
             break
-    if missing:
-        raise UserError(
-            f"{where}: none of the first {len(missing)} pictures is in {uri}, such as {next(iter(missing))}; "
-            "set images to the folder that their names are relative to"
-        )
+    return False, list(missing)
 
 
 def _names(uri: str, where: str) -> frozenset[str]:

@@ -80,15 +80,16 @@ def test_everything_ran_once_and_left_its_files(first: RebuildResult, params: Re
     history = read_history(Root(params.root_uri))
     assert sorted(row.setting for row in history) == sorted(params.settings)
     assert len({row.checkpoint_fingerprint for row in history}) == 3
+    assert len(list(Path(params.root_uri).glob("scores/*/report.html"))) == 3
     assert not list(Path(params.root_uri).rglob("*.part"))
 
 
 def test_report_shows_retrieved_images_of_the_finetuned_model(first: RebuildResult) -> None:
     html = Path(first.report_path).read_text()
-    assert "Setting pretrain+finetune. Text-to-image retrieval" in html
-    # Four images, each the own one of a shown caption; a caption shows all four.
-    assert html.count("Its image ranks ") == 4
-    assert html.count("data:image/jpeg") == 16
+    assert "Setting pretrain+finetune. Nothing is picked by hand" in html
+    # Four images, each the own one of a shown caption; a caption shows all four, and each is shown with its captions.
+    assert html.count("Its image ranks ") == html.count("Its best caption ranks ") == 4
+    assert html.count("data:image/jpeg") == 16 + 4
 
 
 def test_result_is_json(first: RebuildResult) -> None:

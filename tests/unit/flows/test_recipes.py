@@ -95,6 +95,32 @@ def test_how_the_two_versions_of_the_paper_differ() -> None:
     assert recipe("cc3m", "data") == recipe("unicoder-vl-v3", "data")
 
 
+@pytest.mark.parametrize("version", ["unicoder-vl-v1", "unicoder-vl-v3"])
+@pytest.mark.parametrize("dataset", ["coco", "flickr8k"])
+def test_another_retrieval_dataset_changes_nothing_but_the_data_and_its_protocols(version: str, dataset: str) -> None:
+    flickr30k, other = recipe(version, "data"), recipe(f"{version}-{dataset}", "data")
+    assert (flickr30k.retrieval_dataset.name, other.retrieval_dataset.name) == ("flickr30k", dataset)
+    scoring = flickr30k.scoring.model_copy(update={"protocols": other.scoring.protocols})
+    expected = flickr30k.model_copy(update={"retrieval_dataset": other.retrieval_dataset, "scoring": scoring})
+    assert other == expected
+
+
+def test_coco_is_measured_by_all_protocols_in_use_and_the_others_by_one() -> None:
+    assert recipe("unicoder-vl-v1-coco", "data").scoring.protocols == ("all", "folds:1000", "first:1000")
+    for name in ("unicoder-vl-v1", "unicoder-vl-v3-flickr8k", "demo"):
+        assert recipe(name, "data").scoring.protocols == ("all",)
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo"}))
+def test_the_best_checkpoint_by_recall_on_held_out_images_is_the_result(name: str) -> None:
+    params = recipe(name, "data")
+    for finetune in (params.finetune, params.task_specific):
+        assert finetune is not None and finetune.keep_best == "validation_recall_sum"
+        # So that every value that is measured belongs to a checkpoint that is there.
+        assert finetune.validation_steps == finetune.checkpoint_steps and finetune.best_is == "largest"
+        assert params.for_finetune(finetune).validation_split == "val"
+
+
 def test_demo_differs_between_full_and_task_specific_in_the_start_alone() -> None:
     params = recipe("demo", "data")
     assert params.task_specific is not None

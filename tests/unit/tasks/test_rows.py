@@ -328,6 +328,44 @@ def test_names_choose_the_rows_of_a_split(tmp_path: Path, caplog: pytest.LogCapt
         rows_of(path, images=pictures(tmp_path), names=str(names))
 
 
+@pytest.mark.parametrize("column", ["file", "file_name", "filename", "image", "url"])
+def test_table_of_a_folder_names_its_files_in_a_column_of_a_usual_name(tmp_path: Path, column: str) -> None:
+    """Any number of captions a picture, and nothing to set."""
+    rows = [("1.jpg", "a dog"), ("2.jpg", "a cat"), ("1.jpg", "one dog"), *[("3.jpg", f"bird {n}") for n in range(7)]]
+    text = "".join(f"{file},{caption}\n" for file, caption in [(column, "caption"), *rows])
+    expected = [(caption, file, "") for file, caption in rows]
+    assert rows_of(write(tmp_path, "rows.csv", text), images=pictures(tmp_path)) == expected
+    table = pa.table({column: [file for file, _ in rows], "caption": [caption for _, caption in rows]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert rows_of(tmp_path / "rows.parquet", images=pictures(tmp_path)) == expected
+
+
+def test_which_column_holds_the_files_is_asked_for_where_it_cannot_be_told(tmp_path: Path) -> None:
+    both = write(tmp_path, "both.csv", "image,caption,file\n7,a dog,1.jpg\n")
+    with pytest.raises(UserError, match="has the columns file and image; set url_column to the one of file names"):
+        rows_of(both, images=pictures(tmp_path))
+    assert rows_of(both, images=pictures(tmp_path), url_column="file") == [("a dog", "1.jpg", "")]
+    other = write(tmp_path, "other.csv", "picture,caption\n1.jpg,a dog\n")
+    with pytest.raises(UserError, match="no row that names a column 'file', its columns are 'picture', 'caption'"):
+        rows_of(other, images=pictures(tmp_path))
+    web = write(tmp_path, "web.csv", "file,caption\nhttp://a.example/1,a dog\n")
+    with pytest.raises(UserError, match="no row that names a column 'url'"):
+        rows_of(web)
+
+
+@pytest.mark.parametrize("url_first", [False, True])
+def test_swapped_caption_and_file_name_are_told_by_the_folder(tmp_path: Path, url_first: bool) -> None:
+    images = pictures(tmp_path)
+    write(Path(images), "2.jpg", b"any")
+    pairs = [("1.jpg", "a dog"), ("2.jpg", "a cat"), ("..", "")]
+    lines = "".join("\t".join(pair if not url_first else pair[::-1]) + "\n" for pair in pairs)
+    source = RowsConfig(rows=str(write(tmp_path, "rows.tsv", lines)), images=images, url_first=url_first)
+    advice = "unset url_first" if url_first else "set url_first"
+    with pytest.raises(UserError, match=rf"caption and file name stand the other way round in .*rows.tsv; {advice}"):
+        check_rows(source, "train", WHERE)
+    check_rows(source.model_copy(update={"url_first": not url_first}), "train", WHERE)
+
+
 @pytest.mark.parametrize(
     ("name", "is_usable"),
     [
@@ -400,6 +438,7 @@ def test_identity_follows_the_rows_and_not_their_place(tmp_path: Path) -> None:
     assert list(plain) == ["rows"]
     assert identity("moved.tsv.gz", gzip.compress(b"a\tb\n")) == plain
     assert identity("a.csv", images=here) == identity("b.csv", images=there)
+    assert identity("a.csv") == identity("a.csv", url_column="url")  # as it was when url was the default
     one = str(write(tmp_path, "one.txt", "1.jpg\n"))
     two = str(write(tmp_path, "two.txt", "2.jpg\n"))
     different = [
@@ -410,6 +449,7 @@ def test_identity_follows_the_rows_and_not_their_place(tmp_path: Path) -> None:
         identity("rows.tsv", images=here, names=two),
         identity("a.csv"),
         identity("a.csv", url_column="link"),
+        identity("a.csv", images=here),
         identity("a.token.txt", images=here),
     ]
     assert all(different[i] != different[j] for i in range(len(different)) for j in range(i))

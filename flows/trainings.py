@@ -1,0 +1,86 @@
+"""Training runs and their evaluations, several at once: what a rebuild and a sweep have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+from prefect import Task
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.evaluate import evaluate_task
+from flows.finetune import finetune_task
+from flows.params import RebuildParams, Setting
+from flows.pretrain import pretrain_task
+from flows.results import EvaluationResult
+from flows.shard_params import Params
+from tasks.records import CheckpointRef
+
+_SETTINGS: tuple[Setting, ...] = ("pretrain+finetune", "task-specific", "zero-shot")
+"""The longest way first."""
+
+
+class Experiment(NamedTuple):
+    """One row of a table: what a model is trained with, and in which of the settings it is scored."""
+
+    params: RebuildParams
+    setting: Setting
+
+
+class Trained(NamedTuple):
+    """What came of an experiment: the checkpoints it needed, in the order of their making, and its evaluation."""
+
+    checkpoints: tuple[CheckpointRef, ...]
+    evaluation: EvaluationResult
+
+
+class Submitted(NamedTuple):
+    """An experiment under way."""
+
+    trainings: tuple[PrefectFuture[CheckpointRef], ...]
+    evaluation: PrefectFuture[EvaluationResult]
+
+    def result(self) -> Trained:
+        """Wait for it. Where a training failed, this raises its error, not the one of what waited for it."""
+        return Trained(tuple(training.result() for training in self.trainings), self.evaluation.result())
+
+
+def submit_experiments(runner: ThreadPoolTaskRunner[Any], experiments: Sequence[Experiment]) -> list[Submitted]:
+    """Start all that the experiments need, each run once, each step when the one before it is done.
+
+    A step that waits for another holds a worker of the runner, so all first steps are submitted before any second
+    one: with any number of workers the queue moves on.
+    """
+    started: dict[Params, PrefectFuture[Any]] = {}
+    in_order = sorted(experiments, key=lambda experiment: _SETTINGS.index(experiment.setting))
+    for level in zip_longest(*map(_with_what_they_wait_for, in_order)):
+        for step, before in filter(None, level):
+            if step.params not in started:
+                waits = [] if before is None else [started[before.params]]
+                started[step.params] = runner.submit(step.task, {"params": step.params}, wait_for=waits)
+    futures = [[started[step.params] for step in _steps(experiment)] for experiment in experiments]
+    return [Submitted(tuple(trainings), evaluation) for *trainings, evaluation in futures]
+
+
+class _Step(NamedTuple):
+    task: Task[..., Any]
+    params: Params
+
+
+def _steps(experiment: Experiment) -> list[_Step]:
+    """The way of an experiment, its evaluation last."""
+    params, setting = experiment
+    evaluation = _Step(evaluate_task, params.for_evaluate(setting))
+    if setting == "task-specific":
+        return [_Step(finetune_task, params.for_finetune(params.task_specific)), evaluation]
+    pretraining = _Step(pretrain_task, params.for_pretrain())
+    if setting == "zero-shot":
+        return [pretraining, evaluation]
+    return [pretraining, _Step(finetune_task, params.for_finetune()), evaluation]
+
+
+def _with_what_they_wait_for(experiment: Experiment) -> list[tuple[_Step, _Step | None]]:
+    steps = _steps(experiment)
+    return list(zip(steps, [None, *steps], strict=False))
