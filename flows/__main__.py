@@ -9,25 +9,28 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel, TypeAdapter
 
 from flows import checks, options
 from flows.command import Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
+from flows.evaluation_commands import add_evaluation_commands
 from flows.feature_commands import add_feature_commands
 from flows.inspect_command import add_inspect_command
-from flows.params import RebuildParams, Setting
+from flows.params import RebuildParams
 from flows.progress import counts_text, duration
-from flows.results import EvaluationResult, RebuildResult, StageSummary
+from flows.results import RebuildResult, StageSummary
+from flows.search_command import add_search_command
 from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.setup_command import add_setup_command
 from flows.shard_params import DownloadParams, ExtractParams
 from flows.status import read_download_status, read_status, status_text
-from flows.world import uses_world, world_served
-from tasks.errors import UserError
+from flows.sweep_command import add_sweep_command
+from flows.world import rows_ready, uses_world, world_served
 from tasks.records import CheckpointRef, Outcome
-from tasks.report import table_text
+from tasks.reports.recall_table import table_text
 
 log = logging.getLogger("flows.main")
 
@@ -251,7 +254,7 @@ def finetune(
     """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint."""
     with exit_codes():
         loaded = _load(recipe, params, root, seed)
-        _check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
+        checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
         checks.check_finetune(finetuning)
         with prefect_server():
@@ -260,30 +263,6 @@ def finetune(
             wait_for_server()
             checkpoint = finetune_flow(finetuning)
         _print_checkpoint(checkpoint, json)
-
-
-@app.command()
-def evaluate(
-    root: Root = None,
-    recipe: Recipe = None,
-    params: Params = None,
-    seed: Seed = None,
-    setting: Annotated[
-        str, typer.Option("--setting", help="Which checkpoint: zero-shot, task-specific or pretrain+finetune.")
-    ] = "pretrain+finetune",
-    json: Json = False,
-) -> None:
-    """A checkpoint to recall at 1, 5 and 10, both ways, and one row of the history."""
-    with exit_codes():
-        loaded = _load(recipe, params, root, seed)
-        evaluation = loaded.for_evaluate(_check_setting(setting, loaded, get_args(Setting)))
-        checks.check_evaluate(evaluation)
-        with prefect_server():
-            from flows.evaluate import evaluate as evaluate_flow
-
-            wait_for_server()
-            result = evaluate_flow(evaluation)
-        _print_evaluation(result, json)
 
 
 @app.command()
@@ -315,10 +294,7 @@ def print_params(root: Root = None, recipe: Recipe = None, params: Params = None
 
 def _rebuild(params: RebuildParams, json: bool) -> None:
     with ExitStack() as stack:
-        if uses_world(params):
-            checks.check_extract(params)
-            stack.enter_context(world_served(params))
-            params = params.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
+        params = stack.enter_context(rows_ready(params))
         checks.check_rebuild(params)
         stack.enter_context(prefect_server())
         from flows.rebuild import rebuild as rebuild_flow
@@ -369,10 +345,6 @@ def _print_checkpoint(checkpoint: CheckpointRef, json: bool) -> None:
     _print(checkpoint, f"{checkpoint.run}: {state}, {checkpoint.step} steps\ncheckpoint: {checkpoint.uri}", json)
 
 
-def _print_evaluation(result: EvaluationResult, json: bool) -> None:
-    _print(result, table_text([result.chance, result.table_row]), json)
-
-
 def _print(result: BaseModel, text: str, json: bool) -> None:
     print(result.model_dump_json() if json else text)
 
@@ -382,16 +354,12 @@ def _load(recipe: str | None, params: Path | None, root: str | None, seed: int |
     return loaded if seed is None else loaded.with_seed(seed)
 
 
-def _check_setting(setting: str, params: RebuildParams, known: tuple[str, ...]) -> Setting:
-    if setting not in known:
-        raise UserError(f"there is no setting {setting!r} here; known are {', '.join(known)}")
-    if setting == "task-specific" and params.task_specific is None:
-        raise UserError("these parameters have no task_specific training; set task_specific in the --params file")
-    return cast(Setting, setting)
-
-
+add_evaluation_commands(app)
 add_feature_commands(app)
 add_inspect_command(app)
+add_search_command(app)
+add_setup_command(app)
+add_sweep_command(app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The options of the download and extract commands -> their parameters."""
+"""The options of the download, extract and evaluate commands -> their parameters."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel
 
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams
+from model.config import ScoringConfig
 from tasks.config import DownloadConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets
 from tasks.errors import UserError
@@ -174,6 +175,16 @@ def with_extract_options(
     return ExtractParams.model_validate(changed)
 
 
+def with_scoring_options(scoring: ScoringConfig, settings: Sequence[str]) -> ScoringConfig:
+    """The settings of scoring with what the command line adds; validated again.
+
+    Raises:
+        UserError: a setting is not NAME=VALUE of a field.
+        ValidationError: a value cannot be.
+    """
+    return ScoringConfig.model_validate(scoring.model_dump() | dict(_setting(text, ScoringConfig) for text in settings))
+
+
 def _check_shards(shards: str | None) -> None:
     if shards is not None and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", shards) is None:
         raise UserError(f"--shards {shards!r} cannot be read: give numbers and ranges, such as 0-99,120")
@@ -190,7 +201,7 @@ def _setting(text: str, config: type[BaseModel]) -> tuple[str, Any]:
         return name, None
     if kind == str | None:
         return name, value
-    if kind == tuple[str, ...] and not value.startswith("["):
+    if get_origin(kind) is tuple and not value.startswith("["):
         return name, [part.strip() for part in value.split(",") if part.strip()]
     try:
         return name, json.loads(value)

@@ -16,9 +16,8 @@ from tasks import train
 from tasks.config import DatasetConfig
 from tasks.download_settings import begun_splits
 from tasks.errors import UserError
-from tasks.evaluate import scored_data_fingerprint
+from tasks.evaluate import find_evaluation
 from tasks.extractor import extractor_fingerprint
-from tasks.history import find_row
 from tasks.journal import journaled_shards
 from tasks.manifest import list_shards
 from tasks.records import Outcome, Receipt, Record, Stage
@@ -207,13 +206,11 @@ def _run_status(root: Root, stage: Stage, setting: str, find_name: Callable[[], 
 
 
 def _is_evaluated(root: Root, params: RebuildParams, setting: Setting) -> bool:
-    evaluation = params.for_evaluate(setting)
     try:
-        checkpoint = evaluation.checkpoint(root)
-        data = scored_data_fingerprint(train.resolve_data(root, evaluation.data()), evaluation.scoring)
+        evaluation = params.for_evaluate(setting).spec(root)
     except UserError:
         return False  # There is no checkpoint, or no features, to evaluate yet.
-    return find_row(root, setting, checkpoint.fingerprint, data) is not None
+    return find_evaluation(root, evaluation) is not None
 
 
 def _next_command(

@@ -1,4 +1,4 @@
-"""The demo's own small web: made once under the root, and served from this machine while a command runs."""
+"""The demo's own small web: made once under the root, and served from this machine while a command or a flow runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.checks import check_extract
+from flows.demo_recipe import WORLD_FOLDER
 from flows.params import RebuildParams
-from flows.recipes import WORLD_FOLDER
 from flows.status import downloads_pending
 from tasks.storage import Root
 from tasks.world.dataset import WORLD, WorldConfig, make_world, read_world
 from tasks.world.server import WorldServer
 
 log = logging.getLogger(__name__)
+
+_served_here: set[Path] = set()
+"""Folders of the worlds that this process serves now: a flow asks for what the command that started it has."""
 
 
 def uses_world(params: RebuildParams) -> bool:
@@ -27,11 +31,28 @@ def uses_world(params: RebuildParams) -> bool:
 
 
 @contextmanager
+def rows_ready(params: RebuildParams) -> Iterator[RebuildParams]:
+    """The same parameters, ready for a download: where the rows are those of the demo's web, it is served meanwhile.
+
+    Raises:
+        UserError: as `world_served`; or the extractor's files are not there, which is looked at before anything is
+            drawn.
+    """
+    if not uses_world(params):
+        yield params
+        return
+    check_extract(params)
+    with world_served(params):
+        yield params.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
+
+
+@contextmanager
 def world_served(params: RebuildParams, config: WorldConfig | None = None) -> Iterator[None]:
     """Make the world unless it stands, and serve it while the block runs.
 
     The rows name the port, so another port means downloading again. The port of the standing world is therefore kept;
-    where another program has taken it and nothing is left to download, the world is not served at all.
+    where another program has taken it and nothing is left to download, the world is not served at all. Within a block
+    that serves it, a further one does nothing.
 
     Args:
         config: of a new world; one that stands keeps its own.
@@ -41,6 +62,9 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
     """
     root = Root(params.root_uri)
     folder = root.local(WORLD_FOLDER, "the demo")
+    if folder.resolve() in _served_here:
+        yield
+        return
     root.check_writable()
     standing = read_world(folder) if (folder / WORLD).exists() else None
     if standing is None:
@@ -57,9 +81,11 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
     if server is None:
         yield
         return
+    _served_here.add(folder.resolve())
     try:
         yield
     finally:
+        _served_here.remove(folder.resolve())
         server.__exit__(None, None, None)
 
 

@@ -19,7 +19,7 @@ from flows.params import RebuildParams
 from flows.recipes import recipe
 from flows.results import RebuildResult, StageSummary
 from tasks.records import Stage
-from tasks.report import SettingRow
+from tasks.reports.setting_row import SettingRow
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -140,7 +140,9 @@ def test_params_that_are_no_json(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("rebuild", "--recipe", "demmo"), "there is no recipe 'demmo'; known are cc3m, demo"),
-        (("rebuild",), "--recipe NAME (known: cc3m, demo, unicoder-vl-v1, unicoder-vl-v3)"),
+        (("rebuild",), "--recipe NAME (known: cc3m, demo, unicoder-vl-v1, unicoder-vl-v1-coco"),
+        (("sweep", "depth", "--recipe", "demo"), "no sweep of 'depth'; known are layers, boxes, settings"),
+        (("sweep", "boxes", "--recipe", "demo", "--values", "9"), "boxes=9 exceeds extractor.max_regions=8"),
         (("rebuild", "--recipe", "demo", "--params", "x.json"), "exclude each other"),
         (("rebuild", "--params", "absent.json"), "absent.json cannot be read"),
         (("evaluate", "--recipe", "demo", "--setting", "best"), "no setting 'best'"),

@@ -1,4 +1,4 @@
-"""The download command's options become parameters, or one sentence."""
+"""The options of a command become parameters, or one sentence."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from flows.checks import validation_text
-from flows.options import RowsOptions, retry_config, rows_params, with_download_options
+from flows.options import RowsOptions, retry_config, rows_params, with_download_options, with_scoring_options
 from flows.shard_params import DownloadParams
+from model.config import ScoringConfig, Shortlist
 from tasks.config import RetryConfig, RowsConfig
 from tasks.errors import UserError
 from tasks.records import Outcome
@@ -163,3 +164,20 @@ def test_what_is_no_failure_cannot_be_tried_again() -> None:
 def test_retry_and_force_exclude_each_other() -> None:
     with pytest.raises(UserError, match="--only-failed and --force exclude each other"):
         changed(retry=RetryConfig(), force=True)
+
+
+def test_settings_of_scoring_are_typed_by_their_fields() -> None:
+    scoring = ScoringConfig(precision="bf16")
+    given = ["protocols=all, folds:1000", "batch_size=7", 'shortlist={"size": 50}', "num_processes=none"]
+    assert with_scoring_options(scoring, given) == ScoringConfig(
+        precision="bf16", protocols=("all", "folds:1000"), batch_size=7, shortlist=Shortlist(size=50)
+    )
+    assert with_scoring_options(scoring, []) == scoring
+
+
+def test_settings_of_scoring_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--set 'protocol=all' is not NAME=VALUE .* known are batch_size, .*protocols"):
+        with_scoring_options(ScoringConfig(), ["protocol=all"])
+    with pytest.raises(ValidationError) as refused:
+        with_scoring_options(ScoringConfig(), ["protocols=all,fold:5"])
+    assert validation_text(refused.value).startswith("protocols.1: String should match pattern")
