@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,7 +19,7 @@ TORCHVISION_MODELS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "
 """torchvision's own models; their features are 1024-d."""
 RANDOM_WARNING = "random weights: the detector was never trained, so its labels and features mean nothing"
 
-_SPEED_ONLY = {"batch_size", "device"}
+_NOT_OF_THE_FEATURES = {"batch_size", "device", "trust_weights"}
 _FILES = {"weights", "vocabulary"}
 _LATER_FIELDS = {"box", "feature_at", "top_labels", "precision"}
 
@@ -26,8 +27,9 @@ _LATER_FIELDS = {"box", "feature_at", "top_labels", "precision"}
 class ExtractorConfig(BaseModel):
     """Detector, selection rule and encoding: every field changes the features, so every field is fingerprinted.
 
-    Two exceptions, `batch_size` and `device`, change the speed alone and are left out of it. A field of `_LATER_FIELDS`
-    enters the fingerprint only where it is not at its default, so features made before it existed are still found.
+    Left out are `batch_size` and `device`, which change the speed alone, and `trust_weights`. A field of
+    `_LATER_FIELDS` enters the fingerprint only where it is not at its default, so features made before it existed are
+    still found.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,12 @@ class ExtractorConfig(BaseModel):
         description="path of the weights; its sha256 enters the fingerprint, not its name. With Detectron2 a URL is "
         "fetched and kept by its file manager, and counts by its name. 'random' or 'random:SEED' builds an untrained "
         "network, for trials of the mechanics. None takes the weights that come with the model's name",
+    )
+    trust_weights: bool = Field(
+        default=False,
+        description="load weights that are more than numbers. A pickle (.pkl, older .pth) can be a program, which "
+        "loading it runs with your rights: only for files of people you trust. Those of the model zoos, and others "
+        "that hold arrays or tensors alone, load without",
     )
     vocabulary: str | None = Field(
         default=None,
@@ -91,6 +99,8 @@ class ExtractorConfig(BaseModel):
     def _check_weights(cls, weights: str | None) -> str | None:
         if weights is not None:
             _random_seed(weights)
+            if "://" in weights and "@" in urlsplit(weights).netloc:
+                raise ValueError("the URL of the weights holds a login, which the records of the features would show")
         return weights
 
     @model_validator(mode="after")
@@ -126,7 +136,7 @@ class ExtractorConfig(BaseModel):
         A preset that is only a short name of a model of the zoo counts as that model.
         """
         later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
-        fields = self.model_dump(mode="json", exclude=_SPEED_ONLY | _FILES | later)
+        fields = self.model_dump(mode="json", exclude=_NOT_OF_THE_FEATURES | _FILES | later)
         return fields | {"model": ZOO_PRESETS.get(self.model, self.model)}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_extraction.config import RANDOM_WARNING, VG_PRESET, ZOO_PRESETS, ExtractorConfig
+from feature_extraction.plain_pickle import PlainUnpickler, refused_name, untrusted_text
 from feature_extraction.vocabulary import check_length, read_vocabulary
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ class Network:
 def build_network(config: ExtractorConfig, device: torch.device) -> Network:
     """The network that `config` names, with every one of its weights, ready to detect.
 
-    Weights may be a pickle (`.pkl`, older `.pth`), and a pickle is a program: load trusted files only.
-
     Raises:
         ValueError: Detectron2 is not installed; config, weights or vocabulary cannot be read or do not fit each
             other; or the network has no vectors that we could take.
@@ -64,7 +63,8 @@ def build_network(config: ExtractorConfig, device: torch.device) -> Network:
     is_c4, feature_dim = _head_kind(model, config.model)
     labels = _labels(cfg, config)
     if config.random_seed is None:
-        load_weights(model, cfg.MODEL.WEIGHTS, may_have_attributes=config.model == VG_PRESET)
+        is_vg = config.model == VG_PRESET
+        load_weights(model, cfg.MODEL.WEIGHTS, may_have_attributes=is_vg, trusted=config.trust_weights)
     else:
         _soften_residuals(model)
         logger.warning("extractor.model=%s has %s", config.model, RANDOM_WARNING)
@@ -204,17 +204,28 @@ def caffe_network(model: Any) -> None:
 # --- weights and labels ---------------------------------------------------------------------------------------------
 
 
-def load_weights(model: Any, path: str, may_have_attributes: bool) -> None:
+def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool = False) -> None:
     """Load weights, and refuse those that leave a part of the network random, which Detectron2 only warns about.
 
-    The Visual Genome weights also come with a classifier of attributes, which is passed over.
+    The Visual Genome weights also come with a classifier of attributes, which is passed over. A file that would do
+    more than build arrays or tensors is refused unless it is `trusted`: Detectron2 runs whatever a `.pkl` asks for.
     """
+    import torch
     from detectron2.checkpoint import DetectionCheckpointer
 
     class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
         """Remembers what did not fit; the base class logs it and drops it."""
 
         problems: tuple[str, ...] = ()
+
+        def _load_file(self, filename: str) -> Any:
+            if filename.endswith(".pkl") and not trusted:
+                with Path(filename).open("rb") as stream:
+                    PlainUnpickler(stream, encoding="latin1").load()
+            return super()._load_file(filename)
+
+        def _torch_load(self, filename: str) -> Any:
+            return torch.load(filename, map_location="cpu", weights_only=not trusted)
 
         def _load_model(self, checkpoint: Any) -> Any:
             incompatible = super()._load_model(checkpoint)
@@ -238,6 +249,9 @@ def load_weights(model: Any, path: str, may_have_attributes: bool) -> None:
     try:
         checkpointer.load(path)
     except Exception as error:  # unpickling damaged bytes can raise anything
+        name = refused_name(error)
+        if name is not None:
+            raise ValueError(untrusted_text(path, name)) from error
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
             f"weights {path} cannot be loaded ({type(error).__name__}: {reason}); give a model-zoo .pkl, or a .pth "

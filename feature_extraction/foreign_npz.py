@@ -9,15 +9,13 @@
     classes     cls_prob, soft_labels           (R, C), or (R, 1 + C) with the background first
     R           num_bbox, num_boxes
 
-All may stand in a dict `info` instead. That is a pickle, which could run code: it is read by an unpickler that builds
-plain values and numpy arrays, and nothing else.
+All may stand in a dict `info` instead. That is a pickle, which could run code: see `plain_pickle.py`.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_extraction.foreign import ForeignError, ForeignRegions, box_count, picture_side
+from feature_extraction.plain_pickle import NotPlainError, PlainUnpickler
 from feature_extraction.samples import Float, RegionSample
 
 _FEATURES = ("x", "features", "feat")
@@ -37,12 +36,6 @@ _LABELS = ("objects_id", "objects", "classes")
 _SCORES = ("objects_conf", "conf", "scores")
 _PROBABILITIES = ("cls_prob", "soft_labels")
 _COUNT = ("num_bbox", "num_boxes")
-
-_NUMPY_NAMES = {
-    (module, name)
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    for name in ("_reconstruct", "scalar")
-} | {("numpy", "ndarray"), ("numpy", "dtype")}
 
 
 def read_npz(path: Path, num_classes: int, background_first: bool = False) -> ForeignRegions:
@@ -156,17 +149,13 @@ def _read_array(content: bytes) -> Any:
         if math.prod(shape) * dtype.itemsize != len(content) - stream.tell():
             raise ForeignError(f"an array of shape {shape} has {len(content) - stream.tell()} bytes")
         return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    value = _PlainUnpickler(stream, encoding="latin1").load()
+    try:
+        value = PlainUnpickler(stream, encoding="latin1").load()
+    except NotPlainError as error:
+        raise ForeignError(
+            f"its pickle asks for {error.asks_for}, which no features need; do not trust this file"
+        ) from error
     return value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds plain values and numpy arrays."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NUMPY_NAMES:
-            raise ForeignError(f"its pickle asks for {module}.{name}, which no features need; do not trust this file")
-        return super().find_class(module, name)
 
 
 def _first(found: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -152,10 +153,11 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    # Both name files of caches, so they are nothing that leads out of a folder.
+    name: str = Field(pattern=r"^[\w-]+\.tar$")
     samples: int = Field(ge=0)
     bytes: int = Field(ge=0)
-    sha256: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class FeatureManifest(BaseModel):
@@ -213,7 +215,7 @@ def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:
             for info in tar:
-                content = tar.extractfile(info)
+                content = tar.extractfile(info) if info.isreg() else None  # Links lead to other members, or nowhere.
                 if content is None:
                     raise ShardError(f"{shard}: member {info.name!r} is not a plain file; write this shard again")
                 data = content.read()
@@ -261,11 +263,19 @@ def decode_image(key: str, jpeg: bytes, about: bytes) -> ImageSample:
         raise ShardError(f"key {key}: its .json is not an image sample's ({error!r}); download it again") from error
 
 
+def _key_and_extension(name: str, shard: str) -> tuple[str, str]:
+    """The parts of a member's name. Keys become names of files: none leads out of a folder."""
+    key, _, extension = name.partition(".")
+    if re.fullmatch(r"[\w-]+", key) is None:
+        raise ShardError(f"{shard}: member {name!r} has no key of letters, digits, '_' and '-'; write this shard again")
+    return key, extension
+
+
 def read_image_shard(stream: IO[bytes], shard: str) -> Iterator[ImageSample]:
     """The samples of an image shard, in order; `shard` names it in errors."""
     jpegs: dict[str, bytes] = {}
     for name, content in read_tar(stream, shard):
-        key, _, extension = name.partition(".")
+        key, extension = _key_and_extension(name, shard)
         if extension == "jpg":
             jpegs[key] = content
         elif extension == "json" and key in jpegs:
@@ -452,7 +462,7 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
 def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
     """The samples of a feature shard, in order; `shard` names it in errors."""
     for name, content in read_tar(stream, shard):
-        key, _, extension = name.partition(".")
+        key, extension = _key_and_extension(name, shard)
         if extension != "rgn":
             raise ShardError(f"{shard}: unexpected member {name!r}; extract this shard again")
         yield decode_regions(key, content)

@@ -14,6 +14,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import FasterRCNN
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
+from feature_extraction.plain_pickle import refused_name, untrusted_text
 from feature_extraction.vocabulary import check_length, read_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,11 @@ def _read_weights(config: ExtractorConfig) -> dict[str, torch.Tensor]:
         elif Path(config.weights).suffix == ".safetensors":
             state = load_file(config.weights)
         else:
-            state = torch.load(config.weights, map_location="cpu", weights_only=True)
+            state = torch.load(config.weights, map_location="cpu", weights_only=not config.trust_weights)
     except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
+        name = refused_name(error)
+        if name is not None:
+            raise ValueError(untrusted_text(str(config.weights), name)) from error
         where = "torchvision's own" if config.weights is None else config.weights
         reason = str(error).partition("\n")[0]
         raise ValueError(

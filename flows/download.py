@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.download_steps import Steps, Work, log, run_download
 from flows.results import StageSummary
+from flows.run_log import let_rooms_speak
 from flows.shard_params import DownloadParams
 from flows.shard_tasks import run_shards
 from tasks.captions import make_captions
@@ -46,6 +47,7 @@ def report_task(root_uri: str, splits: Sequence[tuple[str, str]]) -> DownloadSum
 @flow(name="download", flow_run_name="download to {params.root_uri}")
 def download(params: DownloadParams) -> list[StageSummary]:
     """Fetch the images of the selected splits, or try their failures again."""
+    let_rooms_speak()
     return run_download(params, Steps(manifest_task, _map_shards, captions_task, report_task))
 
 

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from feature_extraction.config import ExtractorConfig
 from flows.extract_steps import Steps, log, run_extract
 from flows.results import StageSummary
+from flows.run_log import let_rooms_speak
 from flows.shard_params import ExtractParams
 from flows.shard_tasks import run_shards
 from tasks.extract_pool import ExtractorPool
@@ -32,6 +33,7 @@ def feature_manifest_task(root_uri: str, dataset: str, split: str, config: Extra
 @flow(name="extract", flow_run_name="extract in {params.root_uri}")
 def extract(params: ExtractParams) -> list[StageSummary]:
     """Detect the regions of every selected image under the root."""
+    let_rooms_speak()
     return run_extract(params, Steps(_map_shards, feature_manifest_task))
 
 

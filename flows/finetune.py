@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.params import FinetuneParams
 from flows.progress import ProgressLog
+from flows.run_log import let_rooms_speak
 from tasks import train
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
@@ -30,5 +31,6 @@ def finetune_task(params: FinetuneParams) -> CheckpointRef:
 @flow(name="finetune", flow_run_name="finetune on {params.dataset}/{params.split}")
 def finetune(params: FinetuneParams) -> CheckpointRef:
     """Train retrieval by hinge loss, from a pretraining run or from scratch."""
+    let_rooms_speak()
     with stopping_children():
         return finetune_task(params)

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.params import PretrainParams
 from flows.progress import ProgressLog
+from flows.run_log import let_rooms_speak
 from tasks import train
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
@@ -29,5 +30,6 @@ def pretrain_task(params: PretrainParams) -> CheckpointRef:
 @flow(name="pretrain", flow_run_name="pretrain on {params.dataset}/{params.split}")
 def pretrain(params: PretrainParams) -> CheckpointRef:
     """Train the encoder on masked words, masked object labels and matching."""
+    let_rooms_speak()
     with stopping_children():
         return pretrain_task(params)

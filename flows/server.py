@@ -99,11 +99,11 @@ def prefect_server() -> Iterator[None]:
             process.wait()
 
 
-def wait_for_server() -> None:
+def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to have one started for this command") -> None:
     """Return once the server of `prefect_server` answers.
 
     Raises:
-        StageError: it does not within two minutes.
+        StageError: it does not within two minutes; the message ends with the advice.
     """
     url = configured_api_url()
     assert url is not None
@@ -111,10 +111,7 @@ def wait_for_server() -> None:
         with urllib.request.urlopen(f"{url}/health", timeout=STARTUP_SECONDS) as answer:  # noqa: S310
             answer.read()
     except (OSError, urllib.error.URLError) as error:
-        raise StageError(
-            f"the Prefect server at {url} does not answer ({error}); start it, or unset PREFECT_API_URL to have one "
-            "started for this command"
-        ) from error
+        raise StageError(f"the Prefect server at {url} does not answer ({error}); {advice}") from error
 
 
 def _serve(descriptor: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from tasks.config import DatasetConfig, DownloadConfig, RetryConfig
+from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, Uri
 from tasks.records import ShardRef
 
 
@@ -18,7 +18,7 @@ class Params(BaseModel):
 class ShardParams(Params):
     """Datasets under a root, and which of their splits and shards are worked on."""
 
-    root_uri: str = Field(description="folder or fsspec URI under which everything is kept")
+    root_uri: Uri = Field(description="folder or fsspec URI under which everything is kept")
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
     only: tuple[str, ...] | None = Field(default=None, description="dataset/split names to work on; None: all")
     shards: str | None = Field(

@@ -12,6 +12,7 @@ from prefect.tasks import Task
 
 from flows.shards import collect_shards
 from tasks.records import ShardRef, ShardResult
+from tasks.workers import killing_workers
 
 
 def run_shards(
@@ -43,5 +44,5 @@ def run_shards(
             assert isinstance(result, ShardResult | BaseException)
             yield names[future.task_run_id], result
 
-    with runner:
+    with runner, killing_workers():  # The runner waits for its threads, and they for the workers.
         return collect_shards(refs, ended(), logger)

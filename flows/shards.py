@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from flows.progress import counts_text
 from flows.results import StageSummary
-from tasks.errors import StageError, UserError, is_disk_full
+from tasks.errors import StageError, StorageError, UserError, is_disk_full
 from tasks.records import ShardRef, ShardResult, Stage
 from tasks.web.network import NetworkGoneError
 
@@ -28,7 +28,8 @@ def collect_shards(
     Raises:
         UserError: a shard failed because of the input; the first such message.
         StageError: shards failed otherwise. Either way, the other shards were done first; but where none of those
-            that wait could do better (the disk is full, the network is gone, a worker was killed), they are not begun.
+            that wait could do better (the disk is full, the network or the store is gone, a worker was killed), they
+            are not begun.
     """
     results: dict[ShardRef, ShardResult] = {}
     errors: dict[ShardRef, BaseException] = {}
@@ -82,7 +83,7 @@ def _log_skipped(results: Sequence[ShardResult], logger: logging.Logger) -> None
 
 def _raise_if_hopeless(error: BaseException) -> None:
     """Raise what the shards that wait would fail with, too: a list of thousands shall not end in so many lines."""
-    if isinstance(error, NetworkGoneError) or (isinstance(error, OSError) and is_disk_full(error)):
+    if isinstance(error, NetworkGoneError | StorageError) or (isinstance(error, OSError) and is_disk_full(error)):
         raise error
     if isinstance(error, BrokenProcessPool):
         raise StageError(

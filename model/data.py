@@ -25,7 +25,7 @@ from model.config import FeatureSource
 from model.errors import InputError
 from model.index import Arrays, load_or_make
 from model.order import WHOLE, BatchOrder, Index, Part
-from model.shard_cache import connect
+from model.remote import connect, fetching
 from model.store import FeatureStore, LostShardError, open_store
 
 __all__ = [
@@ -132,16 +132,21 @@ def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
 def _read_strings(source: FeatureSource, name: str) -> Any:
     """A column of the captions, every row a string."""
     path = source.captions_path
-    try:
-        with _open_captions(source) as stream:
-            file = pq.ParquetFile(stream)
-            if name not in file.schema_arrow.names:
-                raise InputError(f"{path} has no column {name}; captions need caption_id, image_key and text")
-            values = file.read(columns=[name])[name]
-    # Arrow has errors of its own, and reports some kinds of damage as an OSError.
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: column {name} of the captions cannot be read ({reason}); make it again") from error
+    with fetching(path):
+        try:
+            with _open_captions(source) as stream:
+                file = pq.ParquetFile(stream)
+                if name not in file.schema_arrow.names:
+                    raise InputError(f"{path} has no column {name}; captions need caption_id, image_key and text")
+                values = file.read(columns=[name])[name]
+        except PermissionError:
+            raise
+        # Arrow has errors of its own, and reports some kinds of damage as an OSError.
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path}: column {name} of the captions cannot be read ({reason}); make it again"
+            ) from error
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         raise InputError(f"{path}: column {name} holds {values.type}, not strings; convert it")
     if values.null_count:
@@ -168,7 +173,13 @@ def _captions_digest(source: FeatureSource) -> str:
     """Sha256 of the file; on an object store, of what it says of this version of the file."""
     if "://" in source.captions_path:
         fs, path = connect(source.captions_path)
-        return str(fs.ukey(path))
+        try:
+            with fetching(source.captions_path):
+                return str(fs.ukey(path))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{source.name}: there are no captions {source.captions_path}; set captions_path"
+            ) from error
     with _local_captions(source).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

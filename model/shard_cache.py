@@ -24,7 +24,6 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 
@@ -32,9 +31,9 @@ from feature_extraction.samples import ShardEntry, ShardError
 from model.errors import InputError
 from model.order import WINDOW_SHARDS
 from model.publish import Lock, part_of, publish
+from model.remote import fetching
 from model.shards import NAME_BYTES, ShardFile
 
-_DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _CHUNK_BYTES = 16 * 1024**2
 _TRIES = 4
 _FIRST_WAIT_SECONDS = 1.0
@@ -42,24 +41,6 @@ _ROOM_WAIT_SECONDS = 120.0
 _ROOM_POLL_SECONDS = 0.1
 _LOCK_POLL_SECONDS = 0.02
 _log = logging.getLogger(__name__)
-
-
-def connect(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path on it.
-
-    Raises:
-        InputError: there is none of that kind, or its driver is not installed.
-    """
-    protocol = uri.partition("://")[0]
-    try:
-        fs, path = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        driver = _DRIVERS.get(protocol)
-        command = f"run `pip install {driver}`" if driver else str(error)
-        raise InputError(f"{uri} cannot be opened: the driver of {protocol}:// is not installed; {command}") from error
-    except ValueError as error:
-        raise InputError(f"{uri} cannot be opened ({error}); give a folder, or an s3:// or gs:// URI") from error
-    return fs, str(path).rstrip("/")
 
 
 class ShardCache:
@@ -102,7 +83,9 @@ class ShardCache:
             threading.Thread(target=self._work, name=f"shard-cache-{number}", daemon=True).start()
 
     def faults(self) -> dict[int, str]:
-        sizes = {str(about["name"]).rsplit("/", 1)[-1]: about["size"] for about in self._fs.ls(self._base, detail=True)}
+        with fetching(self._base):
+            listing = self._fs.ls(self._base, detail=True)
+        sizes = {str(about["name"]).rsplit("/", 1)[-1]: about["size"] for about in listing}
         found = {}
         for shard, entry in enumerate(self._entries):
             if sizes.get(entry.name) is None:
@@ -117,7 +100,9 @@ class ShardCache:
         starts = [position * stride for position in range(self._entries[shard].samples)]
         path = self._remote(shard)
         ends = [start + NAME_BYTES for start in starts]
-        return np.array(self._fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise"), f"S{NAME_BYTES}")
+        with fetching(path):
+            names = self._fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+        return np.array(names, f"S{NAME_BYTES}")
 
     def open(self, shard: int) -> ShardFile:
         with self._changed:
@@ -235,22 +220,19 @@ class ShardCache:
 
     def _read(self, shard: int, start: int, end: int) -> bytes:
         wait = _FIRST_WAIT_SECONDS
-        for _ in range(_TRIES - 1):
+        for number in range(1, _TRIES + 1):
             try:
-                return bytes(self._fs.cat_file(self._remote(shard), start=start, end=end))
+                with fetching(self._remote(shard)):
+                    return bytes(self._fs.cat_file(self._remote(shard), start=start, end=end))
             except FileNotFoundError as error:
                 raise ShardError(f"{self._remote(shard)} is missing") from error
-            except OSError as error:
-                _log.warning("%s: %s; trying again in %g s", self._remote(shard), error, wait)
+            except InputError as error:
+                if number == _TRIES:
+                    raise
+                _log.warning("%s: %s; trying again in %g s", self._remote(shard), error.__cause__, wait)
                 time.sleep(wait)
                 wait *= 2
-        try:
-            return bytes(self._fs.cat_file(self._remote(shard), start=start, end=end))
-        except OSError as error:
-            raise InputError(
-                f"{self._remote(shard)} cannot be fetched ({error}); check network and credentials and start again: "
-                "what was fetched is kept"
-            ) from error
+        raise AssertionError("the last try returns or raises")
 
     def _reserve(self, shard: int, part: Path) -> None:
         """Create a `.part` of the shard's size, once there is room for it.

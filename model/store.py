@@ -28,7 +28,8 @@ from model.errors import InputError
 from model.index import load_or_make
 from model.order import Index
 from model.records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
-from model.shard_cache import ShardCache, connect
+from model.remote import connect, fetching
+from model.shard_cache import ShardCache
 from model.shards import TAR_HEADER, LocalShards, ShardFile, Shards
 
 _NAME_THREADS = 16
@@ -244,7 +245,8 @@ class FeatureStore:
         try:
             if remote:
                 fs, base = connect(self.folder)
-                content = bytes(fs.cat_file(f"{base}/manifest.json"))
+                with fetching(where):
+                    content = bytes(fs.cat_file(f"{base}/manifest.json"))
             else:
                 content = Path(where).read_bytes()
         except FileNotFoundError as error:

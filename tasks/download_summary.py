@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tasks.download_tally import UNREAD, Tally, joined
+from tasks.logins import without_login
 from tasks.manifest import manifest_receipt
 from tasks.outcomes import read_outcome_columns
 from tasks.placeholders import (
@@ -209,7 +210,10 @@ def _typical_details(details: Any) -> tuple[OutcomeDetail, ...]:
         outcome = line["outcome"]
         if outcome not in best:
             best[outcome] = OutcomeDetail(
-                outcome=Outcome(outcome), detail=line["detail"], urls=line["urls"], example_url=line["url"]
+                outcome=Outcome(outcome),
+                detail=line["detail"],
+                urls=line["urls"],
+                example_url=without_login(line["url"]),
             )
     return tuple(best[outcome.value] for outcome in Outcome if outcome.value in best)
 

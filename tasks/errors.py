@@ -13,6 +13,10 @@ class StageError(RuntimeError):
     """A stage failed. The message says which part, and where its log or its other parts are. Exit code 1."""
 
 
+class StorageError(StageError):
+    """The store of a root that is no local folder does not answer: no shard could be done, whichever it is."""
+
+
 def is_disk_full(error: OSError) -> bool:
     """True where there is no room left on a disk, or in someone's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import Field
 
+from tasks.logins import without_login
 from tasks.records import Record
 from tasks.storage import Root, image_shard_path, split_folder
 
@@ -44,7 +45,7 @@ class Placeholder(Record):
     urls: int = Field(description="different URLs that gave it, at least MIN_URLS")
     hosts: int = Field(description="different hosts of those URLs; 0 for pictures on disk")
     key: str = Field(description="the first row that has it; its JPEG lies in that row's image shard")
-    url: str = Field(description="that row's URL")
+    url: str = Field(description="that row's URL, without a login")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def find_placeholders(tables: Iterable[Any], repeated: Prefixes, duplicates: Row
             urls=line["key_count"],
             hosts=line["host_count_distinct"],
             key=line["key_first"],
-            url=line["url_first"],
+            url=without_login(line["url_first"]),
         )
         for line in grouped.to_pylist()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import multiprocessing
 import pickle
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -52,7 +54,9 @@ class ReportingPool(WorkerPool):
         self._events, self.pipe = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self._trouble: Exception | None = None
         self._on_event = on_event
-        self._listener = threading.Thread(target=self._listen, name="shard-events", daemon=True)
+        # In the caller's context, which tells Prefect whose log lines these are.
+        listen = partial(contextvars.copy_context().run, self._listen)
+        self._listener = threading.Thread(target=listen, name="shard-events", daemon=True)
         super().__init__(max_workers, start, self.pipe, *arguments)
 
     def __enter__(self) -> Self:

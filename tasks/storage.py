@@ -12,9 +12,10 @@
                                           failed-00042.parquet  (where pictures failed)
                                           manifest.json                                (written last)
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
-    ROOT/scores/EVALUATION/                           scores.npz, metrics.json
+    ROOT/scores/EVALUATION/                           blocks of scores, metrics.json, report.html; see model/scores.py
     ROOT/history.jsonl                                one line per evaluation, append-only
     ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
+    ROOT/sweeps/SWEEP.html, SWEEP.json                variants of one experiment beside each other
     ROOT/inspect-DATASET-SPLIT.html                   a look at features
 
 The `.json` on the right is the receipt, written last. A file is published whole or not at all: `.part`, fsync,
@@ -26,7 +27,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import os
 import platform
 import time
@@ -34,12 +34,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import IO, TypeVar
 
-import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
+from tasks.object_store import ObjectStore
 from tasks.records import FileDigest, Receipt
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,20 +52,23 @@ class Root:
     """A folder, local or on an object store, under which everything is kept. Paths below are relative to it."""
 
     def __init__(self, uri: str) -> None:
+        """Looks at nothing yet.
+
+        Raises:
+            UserError: the URI cannot be one of a root, or its driver is not installed.
+        """
         self.uri = uri.rstrip("/") or "/"
-        try:
-            self._fs, base = fsspec.core.url_to_fs(uri)
-        except (ValueError, ImportError) as error:
-            raise UserError(
-                f"root {uri!r} cannot be opened ({error}); give a folder, or install its fsspec driver"
-            ) from error
-        self._base = str(base).rstrip("/")
-        protocols = self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,)
-        self.is_local = "file" in protocols
+        protocol, separator, _ = uri.partition("://")
+        self.is_local = not separator or protocol in ("file", "local")
+        if self.is_local:
+            self._folder = Path(LocalFileSystem._strip_protocol(uri))
+        else:
+            self._store = ObjectStore(uri)
 
     def path(self, relative: str) -> str:
-        """The full name of a path below the root, as its file system wants it."""
-        return f"{self._base}/{relative}" if relative else self._base
+        """The full name of a path below the root: a local path, or a URI."""
+        whole = str(self._folder) if self.is_local else self.uri
+        return f"{whole.rstrip('/')}/{relative}" if relative else whole
 
     def local(self, relative: str, needed_for: str = "this step") -> Path:
         """The same as a local path.
@@ -72,51 +77,66 @@ class Root:
             UserError: the root is not a local folder.
         """
         if not self.is_local:
-            raise UserError(f"{needed_for} needs a local root, and {self.uri} is not one; copy the root to a disk")
-        return Path(self.path(relative))
+            raise UserError(f"{needed_for} needs a local root, and {self.uri} is not one; copy it to a disk")
+        return self._folder / relative
 
     def check_writable(self) -> None:
         """Raise UserError unless files can be written under the root. Leaves nothing behind but the folder."""
-        probe = f".writable-{os.getpid()}"
+        probe = f".writable-{platform.node()}-{os.getpid()}"
         try:
             self.publish_bytes(probe, b"")
-            self._fs.rm(self.path(probe))
+            self.remove(probe)
         except OSError as error:
             raise UserError(f"cannot write under root {self.uri}: {error}; give a folder you may write to") from error
 
     def exists(self, relative: str) -> bool:
-        return bool(self._fs.exists(self.path(relative)))
+        """Whether there is a file or a folder of this name."""
+        return (self._folder / relative).exists() if self.is_local else self._store.size(relative) is not None
 
-    def size(self, relative: str) -> int:
-        return int(self._fs.size(self.path(relative)))
+    def size(self, relative: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        if not self.is_local:
+            return self._store.size(relative)
+        try:
+            return (self._folder / relative).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def names(self, relative: str) -> list[str]:
-        """Names in a folder, sorted; unfinished `.part` files are left out. An absent folder is empty."""
-        self._fs.invalidate_cache()
-        try:
-            entries = self._fs.ls(self.path(relative), detail=False)
-        except FileNotFoundError:
-            return []
-        names = {str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in entries}
+        """Names in a folder, sorted; unfinished `.part` files are left out. An absent folder is empty, as is a file."""
+        if self.is_local:
+            try:
+                names = [path.name for path in (self._folder / relative).iterdir()]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        else:
+            names = self._store.names(relative)
         return sorted(name for name in names if not name.endswith(PART))
 
     @contextmanager
     def open(self, relative: str) -> Iterator[IO[bytes]]:
-        """A seekable stream to read from."""
-        with self._fs.open(self.path(relative), "rb") as stream:
+        """A seekable stream to read from.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with (self._folder / relative).open("rb") if self.is_local else self._store.open(relative) as stream:
             yield stream
 
     def read_bytes(self, relative: str) -> bytes:
-        with self.open(relative) as stream:
-            return stream.read()
+        """The whole content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return (self._folder / relative).read_bytes() if self.is_local else self._store.read(relative)
 
     def remove(self, relative: str) -> None:
         """Remove a file, durably; it is no error if there is none."""
         if not self.is_local:
-            if self.exists(relative):
-                self._fs.rm(self.path(relative))
+            self._store.remove(relative)
             return
-        target = Path(self.path(relative))
+        target = self._folder / relative
         if target.exists():
             target.unlink()
             _fsync_folder(target.parent)
@@ -124,14 +144,14 @@ class Root:
     def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
         """Write a file whole or not at all, and return its digest. An existing file is replaced."""
         if not self.is_local:
-            # One upload is atomic on an object store, but only the whole content is one upload.
-            buffer = io.BytesIO()
-            write(buffer)
-            content = buffer.getvalue()
-            self._fs.makedirs(self.path(relative).rsplit("/", 1)[0], exist_ok=True)
-            self._fs.pipe_file(self.path(relative), content)
-            return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        target = Path(self.path(relative))
+            # A shard is larger than memory has room for, once per worker. The suffix tells browsers what it is.
+            with NamedTemporaryFile(prefix="unicoder-vl-", suffix=Path(relative).suffix) as stream:
+                write(stream)
+                stream.flush()
+                digest = _digest(Path(stream.name))
+                self._store.upload(Path(stream.name), relative)
+            return digest
+        target = self._folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{platform.node()}.{os.getpid()}{PART}")
         _drop_parts_of_the_dead(target)
@@ -140,15 +160,13 @@ class Root:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            with part.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            size = part.stat().st_size
+            digest = _digest(part)
             part.replace(target)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         _fsync_folder(target.parent)
-        return FileDigest(bytes=size, sha256=sha256)
+        return digest
 
     def publish_bytes(self, relative: str, content: bytes) -> FileDigest:
         return self.publish(relative, lambda stream: stream.write(content))
@@ -182,7 +200,7 @@ class Root:
     def append_line(self, relative: str, line: str) -> None:
         """Append one line to a text file, durably. On an object store the whole file is written again."""
         if self.is_local:
-            target = Path(self.path(relative))
+            target = self._folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("ab") as stream:
                 stream.write(line.encode() + b"\n")
@@ -198,11 +216,13 @@ class Root:
         if receipt is None or receipt.fingerprint != fingerprint:
             return None
         folder = relative.rsplit("/", 1)[0]
-        for name, digest in receipt.files.items():
-            file = f"{folder}/{name}"
-            if not self.exists(file) or self.size(file) != digest.bytes:
-                return None
-        return receipt
+        whole = all(self.size(f"{folder}/{name}") == digest.bytes for name, digest in receipt.files.items())
+        return receipt if whole else None
+
+
+def _digest(path: Path) -> FileDigest:
+    with path.open("rb") as stream:
+        return FileDigest(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
 
 
 def _drop_parts_of_the_dead(target: Path) -> None:
@@ -317,6 +337,10 @@ def run_folder(run: str) -> str:
 
 def scores_folder(evaluation: str) -> str:
     return f"scores/{evaluation}"
+
+
+def sweep_path(name: str, suffix: str) -> str:
+    return f"sweeps/{name}.{suffix}"
 
 
 HISTORY = "history.jsonl"

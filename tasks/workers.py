@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -14,6 +15,23 @@ from tasks.tether import die_with_parent
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def killing_workers() -> Iterator[None]:
+    """Kill all workers when this block is interrupted: for a block inside a pool's, whose threads wait for them."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            _kill_workers()
+        raise
+
+
+def _kill_workers() -> None:
+    """An interrupt does not wait for shards; what they publish is whole or not there."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 class WorkerPool:
@@ -42,8 +60,7 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, Exception):
-            for worker in multiprocessing.active_children():
-                worker.kill()  # An interrupt does not wait for shards; what they publish is whole or not there.
+            _kill_workers()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._starter.shutdown()
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.s3_server import Bucket, S3Server
 
 for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
     os.environ.pop(_name, None)
@@ -28,3 +33,28 @@ def prefect_harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A server of S3 on loopback, started once."""
+    from tests.s3_server import serving_s3
+
+    with serving_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """An empty bucket there, with an environment that leads to it."""
+    from s3fs import S3FileSystem
+
+    from tests.s3_server import Bucket
+
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    S3FileSystem.clear_instance_cache()  # They are kept by their arguments, whatever the environment says now.
+    yield Bucket(s3_server, f"bucket-{uuid.uuid4().hex[:12]}")
+    S3FileSystem.clear_instance_cache()
+    s3_server.on_request = lambda request: None

@@ -41,12 +41,11 @@ class OpenFeatures:
         path = f"{self.features.folder}/{storage.region_shard_name(shard)}"
         name = self.root.path(path)
         expected = self.receipts[shard].files[storage.region_shard_name(shard)].bytes
-        if not self.root.exists(path):
+        size = self.root.size(path)
+        if size is None:
             raise ShardError(f"{name} is missing though its receipt stands; run: unicoder-vl extract")
-        if self.root.size(path) != expected:
-            raise ShardError(
-                f"{name} has {self.root.size(path):,} bytes, its receipt says {expected:,}; run: unicoder-vl extract"
-            )
+        if size != expected:
+            raise ShardError(f"{name} has {size:,} bytes, its receipt says {expected:,}; run: unicoder-vl extract")
         with self.root.open(path) as stream:
             yield stream, name
 

@@ -213,10 +213,9 @@ class _Check:
         if digest is None:
             raise ShardError("its receipt is of another file")
         for file, stated in receipt.files.items():
-            path = f"{self.folder}/{file}"
-            if not self.root.exists(path):
+            size = self.root.size(f"{self.folder}/{file}")
+            if size is None:
                 raise ShardError(f"{file}, which belongs to it, is missing")
-            size = self.root.size(path)
             if size != stated.bytes:
                 raise ShardError(f"{file} has {size:,} bytes, and was written with {stated.bytes:,}")
         if entry is not None and (entry.sha256, entry.bytes) != (digest.sha256, digest.bytes):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import download, encoding, extract, loader, pipeline, scoring, step
+from tests.bench import download, encoding, extract, flow, loader, pipeline, scoring, step
 
 BENCHES = {
     "loader": loader.run,
@@ -19,6 +19,7 @@ BENCHES = {
     "download": download.run,
     "extract": extract.run,
     "pipeline": pipeline.run,
+    "flow": flow.run,
 }
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -156,3 +157,31 @@ def test_a_manifest_without_top_labels_has_the_bytes_it_had_before_there_were_an
     assert parse_manifest(text, "manifest.json").layout == RegionLayout(4, 16, "sqrt8")
     top = FeatureManifest(**fields, num_top=5, extractor_details={}, shards=())
     assert parse_manifest(top.model_dump_json(), "manifest.json").layout == RegionLayout(4, 16, "sqrt8", 5)
+
+
+@pytest.mark.parametrize("name", ["/etc/cron.rgn", "../up.rgn", "a/b.rgn", "..rgn", "a b.rgn", "a\\b.rgn"])
+def test_a_key_that_leads_out_of_a_folder_is_refused(name):
+    buffer = io.BytesIO()
+    write_tar(buffer, [(name, encode_regions(make_sample("k", 2, 4), RegionLayout(4, 4, "fp16")))])
+    with pytest.raises(ShardError, match="has no key of letters"):
+        list(read_region_shard(io.BytesIO(buffer.getvalue()), "regions-00000.tar"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_a_member_that_is_no_file_is_refused(kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        member = tarfile.TarInfo("000000001.rgn")
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(ShardError, match="000000001"):
+        list(read_region_shard(io.BytesIO(buffer.getvalue()), "regions-00000.tar"))
+
+
+@pytest.mark.parametrize("field", [{"name": "../../.bashrc"}, {"name": "/etc/passwd"}, {"sha256": "../../../tmp/x"}])
+def test_a_manifest_names_no_file_outside_its_folder(field):
+    entry = {"name": "regions-00000.tar", "samples": 1, "bytes": 1, "sha256": "0" * 64} | field
+    about = {"max_regions": 1, "feature_dim": 1, "encoding": "fp16", "labels": []}
+    about |= {"extractor": "e", "extractor_details": {}, "shards": [entry]}
+    with pytest.raises(ShardError, match="not a feature manifest"):
+        parse_manifest(json.dumps(about), "manifest.json")

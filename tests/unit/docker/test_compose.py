@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from flows import server
+from flows.__main__ import app
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKER = REPOSITORY / "docker"
@@ -31,9 +31,9 @@ def build_arguments() -> set[str]:
     return set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
 
 
-def test_services_are_a_database_a_server_a_deployment_step_and_a_worker() -> None:
-    assert set(SERVICES) == {"postgres", "server", "deploy", "worker"}
-    assert set(OURS) == {"server", "deploy", "worker"}
+def test_services_are_a_database_a_server_its_setup_and_a_worker() -> None:
+    assert set(SERVICES) == {"postgres", "server", "setup", "worker"}
+    assert set(OURS) == {"server", "setup", "worker"}
 
 
 def test_image_is_built_from_files_that_exist() -> None:
@@ -58,20 +58,17 @@ def test_dockerfile_copies_and_runs_what_exists_and_is_not_ignored() -> None:
         assert room in allowed
 
 
-@pytest.mark.parametrize("service", ["server", "deploy", "worker"])
-def test_commands_are_programs_and_scripts_of_the_image(service: str) -> None:
-    program, *arguments = SERVICES[service]["command"]
-    assert program in {"prefect", "bash"}
-    if program == "bash":
-        assert REPOSITORY / arguments[0] in SCRIPTS
+@pytest.mark.parametrize("service", ["server", "setup", "worker"])
+def test_commands_are_programs_of_the_image(service: str) -> None:
+    program, command, *_ = SERVICES[service]["command"]
+    assert program in {"prefect", "unicoder-vl"}
+    if program == "unicoder-vl":
+        assert command in {info.name for info in app.registered_commands}
 
 
 def test_worker_and_deployments_share_one_pool() -> None:
     command = SERVICES["worker"]["command"]
     assert pool_names() == {command[command.index("--pool") + 1]}
-    create = next(line for line in (DOCKER / "deploy.sh").read_text().splitlines() if "work-pool create" in line)
-    words = shlex.split(create)
-    assert pool_names() == {words[words.index("create") + 1]}
 
 
 def test_data_volume_is_where_the_deployments_keep_everything() -> None:
@@ -97,7 +94,7 @@ def test_health_check_is_python(service: str) -> None:
     compile(code, "healthcheck", "exec")
 
 
-def test_start_order_waits_for_health_and_for_the_deployments() -> None:
+def test_start_order_waits_for_health_and_for_the_setup() -> None:
     waits = {
         name: {other: wait["condition"] for other, wait in service.get("depends_on", {}).items()}
         for name, service in SERVICES.items()
@@ -105,8 +102,8 @@ def test_start_order_waits_for_health_and_for_the_deployments() -> None:
     assert waits == {
         "postgres": {},
         "server": {"postgres": "service_healthy"},
-        "deploy": {"server": "service_healthy"},
-        "worker": {"deploy": "service_completed_successfully"},
+        "setup": {"server": "service_healthy"},
+        "worker": {"setup": "service_completed_successfully"},
     }
 
 

@@ -39,10 +39,16 @@ def test_fields_that_came_later_are_fingerprinted_only_where_they_say_something_
 
 
 def test_speed_and_places_of_files_are_not_fingerprinted():
-    moved = ExtractorConfig(batch_size=2, device="cpu", weights="w.pth", vocabulary="v.txt")
+    moved = ExtractorConfig(batch_size=2, device="cpu", weights="w.pth", vocabulary="v.txt", trust_weights=True)
     assert moved.fingerprinted() == ExtractorConfig().fingerprinted()
 
 
 def test_a_short_name_counts_as_the_model_that_it_is_short_for():
     assert ExtractorConfig(model="coco-r101-c4").fingerprinted() == ExtractorConfig().fingerprinted()
     assert ExtractorConfig(model="coco-r50-c4").fingerprinted() != ExtractorConfig().fingerprinted()
+
+
+def test_a_login_in_the_url_of_weights_is_refused_since_records_would_show_it():
+    ExtractorConfig(weights="https://example.org/w.pkl")
+    with pytest.raises(ValueError, match="holds a login"):
+        ExtractorConfig(weights="https://me:secret@example.org/w.pkl")

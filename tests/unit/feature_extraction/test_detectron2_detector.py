@@ -1,6 +1,8 @@
 """Detectron2's networks behind the interface: real ones with random weights and few channels (see conftest)."""
 
+import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,3 +146,29 @@ def test_a_config_file_that_cannot_be_read_is_one_sentence(network, tmp_path, te
 def test_a_config_of_the_zoo_that_is_a_program_is_refused(network):
     with pytest.raises(ValueError, match="no YAML config of Detectron2's model zoo"):
         load_detector(network.config.model_copy(update={"model": "new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py"}))
+
+
+class Program:
+    """A pickle of it makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pth"])
+def test_weights_that_would_run_a_program_are_refused_unless_they_are_trusted(network, tmp_path, name):
+    config = network.config.model_copy(update={"weights": str(tmp_path / name)})
+    content = {"model": network.state, "more": Program(tmp_path / "it ran")}
+    if name.endswith(".pth"):
+        torch.save(content, config.weights)
+    else:
+        content["model"] = {key: tensor.numpy() for key, tensor in network.state.items()}
+        Path(config.weights).write_bytes(pickle.dumps({**content, "__author__": "test"}))
+    with pytest.raises(ValueError, match=rf"{name} are more than numbers: .*mkdir.* set extractor\.trust_weights=true"):
+        load_detector(config)
+    assert not (tmp_path / "it ran").exists()
+    load_detector(config.model_copy(update={"trust_weights": True}))
+    assert (tmp_path / "it ran").exists()

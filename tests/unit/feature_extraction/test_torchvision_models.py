@@ -1,6 +1,7 @@
 """torchvision's own networks by name, with random weights: none are downloaded here."""
 
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -169,3 +170,23 @@ def test_the_final_feature_is_pooled_at_the_stored_box(picture, tmp_path, select
     np.testing.assert_array_equal(refined.boxes, final.boxes)
     np.testing.assert_array_equal(refined.scores, final.scores)
     assert np.abs(final.features - refined.features).max() > 0.01
+
+
+class Program:
+    """A pickle of it makes a folder when it is loaded."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_weights_that_would_run_a_program_are_refused_unless_they_are_trusted(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": state_of(LIGHT), "more": Program(tmp_path / "it ran")}, path)
+    with pytest.raises(ValueError, match=r"are more than numbers: .*mkdir.* set extractor\.trust_weights=true"):
+        load_detector(config(weights=str(path)))
+    assert not (tmp_path / "it ran").exists()
+    load_detector(config(weights=str(path), trust_weights=True))
+    assert (tmp_path / "it ran").exists()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry as loaded_drivers
 
 from feature_extraction.samples import ShardError, parse_manifest
 from model import shard_cache
@@ -342,6 +343,7 @@ def test_an_unfinished_feature_set_of_an_object_store_is_refused(tmp_path):
 
 def test_a_missing_driver_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(loaded_drivers, "s3", raising=False)  # Another test may have loaded it.
     with pytest.raises(InputError, match=r"s3://bucket/x cannot be opened.*run `pip install s3fs`"):
         FeatureStore("s3://bucket/x", tmp_path)
 
@@ -377,3 +379,25 @@ raise SystemExit(7)
     ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], timeout=15)
     assert ended.returncode == 7
     assert time.monotonic() - begun < 15
+
+
+def test_a_login_in_a_uri_is_refused_and_not_repeated(tmp_path):
+    with pytest.raises(InputError, match="holds a user name or password") as caught:
+        FeatureStore("s3://KEY:secret@bucket/x", tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_errors_of_a_drivers_own_kind_are_tried_again_and_named(remote, tmp_path, monkeypatch):
+    class RefusedError(Exception):
+        """As botocore's are: no OSError."""
+
+    class Closed(CountingStore):
+        def cat_file(self, path, **kwargs):
+            super().cat_file(path, **kwargs)
+            raise RefusedError("could not connect")
+
+    monkeypatch.setattr(shard_cache, "_FIRST_WAIT_SECONDS", 0.001)
+    closed = Closed(tmp_path / "log.txt")
+    with pytest.raises(InputError, match=r"regions-00003\.tar cannot be fetched \(could not connect\)"):
+        open_cache(remote, tmp_path / "cache", closed).open(3)
+    assert (tmp_path / "log.txt").read_text().splitlines() == ["regions-00003.tar"] * 4

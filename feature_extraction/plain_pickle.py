@@ -1,0 +1,55 @@
+"""Pickles that hold numbers, read without running anything else that they ask for.
+
+A pickle names the functions that build what it holds, and `pickle.load` calls them, whatever they are. Here only those
+that build containers and numpy arrays are called.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import Any
+
+_BUILDERS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),  # bytes, as Python 3 writes them for Python 2
+    ("collections", "OrderedDict"),
+} | {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")  # before and since numpy 2
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
+
+
+class NotPlainError(ValueError):
+    """A pickle asks for something else, named by `asks_for`: MODULE.NAME."""
+
+    def __init__(self, asks_for: str) -> None:
+        super().__init__(f"it asks for {asks_for}")
+        self.asks_for = asks_for
+
+
+def refused_name(error: Exception) -> str | None:
+    """What a file of weights asked for that only a trusted one may have (MODULE.NAME); None for any other trouble."""
+    if isinstance(error, NotPlainError):
+        return error.asks_for
+    found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))  # torch.load says it in many words.
+    return found[1] if found else None
+
+
+def untrusted_text(path: str, name: str) -> str:
+    """What to tell of weights that ask for `name`."""
+    return (
+        f"weights {path} are more than numbers: loading them would call {name}, which can be a program; only if you "
+        "trust whoever made the file, set extractor.trust_weights=true"
+    )
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Builds containers, numbers, strings and numpy arrays; anything else is a NotPlainError, before it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _BUILDERS:
+            raise NotPlainError(f"{module}.{name}")
+        return super().find_class(module, name)

@@ -1,0 +1,245 @@
+"""A server, a worker, and runs of deployments that are killed and cancelled: states end right, nobody survives, and
+the next run goes on.
+
+The parts share one server, and are in the order of an operator's first day.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.params import RebuildParams
+from flows.recipes import recipe
+from flows.results import RebuildResult
+from tasks.extractor import extractor_fingerprint
+from tasks.history import read_history
+from tasks.records import Receipt
+from tasks.storage import Root
+from tasks.world.dataset import WorldConfig, make_world
+from tests.operating import REPOSITORY, Site, wait_until
+
+pytestmark = [pytest.mark.flow, pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")]
+
+WORLD = WorldConfig(pretraining_images=40, retrieval_train=8, retrieval_val=2, retrieval_test=5, workers=1)
+HEARTBEAT_SECONDS = 30
+"""The least that Prefect takes."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("site"))
+    try:
+        site.wait_for_server()
+        yield site
+    finally:
+        site.end()
+
+
+@pytest.fixture(scope="module")
+def params(site: Site) -> RebuildParams:
+    """The demo with small shards and short training, and its world."""
+    return smaller_demo(site, "data/demo")
+
+
+def smaller_demo(site: Site, root_uri: str) -> RebuildParams:
+    params = recipe("demo", root_uri)
+    short = {"steps": 40, "batch_size": 4, "checkpoint_steps": 10, "log_steps": 10}
+    make_world(site.folder / root_uri / "world", WORLD, free_port())
+    return params.model_copy(
+        update={
+            "pretraining_dataset": params.pretraining_dataset.model_copy(update={"shard_size": 8}),
+            "pretrain": params.pretrain.model_copy(update=short | {"steps": 800}),
+            "finetune": params.finetune.model_copy(update=short),
+            "task_specific": None,
+            "max_workers": 1,
+            "max_trainings": 1,
+        }
+    )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def setup(site: Site, *arguments: str) -> dict[str, str]:
+    """What `unicoder-vl setup` did: by name, made, changed or stands."""
+    out = site.command("flows", "setup", "--json", *arguments)
+    return {one["name"]: one["done"] for one in json.loads(out)["made"]}
+
+
+def smaller_project(site: Site, params: RebuildParams) -> Path:
+    """The prefect.yaml of this project, with a smaller demo and faster heartbeats."""
+    project: dict[str, Any] = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+    for deployment in project["deployments"]:
+        deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] = str(HEARTBEAT_SECONDS)
+        if deployment["name"] == "demo":
+            deployment["parameters"]["params"] = params.model_dump(mode="json")
+    path = site.folder / "smaller.yaml"
+    path.write_text(yaml.safe_dump(project))
+    return path
+
+
+@pytest.fixture(scope="module")
+def setups(site: Site, params: RebuildParams) -> list[dict[str, str]]:
+    """What setup did at first, with the project's own prefect.yaml, and then with another one, twice."""
+    smaller = str(smaller_project(site, params))
+    return [setup(site), setup(site, "--file", smaller), setup(site, "--file", smaller)]
+
+
+def test_setup_makes_and_changes_and_leaves_alone(site: Site, setups: list[dict[str, str]]) -> None:
+    first, second, third = setups
+    assert set(first.values()) == {"made"}
+    assert {"unicoder-vl", "rebuild/cc3m", "rebuild/demo", "finetune/coco", "evaluate/scheduled"} <= set(first)
+    assert {name for name, done in second.items() if done == "stands"} == {"unicoder-vl"}
+    assert set(third.values()) == {"stands"}
+    assert set(first) == set(second) == set(third)
+    deployments = site.post("/deployments/filter", {})
+    assert len(deployments) == len(first) - 2
+    assert {one["global_concurrency_limit"]["limit"] for one in deployments} == {1}
+    (automation,) = site.post("/automations/filter", {})
+    assert automation["trigger"]["within"] == 3 * HEARTBEAT_SECONDS
+
+
+@pytest.fixture(scope="module")
+def undisturbed(site: Site, worker: None) -> Callable[[], RebuildResult]:
+    """The same experiment under another root, begun by the command line, and not killed."""
+    params = smaller_demo(site, "data/undisturbed")
+    (site.folder / "undisturbed.json").write_text(params.model_dump_json())
+    process = site.start("flows", "rebuild", "--params", "undisturbed.json", "--json")
+
+    def result() -> RebuildResult:
+        assert process.wait(600) == 0, (site.folder / "flows.log").read_text()
+        return RebuildResult.model_validate_json((site.folder / "flows.out").read_text().splitlines()[-1])
+
+    return result
+
+
+@pytest.fixture(scope="module")
+def silent_server(site: Site) -> Iterator[None]:
+    """rows.tsv, whose URLs lead to a server that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        (site.folder / "rows.tsv").write_text("".join(f"a cat\thttp://127.0.0.1:{port}/{n}\n" for n in range(4)))
+        yield
+
+
+def hanging_download(root_uri: str) -> dict[str, Any]:
+    """Parameters of a download that waits for minutes."""
+    dataset = {"name": "web", "splits": {"train": "rows.tsv"}}
+    patient = {"allow_private_addresses": True, "read_timeout_seconds": 600, "deadline_seconds": 600}
+    return {"root_uri": root_uri, "datasets": [dataset], "download": patient}
+
+
+def wait_for_download(site: Site, root_uri: str) -> None:
+    """Return once requests are under way."""
+    journals = site.folder / root_uri / "datasets/web/train"
+    wait_until(lambda: list(journals.rglob("*.journal")), f"the download to {root_uri}", 120)
+
+
+@pytest.fixture(scope="module")
+def lost_run(site: Site, setups: object, silent_server: None) -> str:
+    """A download that was killed with its worker."""
+    worker = site.start_worker()
+    run = site.run("download/cc3m", hanging_download("data/lost"))
+    wait_for_download(site, "data/lost")
+    worker.kill()
+    worker.wait()
+    assert site.state(run) == "RUNNING"
+    site.kill(run)
+    site.wait_for_nobody(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def worker(site: Site, lost_run: str) -> None:
+    """The worker that an operator starts in the place of the lost one."""
+    site.start_worker()
+
+
+def test_killed_and_cancelled_the_rebuild_ends_with_the_undisturbed_table(
+    site: Site, worker: None, params: RebuildParams, undisturbed: Callable[[], RebuildResult]
+) -> None:
+    root = site.folder / params.root_uri
+
+    def there(pattern: str) -> Callable[[], bool]:
+        return lambda: any(root.glob(pattern))
+
+    run = site.run("rebuild/demo")
+    wait_until(there("features/*/web/train/regions-00001.json"), "extraction", 240)
+    site.kill(run)
+    assert site.wait_for_end(run, 60) == "CRASHED"
+    site.wait_for_nobody(run)
+
+    site.command("prefect", "flow-run", "retry", run)
+    wait_until(there("runs/pretrain-*/checkpoints/step-*"), "training", 240)
+    site.cancel(run)
+    assert site.wait_for_end(run, 90) == "CANCELLED"
+    site.wait_for_nobody(run)
+    assert not any(root.glob("runs/pretrain-*/final.json"))
+
+    said = site.command("prefect", "deployment", "run", "rebuild/demo", "--watch")
+    (last,) = re.findall(r"UUID: (\S+)", said)
+    table = site.artifact(last, "retrieval")
+    assert [row["setting"] for row in table] == ["chance", "zero-shot", "pretrain+finetune"]
+    assert table == [row.model_dump(mode="json") for row in undisturbed().table]
+    assert len(read_history(Root(str(root)))) == 2
+    assert not list(root.rglob("*.part"))
+
+
+def test_cancelled_download_leaves_nobody(site: Site, worker: None, silent_server: None) -> None:
+    run = site.run("download/resume-failed", hanging_download("data/cancelled"))
+    wait_for_download(site, "data/cancelled")
+    site.cancel(run)
+    assert site.wait_for_end(run, 90) == "CANCELLED"
+    site.wait_for_nobody(run)
+
+
+def test_a_retry_works_on_the_broken_shards_and_on_no_others(site: Site, worker: None, params: RebuildParams) -> None:
+    extractor = params.extractor.model_copy(update={"min_score": 0.2})
+    images = site.folder / params.root_uri / "datasets/web/train/images"
+    tars = sorted(images.glob("*.tar"))
+    assert len(tars) == 6
+    whole = {path: path.read_bytes() for path in (tars[1], tars[4])}
+    for path, content in whole.items():
+        path.write_bytes(content[: len(content) // 2])
+    asked = params.for_extract().model_copy(update={"extractor": extractor, "only": ("web/train",)})
+    run = site.run("extract/cc3m", asked.model_dump(mode="json"))
+    assert site.wait_for_end(run) == "FAILED"
+    message = site.get(f"/flow_runs/{run}")["state"]["message"]
+    assert "2 of 6 shards failed: web/train/00001, web/train/00004; the others are done" in message
+
+    features = site.folder / params.root_uri / "features" / extractor_fingerprint(extractor)[0] / "web/train"
+    made = receipts(features)
+    assert sorted(made) == [0, 2, 3, 5]
+    for path, content in whole.items():
+        path.write_bytes(content)
+    site.retry(run)
+    wait_until(lambda: site.state(run) not in ("FAILED", "SCHEDULED"), "the retry", 60)
+    assert site.wait_for_end(run) == "COMPLETED"
+    again = receipts(features)
+    assert sorted(again) == [0, 1, 2, 3, 4, 5]
+    assert {shard for shard, receipt in again.items() if made.get(shard) != receipt} == {1, 4}
+
+
+def receipts(features: Path) -> dict[int, Receipt]:
+    found = [Receipt.model_validate_json(path.read_text()) for path in features.glob("regions-*.json")]
+    return {receipt.shard: receipt for receipt in found}
+
+
+def test_a_run_lost_with_its_worker_is_marked_as_crashed_and_the_next_one_goes_on(
+    site: Site, lost_run: str, worker: None, params: RebuildParams
+) -> None:
+    next_run = site.run("download/cc3m", params.for_download().model_dump(mode="json"))
+    wait_until(lambda: site.state(lost_run) == "CRASHED", "the automation", 2 * 3 * HEARTBEAT_SECONDS + 60)
+    assert "No heartbeat for 90 s" in site.get(f"/flow_runs/{lost_run}")["state"]["message"]
+    assert site.wait_for_end(next_run, 120) == "COMPLETED"

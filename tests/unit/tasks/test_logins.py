@@ -1,0 +1,44 @@
+"""Passwords in URIs are refused where we are asked to keep them, and not shown where a list brings them."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from flows.checks import validation_text
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.logins import has_login, without_login
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:secret@example.org/a.tsv", "https://example.org/a.tsv"),
+        ("s3://KEY:secret@bucket/a", "s3://bucket/a"),
+        ("https://token@example.org", "https://example.org"),
+        ("https://a@b:secret@example.org/x@y", "https://example.org/x@y"),
+        ("simplecache::https://me:secret@example.org/a", "simplecache::https://example.org/a"),
+    ],
+)
+def test_a_login_is_found_and_left_out(uri: str, shown: str) -> None:
+    assert has_login(uri) and without_login(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://example.org/@me/1.jpg", "https://example.org?mail=a@b.c", "a@b/c.tsv", "s3://b"]
+)
+def test_an_at_elsewhere_is_no_login(uri: str) -> None:
+    assert not has_login(uri) and without_login(uri) == uri
+
+
+def test_rows_with_a_login_are_refused_without_repeating_it() -> None:
+    uri = "https://me:secret@example.org/rows.tsv"
+    for make in (
+        lambda: RowsConfig(rows=uri),
+        lambda: RowsConfig(rows="a.json", images=uri),
+        lambda: DatasetConfig(name="web", splits={"train": uri}),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            make()
+        said = validation_text(caught.value)
+        assert "https://example.org/rows.tsv came with a login" in said and "secret" not in said
