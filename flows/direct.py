@@ -9,6 +9,7 @@ from feature_extraction.config import ExtractorConfig
 from flows import download_steps, extract_steps
 from flows.download_steps import Work, run_download
 from flows.extract_steps import run_extract
+from flows.progress import no_bar
 from flows.results import StageSummary
 from flows.shard_params import DownloadParams, ExtractParams
 from flows.shards import collect_shards
@@ -26,7 +27,7 @@ from tasks.storage import Root
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:
     """What the flow `download` does, in this process and its workers."""
-    return run_download(params, download_steps.Steps(_manifest, _download_shards, _captions, _report))
+    return run_download(params, download_steps.Steps(_manifest, _download_shards, _captions, _report, no_bar))
 
 
 def _manifest(root_uri: str, dataset: DatasetConfig, split: str, accept_changes: bool) -> ShardResult:
@@ -50,7 +51,7 @@ def _download_shards(
 
 def extract_directly(params: ExtractParams) -> list[StageSummary]:
     """What the flow `extract` does, in this process and its workers."""
-    return run_extract(params, extract_steps.Steps(_extract_shards, _feature_manifest))
+    return run_extract(params, extract_steps.Steps(_extract_shards, _feature_manifest, no_bar))
 
 
 def _extract_shards(

@@ -8,6 +8,7 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from flows.download_steps import Steps, Work, log, run_download
+from flows.progress_bar import progress_bar
 from flows.results import StageSummary
 from flows.run_log import let_rooms_speak
 from flows.shard_params import DownloadParams
@@ -48,7 +49,7 @@ def report_task(root_uri: str, splits: Sequence[tuple[str, str]]) -> DownloadSum
 def download(params: DownloadParams) -> list[StageSummary]:
     """Fetch the images of the selected splits, or try their failures again."""
     let_rooms_speak()
-    return run_download(params, Steps(manifest_task, _map_shards, captions_task, report_task))
+    return run_download(params, Steps(manifest_task, _map_shards, captions_task, report_task, progress_bar))
 
 
 def _map_shards(root_uri: str, work: Work, pool: DownloadPool, again: Again, max_workers: int) -> list[ShardResult]:

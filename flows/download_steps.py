@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from flows.progress import StageProgress, counts_text
+from flows.progress import Show, StageProgress, counts_text
 from flows.results import StageSummary
 from flows.shard_params import DownloadParams
 from flows.shards import summarize
@@ -37,6 +38,7 @@ class Steps:
     shards: Callable[[str, Work, DownloadPool, Again, int], list[ShardResult]]
     captions: Callable[[str, DatasetConfig, str], ShardResult]
     report: Callable[[str, Sequence[tuple[str, str]]], DownloadSummary]
+    bar: Callable[[str], AbstractContextManager[Show]]
 
 
 def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
@@ -57,7 +59,8 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     work = _select_shards(root, splits, params)
     again = Again(everything=params.force, failures=params.retry)
     with (
-        StageProgress(log, "download", "rows", _rows_to_end(root, work, params)) as progress,
+        steps.bar("download") as show,
+        StageProgress(log, "download", "rows", _rows_to_end(root, work, params), show=show) as progress,
         DownloadPool(params.max_workers, params.download, progress.hear) as pool,
     ):
         results = steps.shards(params.root_uri, work, pool, again, params.max_workers)

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from feature_extraction.samples import ShardError
 from flows.params import EvaluateParams
 from flows.progress import ProgressLog
+from flows.progress_bar import progress_bar
 from flows.results import EvaluationResult
 from flows.run_log import let_rooms_speak
 from tasks import evaluate as evaluation
@@ -31,7 +32,8 @@ log = logging.getLogger(__name__)
 def evaluate_task(params: EvaluateParams) -> EvaluationResult:
     root = Root(params.root_uri)
     spec = params.spec(root)
-    done = evaluation.evaluate(root, spec, ProgressLog(log, params.subject, "pairs").follow)
+    with progress_bar(f"evaluate {params.subject}") as show:
+        done = evaluation.evaluate(root, spec, ProgressLog(log, params.subject, "pairs", show=show).follow)
     main, *also = done.tables
     log.info(
         "%s step %d, %s on %s/%s: %sR@1 image-to-text %.1f, text-to-image %.1f",

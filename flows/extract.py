@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.config import ExtractorConfig
 from flows.extract_steps import Steps, log, run_extract
+from flows.progress_bar import progress_bar
 from flows.results import StageSummary
 from flows.run_log import let_rooms_speak
 from flows.shard_params import ExtractParams
@@ -34,7 +35,7 @@ def feature_manifest_task(root_uri: str, dataset: str, split: str, config: Extra
 def extract(params: ExtractParams) -> list[StageSummary]:
     """Detect the regions of every selected image under the root."""
     let_rooms_speak()
-    return run_extract(params, Steps(_map_shards, feature_manifest_task))
+    return run_extract(params, Steps(_map_shards, feature_manifest_task, progress_bar))
 
 
 def _map_shards(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from feature_extraction.config import ExtractorConfig
-from flows.progress import StageProgress
+from flows.progress import Show, StageProgress
 from flows.results import StageSummary
 from flows.shard_params import ExtractParams
 from flows.shards import summarize
@@ -27,6 +28,7 @@ class Steps:
 
     shards: Callable[[str, Sequence[ShardRef], ExtractorConfig, ExtractorPool, int], list[ShardResult]]
     manifest: Callable[[str, str, str, ExtractorConfig], int]
+    bar: Callable[[str], AbstractContextManager[Show]]
 
 
 def run_extract(params: ExtractParams, steps: Steps) -> list[StageSummary]:
@@ -42,7 +44,8 @@ def run_extract(params: ExtractParams, steps: Steps) -> list[StageSummary]:
     if not refs:
         raise UserError(f"shards={params.shards!r}, part={params.part!r} select no shard under {params.root_uri}")
     with (
-        StageProgress(log, "extract", "images", _images(root, refs)) as progress,
+        steps.bar("extract") as show,
+        StageProgress(log, "extract", "images", _images(root, refs), show=show) as progress,
         ExtractorPool(params.max_workers, progress.hear) as pool,
     ):
         results = steps.shards(params.root_uri, refs, params.extractor, pool, params.max_workers)

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.params import FinetuneParams
 from flows.progress import ProgressLog
+from flows.progress_bar import progress_bar
 from flows.run_log import let_rooms_speak
 from tasks import train
 from tasks.launch import stopping_children
@@ -23,7 +24,8 @@ def finetune_task(params: FinetuneParams) -> CheckpointRef:
     root, spec = Root(params.root_uri), params.spec()
     run = train.finetuning_run(root, spec)
     label = f"{run} ({'task-specific' if params.pretraining is None else 'from pretraining'})"
-    checkpoint = train.finetune(root, spec, ProgressLog(log, label, "steps").follow)
+    with progress_bar(run) as show:
+        checkpoint = train.finetune(root, spec, ProgressLog(log, label, "steps", show=show).follow)
     log.info("%s: %s, %d steps", label, "already done" if checkpoint.skipped else "done", checkpoint.step)
     return checkpoint
 

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.params import PretrainParams
 from flows.progress import ProgressLog
+from flows.progress_bar import progress_bar
 from flows.run_log import let_rooms_speak
 from tasks import train
 from tasks.launch import stopping_children
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 def pretrain_task(params: PretrainParams) -> CheckpointRef:
     root, spec = Root(params.root_uri), params.spec()
     run = train.pretraining_run(root, spec)
-    checkpoint = train.pretrain(root, spec, ProgressLog(log, run, "steps").follow)
+    with progress_bar(run) as show:
+        checkpoint = train.pretrain(root, spec, ProgressLog(log, run, "steps", show=show).follow)
     log.info("%s: %s, %d steps", run, "already done" if checkpoint.skipped else "done", checkpoint.step)
     return checkpoint
 

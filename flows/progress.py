@@ -10,7 +10,8 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 
 from flows.terminal import terminal_of
@@ -27,6 +28,16 @@ _FEW = 10
 """Ends after which the time left is estimated; or a tenth of a short list, or a thousandth of a long one."""
 
 
+Show = Callable[[float], None]
+"""Takes how much is done, from 0 to 1, each time that it changes: see `flows.progress_bar`."""
+
+
+@contextmanager
+def no_bar(name: str) -> Iterator[Show]:
+    """In the place of `flows.progress_bar.progress_bar` where Prefect is not there to show one."""
+    yield lambda share: None
+
+
 class ProgressLog:
     """Logs progress of one piece of work, at most a line every few seconds. Safe to call from several threads."""
 
@@ -37,8 +48,10 @@ class ProgressLog:
         unit: str,
         every_seconds: float = EVERY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        show: Show = lambda share: None,
     ) -> None:
         self._logger = logger
+        self._show = show
         self._name = name
         self._unit = unit
         self._every = every_seconds
@@ -62,6 +75,8 @@ class ProgressLog:
         unit: str | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
+        if total:
+            self._show(done / total)
         with self._lock:
             now = self._clock()
             if now - self._last < self._every:
@@ -96,9 +111,11 @@ class StageProgress:
         unit: str,
         total: int,
         clock: Callable[[], float] = time.monotonic,
+        show: Show = lambda share: None,
     ) -> None:
         """`total` rows or images, whatever `unit` says, are to end."""
         self._logger = logger
+        self._show = show
         self._stage, self._unit = stage, unit
         self._total = total
         self._clock = clock
@@ -157,6 +174,8 @@ class StageProgress:
         self.close()
 
     def _speak(self) -> None:
+        if self._total:
+            self._show(self._done() / self._total)
         now = self._clock()
         every = _LIVE_EVERY_SECONDS if self._terminal is not None else _log_interval(now - self._start)
         if now - self._last < every:
@@ -169,7 +188,7 @@ class StageProgress:
             self._logger.info("%s", line)
 
     def _line(self, now: float) -> str:
-        done = self._finished + sum(done for done, _ in self._running.values())
+        done = self._done()
         counts = self._counts.copy()
         for _, shard_counts in self._running.values():
             counts.update(shard_counts)
@@ -183,6 +202,9 @@ class StageProgress:
         line = f"{self._stage}: {done:,} of {self._total:,} {self._unit} ({share:.1f}%)"
         line += f", {_rate_text(per_second)}, {left}"
         return f"{line}; {shares_text(counts)}" if counts.total() else line
+
+    def _done(self) -> int:
+        return self._finished + sum(done for done, _ in self._running.values())
 
     def _rate(self, now: float, ended: int) -> float:
         """rows a second over the last minute, from samples a second apart."""

@@ -6,9 +6,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.checks import check_rebuild
@@ -34,7 +35,8 @@ def rebuild(params: RebuildParams) -> RebuildResult:
     """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
     let_rooms_speak()
     watch = Stopwatch()
-    with rows_ready(params) as ready:
+    # Prefect does not hand tags down to subflows.
+    with rows_ready(params) as ready, tags(*flow_run.tags):
         check_rebuild(ready)  # Not after days of downloading.
         return _run_stages(ready, watch)
 

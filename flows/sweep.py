@@ -6,16 +6,19 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.checks import check_rebuild
 from flows.download import download
 from flows.extract import extract
 from flows.run_log import let_rooms_speak
 from flows.trainings import Experiment, Submitted, submit_experiments
 from flows.variants import SweepParams, Variant
+from flows.world import rows_ready
 from tasks import train
 from tasks.errors import StageError, UserError
 from tasks.launch import stopping_children
@@ -35,8 +38,11 @@ def sweep(params: SweepParams) -> Sweep:
         VariantsFailedError: some variants failed. The others were not held up, and the table is there.
     """
     let_rooms_speak()
-    download(params.base.for_download())
-    extract(params.base.for_extract())
+    # Prefect does not hand tags down to subflows.
+    with rows_ready(params.base) as base, tags(*flow_run.tags):
+        check_rebuild(base)  # Not after days of downloading.
+        download(base.for_download())
+        extract(base.for_extract())
     result = compare_task(params, _train_and_evaluate(params))
     if result.failed:
         raise VariantsFailedError(result)

@@ -50,7 +50,7 @@ class Site:
             "DO_NOT_TRACK": "1",
             "UNICODER_VL_HOME": str(folder),
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
         }
         self._started: list[subprocess.Popen[bytes]] = []
         # What `prefect server start` starts: that one would leave it behind when it is killed.
@@ -106,6 +106,9 @@ class Site:
     def post(self, path: str, content: Mapping[str, Any]) -> Any:
         return self._request("POST", path, content)
 
+    def patch(self, path: str, content: Mapping[str, Any]) -> None:
+        self._request("PATCH", path, content)
+
     def _request(self, method: str, path: str, content: Mapping[str, Any] | None) -> Any:
         request = urllib.request.Request(
             self.api_url + path,
@@ -114,7 +117,8 @@ class Site:
             method=method,
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+            text = answer.read()
+        return json.loads(text) if text else None
 
     def run(self, deployment: str, params: Mapping[str, Any] | None = None) -> str:
         """Ask for a run of FLOW/NAME, with other parameters than its own perhaps; its id."""
@@ -129,6 +133,12 @@ class Site:
     def wait_for_end(self, run: str, seconds: float = 240) -> str:
         wait_until(lambda: self.state(run) in FINAL, f"the end of run {run}", seconds)
         return self.state(run)
+
+    def scheduled_runs(self, deployment: str) -> int:
+        """How many runs of FLOW/NAME wait for their time."""
+        id_ = self.get(f"/deployments/name/{deployment}")["id"]
+        wanted = {"deployments": {"id": {"any_": [id_]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        return len(self.post("/flow_runs/filter", wanted))
 
     def cancel(self, run: str) -> None:
         self.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
