@@ -27,6 +27,7 @@ log = logging.getLogger("flows.bench")
 def run() -> Iterator[str]:
     refs = [ShardRef(dataset="web", split="train", shard=shard) for shard in range(int(os.environ.get("SHARDS", 3000)))]
     with tempfile.TemporaryDirectory() as home:
+        os.environ.pop("PREFECT_API_URL", None)
         os.environ["PREFECT_HOME"] = home
         with prefect_server():
             wait_for_server()

@@ -28,7 +28,7 @@ from model.scores import Plan, Scores, begin_scores, write_block
 from tests.bench.clock import cpu_cost
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
 
-IMAGES, CAPTIONS, BATCH = 8, 20, 32
+IMAGES, CAPTIONS, BATCH = 6, 12, 24
 ROUNDS = 1
 LARGE = (5_000, 25_000)
 GPU_IMAGES, GPU_CAPTIONS, GPU_BATCH = 40, 5_000, 512
