@@ -41,6 +41,8 @@ _PRIVATE = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
+_OWN = "UNICODER_VL_OWN_SERVER"
+"""Names the server that this command has started."""
 
 
 def configure_prefect() -> None:
@@ -86,11 +88,11 @@ def prefect_server() -> Iterator[None]:
             tether.command("flows.server", str(descriptor)), pass_fds=(descriptor,), stdin=subprocess.DEVNULL
         )
     # Ours is closed now: connections wait in the server's queue while it starts, and are refused if it dies.
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = os.environ[_OWN] = f"http://127.0.0.1:{port}/api"
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        del os.environ["PREFECT_API_URL"], os.environ[_OWN]
         process.terminate()
         try:
             process.wait(5)
@@ -107,11 +109,25 @@ def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to have on
     """
     url = configured_api_url()
     assert url is not None
+    if os.environ.get(_OWN) == url:
+        _send_no_events()
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=STARTUP_SECONDS) as answer:  # noqa: S310
             answer.read()
     except (OSError, urllib.error.URLError) as error:
         raise StageError(f"the Prefect server at {url} does not answer ({error}); {advice}") from error
+
+
+def _send_no_events() -> None:
+    """Tell a server of our own nothing of each task: nobody could look at it, and it ends with the command.
+
+    Of thousands of shards it would still be told when it is gone already, 7 seconds for each event, before the command
+    could end.
+    """
+    from prefect.events.clients import NullEventsClient
+    from prefect.events.worker import EventsWorker
+
+    EventsWorker.set_client_override(NullEventsClient)
 
 
 def _serve(descriptor: int) -> None:

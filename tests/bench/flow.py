@@ -1,7 +1,7 @@
 """What Prefect costs a shard: the mapped task that download and extraction use, with nothing to do.
 
-Against the Prefect server that a command starts for itself, database and all. The server shares the cores, so wall
-time is what a user waits; the plain loop is the same without Prefect. Fewer shards than 3,000: SHARDS=500.
+Against a server as deployed runs have it. It shares the cores, so wall time is what a user waits; the plain loop is
+the same without Prefect. Fewer shards than 3,000: SHARDS=500.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
-from flows.server import prefect_server, wait_for_server
 from flows.shards import collect_shards
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 from tests.bench.clock import cpu_seconds
+from tests.operating import Site
 
 _WORKERS = 8
 _BOUND_MS = 15
@@ -26,25 +27,30 @@ log = logging.getLogger("flows.bench")
 
 def run() -> Iterator[str]:
     refs = [ShardRef(dataset="web", split="train", shard=shard) for shard in range(int(os.environ.get("SHARDS", 3000)))]
-    with tempfile.TemporaryDirectory() as home:
-        os.environ.pop("PREFECT_API_URL", None)
-        os.environ["PREFECT_HOME"] = home
-        with prefect_server():
-            wait_for_server()
-            wall, cpu = _flow_seconds(refs)
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(Path(folder))
+        try:
+            site.wait_for_server()
+            os.environ.update({name: site.environment[name] for name in ("PREFECT_HOME", "PREFECT_API_URL")})
+            os.environ["PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL"] = "CRITICAL"  # As prefect.yaml has it.
+            wall, cpu, told = _flow_seconds(refs)
+        finally:
+            site.end()
     begun = time.monotonic()
     _collect_plainly(refs)
     plain = time.monotonic() - begun
     yield (
         f"{len(refs):,} shards: {1000 * wall / len(refs):.1f} ms a shard on {_WORKERS} threads (bound {_BOUND_MS}), of "
-        f"it {1000 * cpu / len(refs):.1f} ms CPU of this process; without Prefect {1000 * plain / len(refs):.2f} ms"
+        f"it {1000 * cpu / len(refs):.1f} ms CPU of this process; without Prefect {1000 * plain / len(refs):.2f} ms; "
+        f"the server knew all {told:.0f} s later"
     )
 
 
-def _flow_seconds(refs: list[ShardRef]) -> tuple[float, float]:
-    """Wall and CPU seconds of all the tasks, the flow run's own beginning left out."""
+def _flow_seconds(refs: list[ShardRef]) -> tuple[float, float, float]:
+    """Wall and CPU seconds of all the tasks, the flow run's own beginning left out; and until all events were sent."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
+    from prefect.events.worker import EventsWorker
 
     from flows.shard_tasks import run_shards
 
@@ -58,7 +64,10 @@ def _flow_seconds(refs: list[ShardRef]) -> tuple[float, float]:
         run_shards(nothing, refs, {}, _WORKERS, log)
         return time.monotonic() - begun, cpu_seconds() - cpu_begun
 
-    return mapped()
+    wall, cpu = mapped()
+    begun = time.monotonic()
+    EventsWorker.drain_all(at_exit=False)
+    return wall, cpu, time.monotonic() - begun
 
 
 def _collect_plainly(refs: list[ShardRef]) -> None:

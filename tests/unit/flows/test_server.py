@@ -61,10 +61,12 @@ def running(pid: int) -> bool:
 @pytest.mark.flow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_own_server_answers_and_ends_with_its_command(number: signal.Signals) -> None:
+def test_own_server_answers_is_told_no_events_and_ends_with_its_command(number: signal.Signals) -> None:
     code = (
         "import time\nfrom flows.server import prefect_server, wait_for_server\n"
-        "with prefect_server():\n    wait_for_server()\n    print('up', flush=True)\n    time.sleep(600)"
+        "with prefect_server():\n    wait_for_server()\n    from prefect.events import emit_event\n"
+        "    assert emit_event('told', {'prefect.resource.id': 'nobody'}) is None\n"
+        "    print('up', flush=True)\n    time.sleep(600)"
     )
     command = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
