@@ -15,7 +15,8 @@ import typer
 from pydantic import BaseModel, TypeAdapter
 
 from flows import checks, options
-from flows.command import Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
+from flows.changes import read_changes, with_changes
+from flows.command import Changed, Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
 from flows.evaluation_commands import add_evaluation_commands
 from flows.feature_commands import add_feature_commands
 from flows.inspect_command import add_inspect_command
@@ -53,11 +54,16 @@ def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
 
 @app.command()
 def rebuild(
-    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    set_: Changed = None,
+    json: Json = False,
 ) -> None:
     """All stages: download, extract, pretrain, finetune, evaluate, report."""
     with exit_codes():
-        _rebuild(_load(recipe, params, root, seed), json)
+        _rebuild(_load(recipe, params, root, seed, set_), json)
 
 
 @app.command()
@@ -226,11 +232,16 @@ def _extract(params: ExtractParams) -> list[StageSummary]:
 
 @app.command()
 def pretrain(
-    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    set_: Changed = None,
+    json: Json = False,
 ) -> None:
     """Feature shards to a pretrained checkpoint."""
     with exit_codes():
-        loaded = _load(recipe, params, root, seed).for_pretrain()
+        loaded = _load(recipe, params, root, seed, set_).for_pretrain()
         checks.check_pretrain(loaded)
         with prefect_server():
             from flows.pretrain import pretrain as pretrain_flow
@@ -246,6 +257,7 @@ def finetune(
     recipe: Recipe = None,
     params: Params = None,
     seed: Seed = None,
+    set_: Changed = None,
     setting: Annotated[
         str, typer.Option("--setting", help="pretrain+finetune, or task-specific: without pretraining.")
     ] = "pretrain+finetune",
@@ -253,7 +265,7 @@ def finetune(
 ) -> None:
     """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint."""
     with exit_codes():
-        loaded = _load(recipe, params, root, seed)
+        loaded = _load(recipe, params, root, seed, set_)
         checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
         checks.check_finetune(finetuning)
@@ -286,10 +298,12 @@ def status(
 
 
 @app.command("params")
-def print_params(root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None) -> None:
+def print_params(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, set_: Changed = None
+) -> None:
     """Print parameters as JSON, to be edited and given to --params."""
     with exit_codes():
-        typer.echo(_load(recipe, params, root, seed).model_dump_json(indent=2))
+        typer.echo(_load(recipe, params, root, seed, set_).model_dump_json(indent=2))
 
 
 def _rebuild(params: RebuildParams, json: bool) -> None:
@@ -349,9 +363,11 @@ def _print(result: BaseModel, text: str, json: bool) -> None:
     print(result.model_dump_json() if json else text)
 
 
-def _load(recipe: str | None, params: Path | None, root: str | None, seed: int | None) -> RebuildParams:
+def _load(
+    recipe: str | None, params: Path | None, root: str | None, seed: int | None, settings: list[str] | None = None
+) -> RebuildParams:
     loaded = checks.load_params(recipe, params, root)
-    return loaded if seed is None else loaded.with_seed(seed)
+    return with_changes(loaded if seed is None else loaded.with_seed(seed), read_changes(settings or []))
 
 
 add_evaluation_commands(app)

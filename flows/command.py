@@ -27,6 +27,12 @@ Params = Annotated[
     Path | None, typer.Option("--params", help="JSON file of parameters; `unicoder-vl params` prints one to edit.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every training run; data stays as it is.")]
+Changed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change one parameter by its dotted name, such as pretrain.steps=1000; may be repeated."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line of stdout.")]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
+from flows.changes import Changes, with_changes
 from flows.download_steps import Steps, Work, log, run_download
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
@@ -46,9 +47,10 @@ def report_task(root_uri: str, splits: Sequence[tuple[str, str]]) -> DownloadSum
 
 
 @flow(name="download", flow_run_name="download to {params.root_uri}")
-def download(params: DownloadParams) -> list[StageSummary]:
+def download(params: DownloadParams, changes: Changes | None = None) -> list[StageSummary]:
     """Fetch the images of the selected splits, or try their failures again."""
     let_rooms_speak()
+    params = with_changes(params, changes)
     return run_download(params, Steps(manifest_task, _map_shards, captions_task, report_task, progress_bar))
 
 

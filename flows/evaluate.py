@@ -10,6 +10,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.samples import ShardError
+from flows.changes import Changes, with_changes
 from flows.params import EvaluateParams
 from flows.progress import ProgressLog
 from flows.progress_bar import progress_bar
@@ -69,13 +70,14 @@ def evaluate_task(params: EvaluateParams) -> EvaluationResult:
 
 
 @flow(name="evaluate", flow_run_name="evaluate {params.subject} on {params.dataset}/{params.split}")
-def evaluate(params: EvaluateParams) -> EvaluationResult:
+def evaluate(params: EvaluateParams, changes: Changes | None = None) -> EvaluationResult:
     """Score every image with every caption, and append the metrics to the history.
 
     With `max_drop` the flow run fails where recall is further below the best earlier evaluation than that, each time
     that it is asked for this checkpoint; the history and the table artifact tell both numbers.
     """
     let_rooms_speak()
+    params = with_changes(params, changes)
     with stopping_children():
         result = evaluate_task(params)
     if params.max_drop is not None:

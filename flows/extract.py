@@ -8,6 +8,7 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.config import ExtractorConfig
+from flows.changes import Changes, with_changes
 from flows.extract_steps import Steps, log, run_extract
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
@@ -32,9 +33,10 @@ def feature_manifest_task(root_uri: str, dataset: str, split: str, config: Extra
 
 
 @flow(name="extract", flow_run_name="extract in {params.root_uri}")
-def extract(params: ExtractParams) -> list[StageSummary]:
+def extract(params: ExtractParams, changes: Changes | None = None) -> list[StageSummary]:
     """Detect the regions of every selected image under the root."""
     let_rooms_speak()
+    params = with_changes(params, changes)
     return run_extract(params, Steps(_map_shards, feature_manifest_task, progress_bar))
 
 

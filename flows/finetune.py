@@ -7,6 +7,7 @@ import logging
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.changes import Changes, with_changes
 from flows.params import FinetuneParams
 from flows.progress import ProgressLog
 from flows.progress_bar import progress_bar
@@ -31,8 +32,9 @@ def finetune_task(params: FinetuneParams) -> CheckpointRef:
 
 
 @flow(name="finetune", flow_run_name="finetune on {params.dataset}/{params.split}")
-def finetune(params: FinetuneParams) -> CheckpointRef:
+def finetune(params: FinetuneParams, changes: Changes | None = None) -> CheckpointRef:
     """Train retrieval by hinge loss, from a pretraining run or from scratch."""
     let_rooms_speak()
+    params = with_changes(params, changes)
     with stopping_children():
         return finetune_task(params)

@@ -7,6 +7,7 @@ import logging
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.changes import Changes, with_changes
 from flows.params import PretrainParams
 from flows.progress import ProgressLog
 from flows.progress_bar import progress_bar
@@ -30,8 +31,9 @@ def pretrain_task(params: PretrainParams) -> CheckpointRef:
 
 
 @flow(name="pretrain", flow_run_name="pretrain on {params.dataset}/{params.split}")
-def pretrain(params: PretrainParams) -> CheckpointRef:
+def pretrain(params: PretrainParams, changes: Changes | None = None) -> CheckpointRef:
     """Train the encoder on masked words, masked object labels and matching."""
     let_rooms_speak()
+    params = with_changes(params, changes)
     with stopping_children():
         return pretrain_task(params)

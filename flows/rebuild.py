@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.changes import Changes, with_changes
 from flows.checks import check_rebuild
 from flows.download import download
 from flows.extract import extract
@@ -31,9 +32,10 @@ log = logging.getLogger(__name__)
 
 
 @flow(name="rebuild", flow_run_name="rebuild {params.root_uri}")
-def rebuild(params: RebuildParams) -> RebuildResult:
+def rebuild(params: RebuildParams, changes: Changes | None = None) -> RebuildResult:
     """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
     let_rooms_speak()
+    params = with_changes(params, changes)
     watch = Stopwatch()
     # Prefect does not hand tags down to subflows.
     with rows_ready(params) as ready, tags(*flow_run.tags):

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.changes import Changes, with_changes
 from flows.checks import check_rebuild
 from flows.download import download
 from flows.extract import extract
@@ -31,13 +32,14 @@ log = logging.getLogger(__name__)
 
 
 @flow(name="sweep", flow_run_name="sweep {params.ablation} under {params.base.root_uri}")
-def sweep(params: SweepParams) -> Sweep:
+def sweep(params: SweepParams, changes: Changes | None = None) -> Sweep:
     """Download and extract once, train and evaluate every variant, compare. What stands already is not done again.
 
     Raises:
         VariantsFailedError: some variants failed. The others were not held up, and the table is there.
     """
     let_rooms_speak()
+    params = with_changes(params, changes)
     # Prefect does not hand tags down to subflows.
     with rows_ready(params.base) as base, tags(*flow_run.tags):
         check_rebuild(base)  # Not after days of downloading.
