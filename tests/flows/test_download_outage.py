@@ -53,14 +53,16 @@ class Handler(BaseHTTPRequestHandler):
             web.requests[name] += 1
             web.answering += 1
         time.sleep(0.01)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(JPEG)))
-        self.end_headers()
-        with suppress(OSError):
-            self.wfile.write(JPEG)
-            web.answered[name] += 1
-        with web.lock:
-            web.answering -= 1
+        try:
+            with suppress(OSError):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(JPEG)))
+                self.end_headers()
+                self.wfile.write(JPEG)
+                web.answered[name] += 1
+        finally:
+            with web.lock:
+                web.answering -= 1
         self.close_connection = web.down.is_set()
 
 
