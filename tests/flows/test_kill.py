@@ -1,4 +1,7 @@
-"""kill -9 of the whole command, at every stage in turn: it goes on where it was and ends with the same table."""
+"""kill -9 of the whole command: it goes on where it was and ends with the same table.
+
+Here between one shard and the next and in the middle of training; kills within a stage are tested with the stages.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,12 @@ def write_params(folder: Path) -> tuple[RebuildParams, Path]:
     """The demo with small shards and short training, under `folder`, and its world."""
     params = recipe("demo", str(folder))
     short = {"steps": 60, "batch_size": 4, "checkpoint_steps": 10, "log_steps": 10}
-    assert params.task_specific is not None
     params = params.model_copy(
         update={
             "pretraining_dataset": params.pretraining_dataset.model_copy(update={"shard_size": 8}),
             "pretrain": params.pretrain.model_copy(update=short),
             "finetune": params.finetune.model_copy(update=short),
-            "task_specific": params.task_specific.model_copy(update=short),
+            "task_specific": None,
             "max_workers": 1,
             "max_trainings": 2,
         }
@@ -92,7 +94,7 @@ def survivors(root: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for survivors in /proc")
-def test_killed_at_every_stage_it_ends_with_the_undisturbed_table(tmp_path: Path) -> None:
+def test_killed_twice_it_ends_with_the_undisturbed_table(tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     _, whole_params = write_params(whole)
@@ -102,12 +104,7 @@ def test_killed_at_every_stage_it_ends_with_the_undisturbed_table(tmp_path: Path
     def there(pattern: str) -> Callable[[], bool]:
         return lambda: any(killed.glob(pattern))
 
-    for moment in (
-        "datasets/web/train/images/images-00001.json",
-        "features/*/web/train/regions-00002.json",
-        "runs/pretrain-*/checkpoints/step-*",
-        "runs/pretrain-*/final.json",
-    ):
+    for moment in ("features/*/web/train/regions-00002.json", "runs/pretrain-*/checkpoints/step-*"):
         kill_when(there(moment), killed_params, home)
         until = time.monotonic() + 30
         while (alive := survivors(killed)) and time.monotonic() < until:
