@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# The pinned requirements, in a virtual environment: install.sh cuda|cpu [TORCH_INDEX]
+# Everything pinned, in a virtual environment: install.sh cuda|cpu TORCH_INDEX DETECTRON2 KUBERNETES (0 or 1 each)
 #
-# The list is complete, so nothing is resolved (--no-deps) and a missing pin is an error at import, not a surprise.
+# The lists are complete, so nothing is resolved (--no-deps) and a missing pin is an error at import, not a surprise.
 # VENV names another place than the image's; with DRY_RUN=1 it is only said what would be installed.
 set -euo pipefail
 
 accelerator=$1
-torch_index=${2:-}
+torch_index=$2
+detectron2=$3
+kubernetes=$4
 venv=${VENV:-/opt/venv}
 lists=$(mktemp -d)
 trap 'rm -rf "$lists"' EXIT
 
 python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet uv==0.13.8
-install=("$venv/bin/uv" pip install --python "$venv/bin/python" --no-cache --no-deps)
+"$venv/bin/python" -m pip install --quiet --no-cache-dir uv==0.13.8
+# Nobody can write bytecode in the image, and Prefect without it takes seconds longer to import.
+install=("$venv/bin/uv" pip install --python "$venv/bin/python" --no-cache --no-deps --compile-bytecode)
 if [ "${DRY_RUN:-0}" = 1 ]; then install+=(--dry-run); fi
 
 case $accelerator in
@@ -36,3 +39,14 @@ case $accelerator in
     exit 1
     ;;
 esac
+
+if [ "$detectron2" = 1 ]; then
+  "${install[@]}" --requirement docker/detectron2.txt
+  # Its build reads the installed torch. Without nvcc it compiles for the CPU: of its operators (deformable convolutions,
+  # rotated boxes, COCO's scores) we use none, and RoI pooling and NMS are torchvision's, which has them for GPUs.
+  source=$(grep -oE 'detectron2 @ git\+https://[^"]+@[0-9a-f]{40}' pyproject.toml)
+  PATH="$venv/bin:$PATH" "${install[@]}" --no-build-isolation "$source"
+fi
+if [ "$kubernetes" = 1 ]; then
+  "${install[@]}" --requirement docker/kubernetes.txt
+fi
