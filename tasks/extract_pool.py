@@ -1,23 +1,23 @@
-"""Worker processes that extract shards, each with its own detector and, where there are any, its own GPU."""
+"""Workers that extract shards, each with its own detector and, where there are any, its own GPU."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import platform
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.sharedctypes import Synchronized
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from feature_extraction.config import ExtractorConfig
+from tasks.errors import UserError
 from tasks.extract import extract_shard, load_on_device, standing_shard
 from tasks.extractor import extractor_fingerprint
+from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult
-from tasks.shard_events import Event, ReportingPool, ShardReporter, send_warnings
+from tasks.shard_events import Event, ReportingPool, ShardReporter, Tell, tell_warnings
 from tasks.storage import Root
+from tasks.workers import Seat
 
 if TYPE_CHECKING:
     from feature_extraction.detector import Detector
@@ -27,25 +27,36 @@ _MAX_DECODERS = 8
 
 
 class ExtractorPool(ReportingPool):
-    """Worker processes that extract shards: `with ExtractorPool(2, on_event) as pool: ...`.
+    """Workers that extract shards: `with ExtractorPool(2, on_event) as pool: ...`.
 
-    A worker takes the GPU of its number (modulo their count) and its share of the cores. Whichever is free takes the
-    next shard.
+    A worker of this machine takes the GPU of its number (modulo their count) and its share of the cores; one of a
+    cluster has a GPU and cores of its own. Whichever is free takes the next shard.
 
     Args:
         max_workers: processes; one for each GPU is what a machine with GPUs wants.
         on_event: takes the workers' events, from a thread of the pool's own; see `ReportingPool`.
+        ray: the cluster whose workers these are; None: processes of this machine.
+        device: extractor.device, which says whether a worker of a cluster needs a GPU.
+
+    Raises:
+        UserError: as `ReportingPool`.
     """
 
-    def __init__(self, max_workers: int, on_event: Callable[[Event], None]) -> None:
-        counter = multiprocessing.get_context("spawn").Value("i", 0)
-        super().__init__(max_workers, on_event, _start, counter, max_workers)
+    def __init__(
+        self,
+        max_workers: int,
+        on_event: Callable[[Event], None],
+        ray: RayConfig | None = None,
+        device: str = "auto",
+    ) -> None:
+        num_gpus = 0 if ray is None else ray.gpus_on(device)
+        super().__init__(max_workers, on_event, _start, ray=ray, num_gpus=num_gpus)
 
     def extract(self, root_uri: str, ref: ShardRef, config: ExtractorConfig) -> Future[ShardResult]:
         """Extract a shard in a worker; see `extract_shard`. One that stands already needs no worker.
 
         Raises:
-            UserError: as `standing_shard`.
+            UserError: as `standing_shard`; or the workers of a cluster cannot be had.
         """
         standing = standing_shard(Root(root_uri), ref, config)
         if standing is not None:
@@ -53,7 +64,8 @@ class ExtractorPool(ReportingPool):
             future: Future[ShardResult] = Future()
             future.set_result(standing)
             return future
-        return self.submit(_work, root_uri, ref, config)
+        self.check_shared("the root", root_uri)
+        return self.submit(_work, root_uri, ref, config, extractor_fingerprint(config)[1])
 
 
 def images_of(result: ShardResult) -> Counter[str]:
@@ -65,21 +77,14 @@ def images_of(result: ShardResult) -> Counter[str]:
 class _Worker:
     """What a worker process is and keeps."""
 
-    pipe: Connection
-    number: int
-    siblings: int
+    tell: Tell
+    seat: Seat
     detector: tuple[ExtractorConfig, str, Detector] | None = None
 
-    @property
-    def num_cores(self) -> int:
-        """Its share of the cores that this process may use: fewer than the machine's in a container."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.siblings)
-
     def extract(self, root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardResult:
-        reporter = ShardReporter(self.pipe, ref)
+        reporter = ShardReporter(self.tell, ref)
         reporter(Counter())
-        num_threads = min(self.num_cores, _MAX_DECODERS)
+        num_threads = min(self.seat.num_cores, _MAX_DECODERS)
         result = extract_shard(root, ref, config, load=self._load, num_threads=num_threads, on_progress=reporter)
         reporter.end()
         return result
@@ -89,7 +94,8 @@ class _Worker:
         extractor, _ = extractor_fingerprint(config)
         if self.detector is None or self.detector[:2] != (config, extractor):
             self.detector = None  # Two would not fit the GPU.
-            self.detector = (config, extractor, load_on_device(config, self.number, self.siblings, self.num_cores))
+            seat = self.seat
+            self.detector = (config, extractor, load_on_device(config, seat.number, seat.siblings, seat.num_cores))
         return self.detector[2]
 
 
@@ -97,14 +103,25 @@ _worker: _Worker | None = None
 """Set in worker processes only."""
 
 
-def _start(pipe: Connection, counter: Synchronized[int], siblings: int) -> None:
+def _start(tell: Tell, seat: Seat) -> None:
     global _worker
-    send_warnings(pipe)
-    with counter.get_lock():
-        _worker = _Worker(pipe, counter.value, siblings)
-        counter.value += 1
+    tell_warnings(tell)
+    _worker = _Worker(tell, seat)
 
 
-def _work(root_uri: str, ref: ShardRef, config: ExtractorConfig) -> ShardResult:
+def _work(root_uri: str, ref: ShardRef, config: ExtractorConfig, details: dict[str, Any]) -> ShardResult:
+    """`details` are those of the extractor where the work was given out."""
     assert _worker is not None
+    _check_same(details, extractor_fingerprint(config)[1])
     return _worker.extract(Root(root_uri), ref, config)
+
+
+def _check_same(wanted: dict[str, Any], here: dict[str, Any]) -> None:
+    """Raise UserError where this machine would make other features: they would go to a folder of their own."""
+    different = [name for name in wanted | here if wanted.get(name) != here.get(name)]
+    if different:
+        found = ", ".join(f"{name}: {here.get(name)} instead of {wanted.get(name)}" for name in different)
+        raise UserError(
+            f"on {platform.node()} the extractor is another than on the machine that the command runs on ({found}); "
+            "install the same packages on both, and put the same files there"
+        )

@@ -1,24 +1,32 @@
-"""Worker processes that tell how far their shards are."""
+"""Workers that tell how far their shards are: processes of this machine, or those of a Ray cluster."""
 
 from __future__ import annotations
 
 import contextvars
 import logging
 import multiprocessing
+import os
 import pickle
 import select
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from tasks.errors import UserError
+from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
-from tasks.workers import WorkerPool
+from tasks.workers import Arguments, Result, Seat, WorkerPool
+
+if TYPE_CHECKING:
+    from tasks.ray_workers import RayWorkers
 
 _REPORT_SECONDS = 0.2
 _LONGEST_TEXT = select.PIPE_BUF // 8
@@ -38,45 +46,78 @@ Event = ShardEvent | str
 """Text is something that the user should know."""
 
 
-class ReportingPool(WorkerPool):
-    """Worker processes whose events are heard by one thread of this process.
+Tell = Callable[[Event], None]
+"""Takes an event to the process that listens."""
+
+
+class ReportingPool:
+    """Workers whose events are heard by one thread of this process.
 
     Args:
-        max_workers: processes.
+        max_workers: of this machine, or of the cluster.
         on_event: takes the events. What it raises first is raised where the `with` block ends; the work goes on
             meanwhile.
-        start: called in every worker before its first work, with the pipe for `send` and then the `arguments`.
+        start: called in every worker before its first work, with its `Tell`, its `Seat` and the `arguments`.
+        ray: where the workers are; None: processes of this machine.
+        num_gpus: on a cluster, each worker's share of a GPU.
+
+    Raises:
+        UserError: the package ray is asked for, and not installed.
     """
 
     def __init__(
-        self, max_workers: int, on_event: Callable[[Event], None], start: Callable[..., None], *arguments: Any
+        self,
+        max_workers: int,
+        on_event: Callable[[Event], None],
+        start: Callable[..., None],
+        *arguments: Any,
+        ray: RayConfig | None = None,
+        num_gpus: float = 0,
     ) -> None:
-        self._events, self.pipe = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self._events, self._pipe = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self._trouble: Exception | None = None
         self._on_event = on_event
         # In the caller's context, which tells Prefect whose log lines these are.
         listen = partial(contextvars.copy_context().run, self._listen)
         self._listener = threading.Thread(target=listen, name="shard-events", daemon=True)
-        super().__init__(max_workers, start, self.pipe, *arguments)
+        self._tell: Tell = partial(_send, self._pipe)
+        self._workers: WorkerPool | RayWorkers
+        if ray is None:
+            counter = multiprocessing.get_context("spawn").Value("i", 0)
+            self._workers = WorkerPool(max_workers, _start, counter, max_workers, start, self._tell, arguments)
+        else:
+            self._workers = _ray_workers(max_workers, ray, num_gpus, start, self._tell, arguments)
 
     def __enter__(self) -> Self:
         self._listener.start()
-        return super().__enter__()
+        self._workers.__enter__()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, traceback)
-        self.pipe.close()  # Nobody else has it open: the workers have ended.
+        self._workers.__exit__(kind, error, traceback)
+        self._pipe.close()  # Nobody else has it open: the workers have ended.
         self._listener.join()
         self._events.close()
         if self._trouble is not None and error is None:
             raise self._trouble
 
+    def submit(
+        self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Result]:
+        """Have `work` done in a worker."""
+        return self._workers.submit(work, *args, **kwargs)
+
+    def check_shared(self, what: str, uri: str) -> None:
+        """Raise UserError where a path is a local one, and workers on other machines would find other files there."""
+        if not isinstance(self._workers, WorkerPool):
+            self._workers.check_shared(what, uri)
+
     def tell_standing(self, ref: ShardRef, ended: Counter[str]) -> None:
         """Say that a shard stood already, and how its rows or images had ended."""
-        send(self.pipe, ShardEvent("begun", ref, ended))
-        send(self.pipe, ShardEvent("ended", ref, ended))
+        self._tell(ShardEvent("begun", ref, ended))
+        self._tell(ShardEvent("ended", ref, ended))
 
     def _listen(self) -> None:
         while True:
@@ -90,40 +131,75 @@ class ReportingPool(WorkerPool):
                 self._trouble = self._trouble or error
 
 
-def send(pipe: Connection, event: Event) -> None:
+def _start(
+    counter: Synchronized[int], siblings: int, start: Callable[..., None], tell: Tell, arguments: tuple[Any, ...]
+) -> None:
+    """Begin a process of this machine: the workers share its GPUs, and the cores that this process may use."""
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    # Fewer than the machine's in a container.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    start(tell, Seat(number, siblings, max(1, cores // siblings)), *arguments)
+
+
+def _ray_workers(
+    max_workers: int,
+    config: RayConfig,
+    num_gpus: float,
+    start: Callable[..., None],
+    tell: Tell,
+    arguments: tuple[Any, ...],
+) -> RayWorkers:
+    # Ray reads these when it is imported. The second keeps it, under `uv run`, from sending the working directory with
+    # all the data in it to the cluster.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        from tasks.ray_workers import RayWorkers
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UserError(
+            "workers on a Ray cluster need the package ray, which is not installed here; run: pip install 'ray>=2.60'"
+        ) from error
+    return RayWorkers(max_workers, config, num_gpus, start, tell, arguments)
+
+
+def _send(pipe: Connection, event: Event) -> None:
     """Send an event whole, whoever else sends at the same time.
 
     The kernel keeps messages of this size together. A lock, as a queue has, would stay locked for ever when its holder
     is killed.
     """
-    message = pickle.dumps(event)
+    message = pickle.dumps(event[:_LONGEST_TEXT] if isinstance(event, str) else event)
     assert len(message) < select.PIPE_BUF - 4, "an event is longer than a pipe takes at once"
     pipe.send_bytes(message)
 
 
-class _WarningsToPipe(logging.Handler):
-    """Passes a worker's log lines on as events, cut to what a pipe takes at once."""
+class _ToldWarnings(logging.Handler):
+    """Passes a worker's log lines on as events."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, tell: Tell) -> None:
         super().__init__(logging.WARNING)
-        self._pipe = pipe
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        send(self._pipe, f"{record.levelname}: {record.getMessage()}"[:_LONGEST_TEXT])
+        self._tell(f"{record.levelname}: {record.getMessage()}")
 
 
-def send_warnings(pipe: Connection) -> None:
+def tell_warnings(tell: Tell) -> None:
     """Have this worker's warnings told by the process that listens: it knows where its user reads."""
     for room in ("tasks", "feature_extraction"):
-        logging.getLogger(room).addHandler(_WarningsToPipe(pipe))
+        logging.getLogger(room).addHandler(_ToldWarnings(tell))
         logging.getLogger(room).propagate = False
 
 
 class ShardReporter:
     """Tells of one shard as it goes, a few times a second at most."""
 
-    def __init__(self, pipe: Connection, ref: ShardRef) -> None:
-        self._pipe, self._ref = pipe, ref
+    def __init__(self, tell: Tell, ref: ShardRef) -> None:
+        self._tell, self._ref = tell, ref
         self._seen: Counter[str] | None = None
         self._last = 0.0
 
@@ -131,9 +207,9 @@ class ShardReporter:
         """Take what has ended so far; the first call says what had ended before this run."""
         if self._seen is None or time.monotonic() - self._last >= _REPORT_SECONDS:
             kind: Literal["begun", "going"] = "begun" if self._seen is None else "going"
-            send(self._pipe, ShardEvent(kind, self._ref, ended))
+            self._tell(ShardEvent(kind, self._ref, ended))
             self._last = time.monotonic()
         self._seen = ended
 
     def end(self) -> None:
-        send(self._pipe, ShardEvent("ended", self._ref, self._seen or Counter()))
+        self._tell(ShardEvent("ended", self._ref, self._seen or Counter()))

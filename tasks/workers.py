@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -15,6 +16,24 @@ from tasks.tether import die_with_parent
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+killers: set[Callable[[], None]] = set()
+"""For each open pool whose workers are no children of this process: what kills them."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a worker may take of the GPUs and cores that it sees.
+
+    Args:
+        number: of the worker, from 0, among those that see the same GPUs.
+        siblings: how many those are.
+        num_cores: cores for this worker.
+    """
+
+    number: int
+    siblings: int
+    num_cores: int
 
 
 @contextmanager
@@ -24,11 +43,13 @@ def killing_workers() -> Iterator[None]:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
-            _kill_workers()
+            _kill_children()
+            for kill in list(killers):
+                kill()
         raise
 
 
-def _kill_workers() -> None:
+def _kill_children() -> None:
     """An interrupt does not wait for shards; what they publish is whole or not there."""
     for worker in multiprocessing.active_children():
         worker.kill()
@@ -60,7 +81,7 @@ class WorkerPool:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if error is not None and not isinstance(error, Exception):
-            _kill_workers()
+            _kill_children()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._starter.shutdown()
 

@@ -43,10 +43,20 @@ def download(pool: DownloadPool, root: str, dataset: DatasetConfig, again: Again
 
 def within(seconds: float, work: Callable[[], None]) -> None:
     """Fail rather than wait for ever."""
-    thread = threading.Thread(target=work, daemon=True)
+    trouble: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            trouble.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(seconds)
     assert not thread.is_alive(), "it hangs"
+    if trouble:
+        raise trouble[0]
 
 
 def test_every_shard_tells_its_beginning_and_its_end(tmp_path: Path, dataset: DatasetConfig) -> None:
@@ -87,7 +97,7 @@ def test_worker_killed_at_any_moment_leaves_nobody_waiting(tmp_path: Path, datas
             futures = [future for _ in range(50) for future in download(pool, root, dataset, EVERYTHING)]
             assert begun.wait(60)
             time.sleep(0.05)
-            os.kill(next(iter(pool._workers._processes)), signal.SIGKILL)
+            os.kill(next(iter(pool._workers._workers._processes)), signal.SIGKILL)
             assert any(isinstance(future.exception(60), BrokenProcessPool) for future in futures)
 
     within(120, work)

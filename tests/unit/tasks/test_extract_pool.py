@@ -1,4 +1,4 @@
-"""Workers of one machine take its GPUs and cores in turn."""
+"""Workers of one machine take its GPUs and cores in turn; those of another have to make the same features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 
 from feature_extraction import detector as detectors
 from feature_extraction.config import ExtractorConfig
+from tasks.errors import UserError
 from tasks.extract import load_on_device
+from tasks.extract_pool import _check_same
 
 CONFIG = ExtractorConfig(backend="detectron2", model="any.yaml")
 
@@ -50,3 +52,10 @@ def test_the_small_detector_has_one_thread_and_large_ones_share_the_cores(asked_
     assert torch.get_num_threads() == 3
     load_on_device(ExtractorConfig(backend="torchvision", model="small", weights="w"), num_cores=3)
     assert torch.get_num_threads() == 1
+
+
+def test_a_machine_with_another_extractor_is_refused_by_what_differs() -> None:
+    wanted = {"format": 1, "versions": {"torch": "2.11.0"}, "weights_sha256": "a"}
+    _check_same(wanted, dict(wanted))
+    with pytest.raises(UserError, match=r"versions: \{'torch': '2.15.0'\} instead of .*2.11.0'\}\); install the same"):
+        _check_same(wanted, wanted | {"versions": {"torch": "2.15.0"}})
