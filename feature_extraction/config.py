@@ -99,8 +99,11 @@ class ExtractorConfig(BaseModel):
     def _check_weights(cls, weights: str | None) -> str | None:
         if weights is not None:
             _random_seed(weights)
-            if "://" in weights and "@" in urlsplit(weights).netloc:
-                raise ValueError("the URL of the weights holds a login, which the records of the features would show")
+            if "://" in weights and ("@" in urlsplit(weights).netloc or "?" in weights):
+                raise ValueError(
+                    "the URL of the weights holds a login or a query, which the records of the features would show; "
+                    "leave it out, or fetch the file first and give its path"
+                )
         return weights
 
     @model_validator(mode="after")

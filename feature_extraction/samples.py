@@ -28,9 +28,10 @@ import json
 import re
 import struct
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -210,23 +211,74 @@ def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
     """Members (name, content) of a tar, in order.
 
     Raises:
-        ShardError: the tar is cut or damaged, or holds something that is not a plain file.
+        ShardError: the tar is cut or damaged, holds something that is not a plain file, or a name twice.
     """
+    names: set[str] = set()
+    with _open_tar(stream, shard) as tar:
+        for info in tar:
+            if info.name in names:
+                raise ShardError(f"{shard}: member {info.name!r} stands there twice; write this shard again")
+            names.add(info.name)
+            yield info.name, _content(tar, info, shard)
+        if stream.seek(0, io.SEEK_END) < tar.offset + _TAR_BLOCK:
+            raise ShardError(f"{shard}: the tar's end marker is missing; write this shard again")
+
+
+def find_in_tar(stream: IO[bytes], shard: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Those of the wanted members (name, content) that a tar holds. What follows the last of them is not looked at.
+
+    Raises:
+        ShardError: the tar is damaged up to there, or a wanted member is not a plain file.
+    """
+    missing = set(wanted)
+    with _open_tar(stream, shard) as tar:
+        for info in tar:
+            if info.name in missing:
+                missing.remove(info.name)
+                yield info.name, _content(tar, info, shard)
+            if not missing:
+                return
+
+
+@contextmanager
+def _open_tar(stream: IO[bytes], shard: str) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            for info in tar:
-                content = tar.extractfile(info) if info.isreg() else None  # Links lead to other members, or nowhere.
-                if content is None:
-                    raise ShardError(f"{shard}: member {info.name!r} is not a plain file; write this shard again")
-                data = content.read()
-                if len(data) != info.size:
-                    raise ShardError(f"{shard}: member {info.name!r} is cut; write this shard again")
-                yield info.name, data
-            stream.seek(0, io.SEEK_END)
-            if stream.tell() < tar.offset + _TAR_BLOCK:
-                raise ShardError(f"{shard}: the tar's end marker is missing; write this shard again")
+        with tarfile.open(fileobj=cast(IO[bytes], _Within(stream)), mode="r:") as tar:
+            yield tar
     except (tarfile.TarError, EOFError) as error:
         raise ShardError(f"{shard}: not a whole tar ({error}); write this shard again") from error
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, shard: str) -> bytes:
+    member = tar.extractfile(info) if info.isreg() else None  # Links lead to other members, or nowhere.
+    if member is None:
+        raise ShardError(f"{shard}: member {info.name!r} is not a plain file; write this shard again")
+    content = member.read()
+    if len(content) != info.size:
+        raise ShardError(f"{shard}: member {info.name!r} is cut; write this shard again")
+    return content
+
+
+class _Within:
+    """What tarfile needs of a stream. It asks for as many bytes as a header names, and is given what there is.
+
+    Else a damaged or hostile header, of 4 EiB say, would be a MemoryError, or an OSError of the seek past them.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        here = stream.tell()
+        self._end = stream.seek(0, io.SEEK_END)
+        stream.seek(here)
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(min(size, self._end - self._stream.tell()))
+
+    def seek(self, position: int) -> int:
+        return self._stream.seek(min(position, self._end))
+
+    def tell(self) -> int:
+        return self._stream.tell()
 
 
 # --- image samples --------------------------------------------------------------------------------------------------

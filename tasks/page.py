@@ -30,7 +30,9 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:;
+base-uri 'none'; form-action 'none'">
+<meta name="referrer" content="no-referrer">
 <title>{title}</title>
 <style>{style}</style>
 </head>

@@ -7,7 +7,6 @@ listed in ROOT/datasets/DATASET/SPLIT/placeholders.parquet, so that whoever want
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import Field
 
+from feature_extraction.samples import find_in_tar
 from tasks.logins import without_login
 from tasks.records import Record
 from tasks.storage import Root, image_shard_path, split_folder
@@ -165,7 +165,7 @@ def read_thumbnails(root: Root, dataset: str, split: str, shards: Mapping[str, i
         clear the disk of tars.
 
     Raises:
-        tarfile.TarError: a shard is not a tar.
+        ShardError: a shard is damaged.
     """
     thumbnails: dict[str, bytes] = {}
     for shard in sorted(set(shards.values())):
@@ -173,14 +173,9 @@ def read_thumbnails(root: Root, dataset: str, split: str, shards: Mapping[str, i
         wanted = {f"{key}.jpg": key for key, place in shards.items() if place == shard}
         if not root.exists(path):
             continue
-        with root.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            for info in tar:
-                key = wanted.pop(info.name, None)
-                member = tar.extractfile(info) if key is not None else None
-                if key is not None and member is not None:
-                    thumbnails[key] = _thumbnail(member.read(), max_side)
-                if not wanted:
-                    break
+        with root.open(path) as stream:
+            for name, content in find_in_tar(stream, root.path(path), wanted):
+                thumbnails[wanted[name]] = _thumbnail(content, max_side)
     return thumbnails
 
 

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 ExportFormat = Literal["lxmert", "npz"]
 Ids = Literal["key", "name"]
+_LONGEST_NAME = 200  # Bytes; file systems take 255, suffix included.
 OnProgress = Callable[[int, int], None]
 """Called with (shards done, shards)."""
 
@@ -89,10 +90,19 @@ def export_features(
 
 
 def _names(root: Root, features: FeatureSet, shard: int) -> dict[str, str]:
-    """Key -> file name of the pictures of a shard."""
+    """Key -> file name of the pictures of a shard.
+
+    Raises:
+        UserError: one of them can be no file, or no field of a TSV: URLs of the web hold whatever they like.
+    """
     ref = ShardRef(dataset=features.dataset, split=features.split, shard=shard)
     table = read_outcome_columns(root, ref, ["key", "url"])
-    return {key: picture_name(url) for key, url in zip(table["key"].to_pylist(), table["url"].to_pylist(), strict=True)}
+    names = {}
+    for key, url in zip(table["key"].to_pylist(), table["url"].to_pylist(), strict=True):
+        names[key] = name = picture_name(url)
+        if not name or not name.isprintable() or len(name.encode(errors="replace")) > _LONGEST_NAME:
+            raise UserError(f"picture {key} has the name {name[:80]!r}, which can be no file's; export with --ids key")
+    return names
 
 
 def _write_tsv(path: Path, samples: Iterator[tuple[str, RegionSample]]) -> int:

@@ -12,7 +12,7 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.features.foreign_sources import ForeignSource
 from tasks.outcomes import read_outcome_columns
-from tasks.records import Outcome, Record, ShardRef
+from tasks.records import Outcome, Receipt, Record, ShardRef
 from tasks.storage import Root
 
 Match = Literal["order", "name", "number", "key"]
@@ -56,8 +56,8 @@ class ShardPictures:
         folder = storage.image_receipt_path(self._dataset, self._split, 0).rpartition("/")[0]
         found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in self._root.names(folder)]
         numbers = sorted(int(match.group(1)) for match in found if match)
-        complete = self._root.exists(storage.captions_receipt_path(self._dataset, self._split))
-        if not complete or not numbers or numbers != list(range(len(numbers))):
+        captions = self._root.read_model(storage.captions_receipt_path(self._dataset, self._split), Receipt)
+        if captions is None or captions.missing or not numbers or numbers != list(range(len(numbers))):
             raise UserError(
                 f"--match {self._match} needs the pictures of {self._dataset}/{self._split}, and they are not complete "
                 f"under {self._root.uri}; run: unicoder-vl download"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import RegionLayout, ShardError, decode_layout
+from feature_extraction.samples import RegionLayout, ShardError, decode_layout, find_in_tar
 from tasks.storage import Root, captions_path, image_shard_path
 
 _TAR_HEADER = 512
@@ -83,18 +82,9 @@ def read_pictures(root: Root, dataset: str, split: str, shards: Mapping[int, Col
         path = image_shard_path(dataset, split, shard)
         if not root.exists(path):
             continue
-        missing = {f"{key}.jpg" for key in keys}
-        try:
-            with root.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-                for info in tar:
-                    member = tar.extractfile(info) if info.name in missing else None
-                    if member is not None:
-                        missing.remove(info.name)
-                        pictures[info.name.removesuffix(".jpg")] = member.read()
-                    if not missing:
-                        break
-        except tarfile.TarError as error:
-            raise ShardError(f"{root.path(path)}: not a whole tar ({error}); download this shard again") from error
+        with root.open(path) as stream:
+            for name, content in find_in_tar(stream, root.path(path), {f"{key}.jpg" for key in keys}):
+                pictures[name.removesuffix(".jpg")] = content
     return pictures
 
 

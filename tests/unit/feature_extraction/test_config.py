@@ -50,5 +50,6 @@ def test_a_short_name_counts_as_the_model_that_it_is_short_for():
 
 def test_a_login_in_the_url_of_weights_is_refused_since_records_would_show_it():
     ExtractorConfig(weights="https://example.org/w.pkl")
-    with pytest.raises(ValueError, match="holds a login"):
-        ExtractorConfig(weights="https://me:secret@example.org/w.pkl")
+    for uri in ("https://me:secret@example.org/w.pkl", "https://example.org/w.pkl?X-Amz-Signature=secret"):
+        with pytest.raises(ValueError, match="holds a login"):
+            ExtractorConfig(weights=uri)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from tasks.features.export_features import export_features
 from tasks.features.feature_sets import one_feature_set
 from tasks.features.import_config import ImportConfig
 from tasks.features.import_features import import_features
-from tasks.storage import Root
+from tasks.outcomes import RowOutcome, write_outcomes
+from tasks.records import Outcome
+from tasks.storage import Root, outcomes_path
 from tests.foreign import lxmert_file, lxmert_line, made
 
 REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
@@ -122,3 +125,30 @@ def test_a_place_that_cannot_be_written_is_named(root, tmp_path):
     out = tmp_path / "a.tsv" / "out.tsv"
     with pytest.raises(UserError, match=r"cannot write .*a\.tsv/out\.tsv \(.*\); give another --out"):
         export_features(root, one_feature_set(root, "coco/train"), "lxmert", out)
+
+
+def publish_url(root: Root, url: str) -> None:
+    row = RowOutcome("000000000", url, "000000000", Outcome.OK, width=4, height=4, bytes=4, sha256="ab" * 32)
+    root.publish(outcomes_path("coco", "train", 0), lambda stream: write_outcomes(stream, [row]))
+
+
+def test_pictures_are_named_by_the_last_part_of_their_url_and_by_nothing_above(root, tmp_path):
+    bring_in(root, lxmert_file(tmp_path / "a.tsv", ["x"]))
+    features = one_feature_set(root, "coco/train")
+    for url, name in (("http://h/../../up.jpg", "up"), ("http://h/%2e%2e%2fup.jpg", "up"), ("http://h/..", "..")):
+        publish_url(root, url)
+        export_features(root, features, "npz", tmp_path / "deep" / "out", ids="name")
+        assert [path.name for path in tmp_path.rglob("*.npz")] == [f"{name}.npz"]
+        shutil.rmtree(tmp_path / "deep")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/a%0Ab.jpg", "http://h/a%09b.jpg", "http://h/%00.jpg", "http://h/", "y" * 300]
+)
+@pytest.mark.parametrize("form", ["lxmert", "npz"])
+def test_a_name_that_breaks_a_table_or_no_file_can_have_is_refused(root, tmp_path, url, form):
+    bring_in(root, lxmert_file(tmp_path / "a.tsv", ["x"]))
+    publish_url(root, url)
+    with pytest.raises(UserError, match="can be no file's; export with --ids key"):
+        export_features(root, one_feature_set(root, "coco/train"), form, tmp_path / "out", ids="name")
+    assert not list(tmp_path.glob("out*"))
