@@ -78,6 +78,11 @@ class Keep:
     largest: bool = True
 
 
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step:07d}"
+
+
 def save_checkpoint(
     run: Path, state: State, model: UnicoderVL, vocabulary_path: str, training: dict[str, Any], keep: Keep
 ) -> Checkpoint:
@@ -89,8 +94,8 @@ def save_checkpoint(
     Raises:
         TrainingError: it could not be written, for instance on a full disk; what was there before is as it was.
     """
-    folder = run / "checkpoints"
-    target, part = folder / f"step-{state.step:07d}", folder / f".step-{state.step:07d}.part"
+    folder, target = run / "checkpoints", checkpoint_path(run, state.step)
+    part = folder / f".{target.name}.part"
     try:
         for left in folder.glob(".step-*.part"):
             shutil.rmtree(left)

@@ -21,6 +21,7 @@ from model.checkpoint import (
     Checkpoint,
     Keep,
     State,
+    checkpoint_path,
     finish_run,
     list_checkpoints,
     load_model,
@@ -38,6 +39,7 @@ from model.journal import Journal, Pace
 from model.losses import LossSums
 from model.optim import clip_and_step, make_optimizer, make_schedule
 from model.processes import Processes, held
+from model.progress import Ending, report
 from model.tally import Tally
 
 log = logging.getLogger(__name__)
@@ -84,10 +86,12 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     undisturbed run would have done. A step whose gradient is not finite is left out.
 
     Returns:
-        The last checkpoint; None when SIGTERM, to any of the processes, asked to stop (a checkpoint was written first).
+        The last checkpoint, which the first process wrote on its machine's disk; None when SIGTERM, to any of the
+        processes, asked to stop (a checkpoint was written first).
 
     Raises:
-        InputError: the run's checkpoints are of another identity; the batch cannot be shared by the processes.
+        InputError: the run's checkpoints are of another identity, or not the same on every machine; the batch cannot
+            be shared by the processes.
         TrainingError: too many steps in a row were left out, the device's memory or the disk is full.
     """
     config, device = task.config, processes.device
@@ -98,6 +102,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
         raise InputError(f"keep_best is {keep.best}, but validation measures {known}")
 
     start = resume_point(task.run)
+    check_same_start(processes, start.step if start else 0, task.run)
     if start:
         check_resumable(start, task.identity)
     first = start.step if start else 0
@@ -156,6 +161,10 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                 if saved_at != step - 1:
                     checkpoint(step - 1, {})
                 log.warning("%s was asked to stop: checkpoint written at step %d", task.stage, step - 1)
+                if not stop.asked:
+                    # Its parent may be on another machine than the one that was asked to stop.
+                    why = f"{task.stage} was asked to stop in another of its processes, at step {step - 1}"
+                    report(Ending(error=f"{why}; it goes on from there", bad_input=False))
                 return None
             targets = targets.to(device, non_blocking=True)
             try:
@@ -196,7 +205,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
             # The value that decides which checkpoint is best is kept in that checkpoint.
             if last or step % config.checkpoint_steps == 0 or (validates and keep.best):
                 checkpoint(step, measured)
-    newest = list_checkpoints(task.run)[-1]
+    newest = Checkpoint(checkpoint_path(task.run, config.steps), config.steps)
     if processes.is_first:
         finish_run(task.run, newest, keep)
     return newest
@@ -212,6 +221,22 @@ class _Losses(nn.Module):
 
     def forward(self, part: Any, step: int) -> LossSums:
         return self._losses(self.model, part, step)
+
+
+def check_same_start(processes: Processes, step: int, run: Path) -> None:
+    """Raise InputError, in every process, unless all go on from the step that the first one does.
+
+    Machines that share a folder cannot disagree; each with a copy of its own may.
+    """
+    first = int(processes.add(torch.tensor(step if processes.is_first else 0)))
+    others = int(processes.add(torch.tensor(int(step != first))))
+    if others:
+        where = f"this one has step {step}" if step != first else "others do not have it"
+        raise InputError(
+            f"{others} of {processes.count} processes would not go on from step {first} of {run}, as the first one "
+            f"does ({where}): every machine needs the newest checkpoint; see that they share the folder or the object "
+            "store it comes from, and start again"
+        )
 
 
 def _agree(processes: Processes, targets: Tensor, stop: bool) -> tuple[Tensor, bool]:

@@ -20,10 +20,13 @@ from model.scores import METRICS, SCORES_FORMAT, Scores, missing_blocks, read_pl
 from tasks.errors import StageError, UserError
 from tasks.history import append_history, code_version, find_row, measured
 from tasks.launch import run_module
+from tasks.local_copy import local_checkpoint, with_local_captions
+from tasks.mirror import SCORES, mirrored
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
 from tasks.reports.setting_row import SettingRow, setting_rows
 from tasks.storage import Root, now, scores_folder
-from tasks.train import ResolvedData, num_processes
+from tasks.train import num_processes
+from tasks.training_data import ResolvedData
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,12 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
         UserError: features do not fit the checkpoint, or a file of the scores is damaged.
         StageError: scoring failed; the message names its log.
     """
-    output = root.local(scores_folder(spec.name), "evaluation")
     protocols = spec.scoring.protocols
-    metrics = _standing_metrics(output, protocols)
-    skipped = metrics is not None
-    if metrics is None:
-        job = ScoreJob(
-            output_path=str(output), checkpoint_path=spec.checkpoint.uri, data=spec.data.source, scoring=spec.scoring
-        )
-        processes = num_processes(spec.scoring)
-        run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress, num_processes=processes)
+    with mirrored(root, scores_folder(spec.name), SCORES) as output:
         metrics = _standing_metrics(output, protocols)
+        skipped = metrics is not None
         if metrics is None:
-            raise StageError(f"model.scoring ended well but left no whole scores in {output}; see {output / 'log.txt'}")
+            metrics = _score(root, spec, output, on_progress)
     row = HistoryRow(
         setting=spec.setting,
         variant=spec.variant,
@@ -110,6 +106,22 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
     counts = _captions_per_image(output)
     tables = tuple(ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row))
     return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped)
+
+
+def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+    """Have the scores made in a folder of this machine, and measured."""
+    job = ScoreJob(
+        output_path=str(output),
+        checkpoint_path=local_checkpoint(root, spec.checkpoint),
+        data=with_local_captions(root, spec.data.source),
+        scoring=spec.scoring,
+    )
+    processes = num_processes(spec.scoring)
+    run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress, num_processes=processes)
+    metrics = _standing_metrics(output, spec.scoring.protocols)
+    if metrics is None:
+        raise StageError(f"model.scoring ended well but left no whole scores in {output}; see {output / 'log.txt'}")
+    return metrics
 
 
 def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:

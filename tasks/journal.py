@@ -11,7 +11,6 @@ seconds. The journal goes when its shard has been published with its receipt.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import struct
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from tasks.errors import StageError
+from tasks.local_copy import local_copy
 from tasks.outcomes import RowOutcome
 from tasks.records import Outcome, ShardRef
 from tasks.storage import Root, journal_path
@@ -150,20 +150,13 @@ class Journal:
 
 def journal_file(root: Root, ref: ShardRef) -> Path:
     """Where a shard's journal lies: beside its images, or, for a root that is no folder, in this user's cache."""
-    return _local_place(root, journal_path(ref.dataset, ref.split, ref.shard))
+    return local_copy(root).local(journal_path(ref.dataset, ref.split, ref.shard))
 
 
 def journaled_shards(root: Root, dataset: str, split: str) -> list[int]:
     """The shards of a split that have a journal: they were begun, here, and are not finished."""
-    folder = _local_place(root, journal_path(dataset, split, 0)).parent
+    folder = local_copy(root).local(journal_path(dataset, split, 0)).parent
     return sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
-
-
-def _local_place(root: Root, relative: str) -> Path:
-    if root.is_local:
-        return Path(root.path(relative))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "unicoder-vl" / hashlib.sha256(root.uri.encode()).hexdigest()[:16] / relative
 
 
 def is_locked(root: Root, ref: ShardRef) -> bool:

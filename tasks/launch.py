@@ -10,11 +10,12 @@ The child leads its own process group and is tethered to this process (`tasks.te
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -23,10 +24,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from model.progress import Ending, Progress
 from tasks import tether
+from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
 
 GRACE_SECONDS = 30.0
+PATIENCE_SECONDS = 1800.0
+"""How long machines that train together wait for each other at the start: each may have features to fetch."""
 _LOG_LINES_SHOWN = 15
+_CAME = re.compile(r"(\d+)/\d+ clients joined")
+"""In what torch says when nodes did not come."""
 _MESSAGE: TypeAdapter[Progress | Ending] = TypeAdapter(Progress | Ending)
 
 
@@ -155,6 +161,7 @@ def run_module(
     on_progress: Callable[[Progress], None],
     grace_seconds: float = GRACE_SECONDS,
     num_processes: int = 1,
+    nodes: NodesConfig | None = None,
 ) -> None:
     """Run `python -m MODULE --config JOB_PATH` to its end, in one process or, under torchrun, in several.
 
@@ -166,6 +173,7 @@ def run_module(
         grace_seconds: from SIGTERM to SIGKILL when this call is interrupted.
         num_processes: that work together on this machine. torchrun puts each in a session of its own, which is why a
             module must end with torchrun by itself (see `model.processes`).
+        nodes: the machines whose processes work together; None: this one alone.
 
     Raises:
         UserError: the child said that its input is at fault (`Ending`).
@@ -176,7 +184,7 @@ def run_module(
     log_path.parent.mkdir(parents=True, exist_ok=True)
     job_path.write_text(job.model_dump_json(indent=2) + "\n", encoding="utf-8")
     with log_path.open("ab") as log:
-        child = _children.start(_command(module, job_path, num_processes), log)
+        child = _children.start(_command(module, job_path, num_processes, nodes), log)
         try:
             ending: Ending | None = None
             for line in child.stdout_lines():
@@ -193,18 +201,41 @@ def run_module(
         finally:
             _children.forget(child)
     if status != 0 and ending is not None:
-        raise UserError(ending.error) if ending.bad_input else StageError(f"{ending.error} (log: {log_path})")
+        if ending.bad_input:
+            raise UserError(ending.error)
+        again = "" if nodes is None else "; start the same command on every node again, and the run goes on"
+        raise StageError(f"{ending.error}{again} (log: {log_path})")
+    if status != 0 and (absent := _absent_nodes(child.last_stderr, nodes)):
+        raise StageError(f"{absent} (log: {log_path})")
     if status != 0:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
         last_lines = "".join(f"\n    {line}" for line in child.last_stderr)
         raise StageError(f"{module} {how}; its log is {log_path}{last_lines}")
 
 
-def _command(module: str, job_path: Path, num_processes: int) -> list[str]:
-    if num_processes == 1:
-        return tether.command(module, "--config", str(job_path))
-    together = ["--standalone", "--nproc-per-node", str(num_processes), "-m", module, "--config", str(job_path)]
-    return tether.command("torch.distributed.run", *together)
+def _command(module: str, job_path: Path, num_processes: int, nodes: NodesConfig | None) -> list[str]:
+    arguments = [module, "--config", str(job_path)]
+    if nodes is not None:
+        machines = ["--nnodes", str(nodes.nnodes), "--node-rank", str(nodes.node_rank)]
+        machines += ["--master-addr", nodes.master_addr, "--master-port", str(nodes.master_port)]
+        # Machines that were given the same port for different runs do not find each other.
+        machines += ["--rdzv-id", job_path.parent.name, "--rdzv-conf", f"timeout={PATIENCE_SECONDS:.0f}"]
+    elif num_processes > 1:
+        machines = ["--standalone"]
+    else:
+        return tether.command(*arguments)
+    return tether.command("torch.distributed.run", *machines, "--nproc-per-node", str(num_processes), "-m", *arguments)
+
+
+def _absent_nodes(last_stderr: Iterable[str], nodes: NodesConfig | None) -> str | None:
+    """What it means that torchrun gave up waiting; None where something else went wrong."""
+    found = next((match for line in last_stderr if (match := _CAME.search(line))), None)
+    if nodes is None or found is None:
+        return None
+    return (
+        f"{found[1]} of {nodes.nnodes} nodes came to {nodes.master_addr}:{nodes.master_port} within "
+        f"{PATIENCE_SECONDS / 60:.0f} minutes; start the same command on every node, each with its --node-rank"
+    )
 
 
 def _parse(line: bytes) -> Progress | Ending | None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from tasks.errors import StageError, StorageError, UserError
-from tasks.logins import has_login
+from tasks.logins import has_login, without_login
 
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _BLOCK_BYTES = 8 * 1024**2
@@ -79,7 +79,9 @@ class ObjectStore:
                 return []
         folder = self._path(relative).lstrip("/") + "/"  # A path of a bucket may begin with a slash, or not.
         paths = [str(entry).lstrip("/").rstrip("/") for entry in entries]
-        return [path.removeprefix(folder) for path in paths if path.startswith(folder)]
+        names = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
+        # An object may be called so. A file cannot, and names become those of files.
+        return [name for name in names if name not in (".", "..")]
 
     def read(self, relative: str) -> bytes:
         """The whole content of a file.
@@ -88,7 +90,11 @@ class ObjectStore:
             FileNotFoundError: there is none.
         """
         with self._named_errors():
-            return bytes(self._fs.cat_file(self._path(relative)))
+            try:
+                return bytes(self._fs.cat_file(self._path(relative)))
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                raise
 
     def open(self, relative: str) -> IO[bytes]:
         """A seekable stream to read from.
@@ -108,6 +114,28 @@ class ObjectStore:
                 self._fs.put_file(str(source), self._path(relative))
             except FileNotFoundError as error:
                 raise self._no_bucket() from error
+
+    def download(self, relative: str, target: Path) -> None:
+        """Copy a file to a local path. An error may leave a part of it there.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._named_errors():
+            try:
+                self._fs.get_file(self._path(relative), str(target))
+            except FileNotFoundError as error:
+                self._check_bucket(error)
+                raise
+
+    def modified(self, relative: str) -> float:
+        """When a file was written, in seconds since the epoch.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._named_errors():
+            return float(self._fs.modified(self._path(relative)).timestamp())
 
     def remove(self, relative: str) -> None:
         """Remove a file; it is no error if there is none."""
@@ -144,7 +172,8 @@ class ObjectStore:
             raise self._named(error) from error
 
     def _named(self, error: Exception) -> UserError | StorageError:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        # An endpoint may hold a login, and drivers say which endpoint it was.
+        reason = without_login(" ".join(str(error).split()))[:300] or type(error).__name__
         if isinstance(error, PermissionError):
             return UserError(
                 f"root {self.uri}: the store refuses the credentials ({reason}); check AWS_ACCESS_KEY_ID and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +13,11 @@ from model.config import LoaderConfig
 from tasks.digests import file_sha256
 from tasks.errors import UserError
 from tasks.features.feature_sets import FEATURES
+from tasks.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles
 from tasks.records import CheckpointRef, Stage
 from tasks.storage import Root, feature_manifest_path, run_folder
-from tasks.train import FinalRecord, ResolvedData, resolve_features
+from tasks.train import FinalRecord
+from tasks.training_data import ResolvedData, resolve_features
 
 Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
 CheckpointChoice = Literal["result", "newest"] | int
@@ -135,10 +138,20 @@ def choose_checkpoint(root: Root, run: RunRef, choice: CheckpointChoice) -> Chec
         stage=run.stage,
         uri=root.path(folder),
         step=step,
-        fingerprint=final.weights_sha256
-        if final is not None and is_result
-        else file_sha256(root.path(f"{folder}/model.safetensors"), f"checkpoint of {run.name}"),
+        fingerprint=final.weights_sha256 if final is not None and is_result else _weights_sha256(root, folder, run),
     )
+
+
+def _weights_sha256(root: Root, folder: str, run: RunRef) -> str:
+    """Sha256 of a checkpoint's weights; on an object store, as their record says, or else by reading them through."""
+    weights = f"{folder}/{WEIGHTS}"
+    if root.is_local:
+        return file_sha256(root.path(weights), f"checkpoint of {run.name}")
+    record = root.read_model(f"{folder}/{CHECKPOINT_RECORD}", CheckpointFiles)
+    if record is not None:
+        return record.files[WEIGHTS].sha256
+    with root.open(weights) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def checkpoint_extractor(root: Root, checkpoint: CheckpointRef) -> str:

@@ -25,6 +25,7 @@ from feature_extraction.samples import RegionSample, decode_regions
 from model.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError
+from tasks.local_copy import local_checkpoint, with_local_captions
 from tasks.query_picture import DetectorFiles, PictureDetector, picture_settings
 from tasks.records import CheckpointRef
 from tasks.runs import CheckpointChoice, RunRef, choose_checkpoint, data_for, find_run
@@ -117,7 +118,7 @@ def open_search(
     chosen = newest_run(under) if run is None else find_run(under, run)
     weights = choose_checkpoint(under, chosen, checkpoint)
     name = choose_split(under, weights, images)
-    data = data_for(under, weights, *name)
+    source = with_local_captions(under, data_for(under, weights, *name).source)
 
     from model.checkpoint import load_model
     from model.data import load_captions, open_store
@@ -130,10 +131,10 @@ def open_search(
     with _input_errors_told():
         device = pick_device(config.device)
         with redirect_stdout(io.StringIO()):  # The hub's loader prints a line, but stdout is for results.
-            model, vocabulary = load_model(weights.uri)
-        store = open_store(data.source)
+            model, vocabulary = load_model(local_checkpoint(under, weights))
+        store = open_store(source)
         check_features(model, store, weights.run)
-        captions = load_captions(data.source, store)
+        captions = load_captions(source, store)
         ranker = Ranker(model.to(device), vocabulary, store, captions, config, device)
     gpu = f"cuda:{device.index or 0}"
     detector = PictureDetector(

@@ -20,7 +20,7 @@ def newest_run(root: Root) -> RunRef:
     """
     runs = [find_run(root, name) for name in run_names(root)]
     ended = [
-        (run.setting == "pretrain+finetune", root.local(f"{run.folder}/final.json").stat().st_mtime, run.name, run)
+        (run.setting == "pretrain+finetune", root.modified(f"{run.folder}/final.json"), run.name, run)
         for run in runs
         if run.stage is Stage.FINETUNE and root.exists(f"{run.folder}/final.json")
     ]

@@ -12,6 +12,7 @@
                                           failed-00042.parquet  (where pictures failed)
                                           manifest.json                                (written last)
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
+                  checkpoints/step-0000700/files.json  on an object store: what this checkpoint's files are
     ROOT/scores/EVALUATION/                           blocks of scores, metrics.json, report.html; see model/scores.py
     ROOT/history.jsonl                                one line per evaluation, append-only
     ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
@@ -29,6 +30,7 @@ import glob
 import hashlib
 import os
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +42,7 @@ from typing import IO, TypeVar
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
-from tasks.errors import UserError
+from tasks.errors import StorageError, UserError
 from tasks.object_store import ObjectStore
 from tasks.records import FileDigest, Receipt
 
@@ -131,6 +133,43 @@ class Root:
         """
         return (self._folder / relative).read_bytes() if self.is_local else self._store.read(relative)
 
+    def modified(self, relative: str) -> float:
+        """When a file was written, in seconds since the epoch.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return (self._folder / relative).stat().st_mtime if self.is_local else self._store.modified(relative)
+
+    def fetch(self, relative: str, target: Path, expected: FileDigest | None = None) -> None:
+        """Copy a file of an object store to a local path, whole or not at all.
+
+        Args:
+            expected: what the file is known to be; None: whatever it is.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StorageError: what arrived is not what was expected.
+        """
+        assert not self.is_local, "a file of a local root is read where it lies"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}{PART}")
+        try:
+            self._store.download(relative, part)
+            if expected is not None and file_digest(part) != expected:
+                raise StorageError(
+                    f"{self.path(relative)} did not arrive as it was written ({part.stat().st_size} bytes of "
+                    f"{expected.bytes}, or of another sha256); run the same command again, or have the file made again"
+                )
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def upload(self, source: Path, relative: str) -> None:
+        """Put a local file under a name of an object store, whole or not at all, in place of what is there."""
+        assert not self.is_local, "a file of a local root is written where it belongs"
+        self._store.upload(source, relative)
+
     def remove(self, relative: str) -> None:
         """Remove a file, durably; it is no error if there is none."""
         if not self.is_local:
@@ -148,7 +187,7 @@ class Root:
             with NamedTemporaryFile(prefix="unicoder-vl-", suffix=Path(relative).suffix) as stream:
                 write(stream)
                 stream.flush()
-                digest = _digest(Path(stream.name))
+                digest = file_digest(Path(stream.name))
                 self._store.upload(Path(stream.name), relative)
             return digest
         target = self._folder / relative
@@ -160,7 +199,7 @@ class Root:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
-            digest = _digest(part)
+            digest = file_digest(part)
             part.replace(target)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -220,7 +259,7 @@ class Root:
         return receipt if whole else None
 
 
-def _digest(path: Path) -> FileDigest:
+def file_digest(path: Path) -> FileDigest:
     with path.open("rb") as stream:
         return FileDigest(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
 
@@ -327,8 +366,8 @@ def inspection_page_path(dataset: str, split: str) -> str:
 
 
 CACHE = "cache"
-"""Folder, under a local root, of what is derived from captions and features so that a run starts at once. It can be
-removed while no run uses it."""
+"""Folder, under a local root or its `tasks.local_copy`, of what is derived from captions and features so that a run
+starts at once. It can be removed while no run uses it."""
 
 
 def run_folder(run: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from tasks.records import ShardRef
 from tasks.storage import (
     Root,
     download_settings_path,
+    features_folder,
     image_shard_path,
     manifest_path,
     manifest_receipt_path,
@@ -46,7 +46,8 @@ class StoredPictures:
         """
         shard, position = self._place(key)
         name = self._store.manifest.shards[shard].name
-        with (Path(self._store.folder) / name).open("rb") as stream:
+        folder = features_folder(self._store.manifest.extractor, self._dataset, self._split)
+        with self._root.open(f"{folder}/{name}") as stream:
             return read_record(stream, name, self._store.layout, position)[1]
 
     def regions(self, key: str) -> RegionSample:

@@ -7,60 +7,45 @@ logs do not enter. So the same parameters find the same run: complete, it is not
 
 from __future__ import annotations
 
-import hashlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from feature_extraction.config import ExtractorConfig
 from model.config import (
     EncoderConfig,
     FeatureSource,
     FinetuneConfig,
     FinetuneJob,
-    LoaderConfig,
     LoopConfig,
     PretrainConfig,
     PretrainJob,
     ScoringConfig,
 )
 from model.progress import Progress
+from tasks.config import NodesConfig
 from tasks.digests import file_sha256
 from tasks.errors import StageError, UserError
-from tasks.extractor import extractor_fingerprint
 from tasks.gpus import visible_gpus
 from tasks.launch import run_module
-from tasks.records import CheckpointRef, Receipt, Stage, fingerprint
+from tasks.local_copy import keep_for_reading, local_checkpoint, local_copy, with_local_captions
+from tasks.mirror import RUN, mirrored
+from tasks.nodes import wait_for_first_node, wait_for_result
+from tasks.records import CheckpointRef, Stage, fingerprint
 from tasks.storage import (
-    CACHE,
     Root,
-    captions_path,
-    captions_receipt_path,
-    feature_manifest_path,
-    features_folder,
     run_folder,
 )
+from tasks.training_data import DataSpec, resolve_data
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
 _BERT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """One split, seen through one extractor, and how it is read."""
-
-    dataset: str
-    split: str
-    extractor: ExtractorConfig
-    loader: LoaderConfig = field(default_factory=LoaderConfig)
-
-    def __str__(self) -> str:
-        return f"{self.dataset}/{self.split}"
+Job = PretrainJob | FinetuneJob
 
 
 @dataclass(frozen=True)
@@ -93,54 +78,10 @@ class FinalRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    # Both name folders that are written to on other machines, so they are nothing that leads out of one.
     step: int
-    checkpoint: str
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
-class ResolvedData:
-    """Where a split's features and captions lie, and what their bytes are."""
-
-    source: FeatureSource
-    identity: dict[str, str]
-
-
-def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
-    """Find a split's features and captions.
-
-    Raises:
-        UserError: they are not there yet, or the root is not a local folder.
-    """
-    extractor, _ = extractor_fingerprint(data.extractor)
-    return resolve_features(root, data.dataset, data.split, extractor, data.loader)
-
-
-def resolve_features(root: Root, dataset: str, split: str, extractor: str, loader: LoaderConfig) -> ResolvedData:
-    """The same for an extractor that is known by its fingerprint."""
-    name = f"{dataset}/{split}"
-    manifest = feature_manifest_path(extractor, dataset, split)
-    captions = root.read_model(captions_receipt_path(dataset, split), Receipt)
-    if captions is None:
-        raise UserError(f"{name} has no captions under {root.uri}; run `unicoder-vl download` with the same parameters")
-    if not root.exists(manifest):
-        raise UserError(
-            f"{name} has no finished features of this extractor ({extractor[:12]}) under {root.uri}; "
-            "run `unicoder-vl extract` with the same parameters"
-        )
-    return ResolvedData(
-        source=FeatureSource(
-            features_path=str(root.local(features_folder(extractor, dataset, split), "training")),
-            captions_path=str(root.local(captions_path(dataset, split), "training")),
-            cache_path=str(root.local(CACHE, "training")),
-            name=name,
-            loader=loader,
-        ),
-        identity={
-            "features": hashlib.sha256(root.read_bytes(manifest)).hexdigest(),
-            "captions": captions.content_digest(),
-        },
-    )
+    checkpoint: str = Field(pattern=r"^checkpoints/step-[\w-]+$")
+    weights_sha256: str = Field(pattern=r"^[\w-]+$")
 
 
 def pretraining_run(root: Root, spec: PretrainSpec) -> str:
@@ -206,73 +147,112 @@ def find_finetuned(root: Root, spec: FinetuneSpec) -> CheckpointRef:
     return _required(root, run, Stage.FINETUNE, f"unicoder-vl finetune --setting {setting}")
 
 
-def pretrain(root: Root, spec: PretrainSpec, on_progress: OnProgress) -> CheckpointRef:
+def pretrain(
+    root: Root, spec: PretrainSpec, on_progress: OnProgress, nodes: NodesConfig | None = None
+) -> CheckpointRef:
     """Run pretraining to its end, or find it done. Killed, it resumes from its newest checkpoint next time.
+
+    Args:
+        root: where everything lies.
+        spec: what the run is.
+        on_progress: called for every report.
+        nodes: the machines that train it together, each by a call of its own; None: this one alone.
 
     Raises:
         UserError: an input is missing or unfit.
         StageError: training failed; the message names its log.
     """
-    run = pretraining_run(root, spec)
-    done = finished_run(root, run, Stage.PRETRAIN)
-    if done is not None:
-        return done.model_copy(update={"skipped": True})
-    job = PretrainJob(
-        run_path=str(root.local(run_folder(run), "training")),
-        train=resolve_data(root, spec.data).source,
-        validation=_validation_source(root, spec.validation, spec.pretrain),
-        vocabulary_path=spec.vocabulary_path,
-        encoder=spec.encoder,
-        pretrain=spec.pretrain,
-        scoring=spec.scoring,
-    )
-    return _train(root, run, Stage.PRETRAIN, "model.pretrain", job, spec.pretrain, on_progress)
+
+    def job(folder: Path) -> PretrainJob:
+        return PretrainJob(
+            run_path=str(folder),
+            train=_local_source(root, spec.data),
+            validation=_validation_source(root, spec.validation, spec.pretrain),
+            vocabulary_path=spec.vocabulary_path,
+            encoder=spec.encoder,
+            pretrain=spec.pretrain,
+            scoring=spec.scoring,
+        )
+
+    return _train(root, pretraining_run(root, spec), Stage.PRETRAIN, job, spec.pretrain, on_progress, nodes)
 
 
-def finetune(root: Root, spec: FinetuneSpec, on_progress: OnProgress) -> CheckpointRef:
-    """Run finetuning, or task-specific training, to its end, or find it done.
+def finetune(
+    root: Root, spec: FinetuneSpec, on_progress: OnProgress, nodes: NodesConfig | None = None
+) -> CheckpointRef:
+    """Run finetuning, or task-specific training, to its end, or find it done. Arguments are those of `pretrain`.
 
     Raises:
         UserError: an input is missing or unfit; the pretraining run that it starts from is not complete.
         StageError: training failed; the message names its log.
     """
-    run = finetuning_run(root, spec)
-    done = finished_run(root, run, Stage.FINETUNE)
-    if done is not None:
-        return done.model_copy(update={"skipped": True})
-    job = FinetuneJob(
-        run_path=str(root.local(run_folder(run), "training")),
-        train=resolve_data(root, spec.data).source,
-        validation=_validation_source(root, spec.validation, spec.finetune),
-        vocabulary_path=spec.vocabulary_path,
-        encoder=spec.encoder,
-        finetune=spec.finetune,
-        scoring=spec.scoring,
-        checkpoint_path=None if spec.pretraining is None else find_pretrained(root, spec.pretraining).uri,
-    )
-    return _train(root, run, Stage.FINETUNE, "model.finetune", job, spec.finetune, on_progress)
+
+    def job(folder: Path) -> FinetuneJob:
+        start = None if spec.pretraining is None else find_pretrained(root, spec.pretraining)
+        return FinetuneJob(
+            run_path=str(folder),
+            train=_local_source(root, spec.data),
+            validation=_validation_source(root, spec.validation, spec.finetune),
+            vocabulary_path=spec.vocabulary_path,
+            encoder=spec.encoder,
+            finetune=spec.finetune,
+            scoring=spec.scoring,
+            checkpoint_path=None if start is None else local_checkpoint(root, start),
+        )
+
+    return _train(root, finetuning_run(root, spec), Stage.FINETUNE, job, spec.finetune, on_progress, nodes)
+
+
+def _local_source(root: Root, data: DataSpec) -> FeatureSource:
+    return with_local_captions(root, resolve_data(root, data).source)
 
 
 def _validation_source(root: Root, data: DataSpec | None, config: LoopConfig) -> FeatureSource | None:
     """Where the held-out data lies, if the run looks at any."""
-    return None if data is None or config.validation_steps is None else resolve_data(root, data).source
+    return None if data is None or config.validation_steps is None else _local_source(root, data)
 
 
 def _train(
     root: Root,
     run: str,
     stage: Stage,
-    module: str,
-    job: PretrainJob | FinetuneJob,
+    make_job: Callable[[Path], Job],
     config: LoopConfig,
     on_progress: OnProgress,
+    nodes: NodesConfig | None,
 ) -> CheckpointRef:
-    folder = Path(job.run_path)
-    processes = num_processes(config)
-    run_module(module, job, folder / "job.json", folder / "log.txt", on_progress, num_processes=processes)
-    done = finished_run(root, run, stage)
+    def result() -> CheckpointRef | None:
+        return finished_run(root, run, stage)
+
+    node = 0 if nodes is None else nodes.node_rank
+    # What the first node has put on the root by then is what all of them go on from.
+    done = wait_for_first_node(nodes, result) if nodes is not None and node else result()
+    if done is not None:
+        return done.model_copy(update={"skipped": True})
+    # Under a local root the machines share the folder.
+    module, own = f"model.{stage.value}", f"node-{node}-" if node else ""
+    with mirrored(root, run_folder(run), RUN, node) as folder:
+        log_path = folder / f"{own}log.txt"
+        # It may have come to its end before, and only not have been uploaded.
+        if finished_run(local_copy(root), run, stage) is None:
+            processes = num_processes(config)
+            run_module(
+                module,
+                make_job(folder),
+                folder / f"{own}job.json",
+                log_path,
+                on_progress,
+                num_processes=processes,
+                nodes=nodes,
+            )
+    done = wait_for_result(nodes, root, result) if nodes is not None and node else result()
     if done is None:
-        raise StageError(f"{module} ended well but left no final checkpoint in {folder}; see {folder / 'log.txt'}")
+        raise StageError(f"{module} ended well but left no final checkpoint in {folder}; see {log_path}")
+    if not root.is_local:
+        # The root has all of it. A copy of what may be removed there would bring it back.
+        if not node:
+            keep_for_reading(root, done, folder / "checkpoints" / Path(done.uri).name)
+        shutil.rmtree(folder)
     return done
 
 

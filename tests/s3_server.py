@@ -98,6 +98,12 @@ class Bucket:
         content: bytes = self._client.get_object(Bucket=self.name, Key=path)["Body"].read()
         return content
 
+    def delete(self) -> None:
+        """The bucket itself, with all it holds."""
+        for path in self.paths():
+            self._client.delete_object(Bucket=self.name, Key=path)
+        self._client.delete_bucket(Bucket=self.name)
+
     def paths(self, prefix: str = "") -> list[str]:
         """Of every file, sorted."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from model.errors import InputError
 from model.scores import Floats, Index, Scores
 from tasks.errors import UserError
+from tasks.local_copy import local_copy
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, Picture, find_pictures
 from tasks.reports.standings import BEST, BETWEEN, WORST, Standing, best_first, choose, standings
 from tasks.storage import Root, captions_path, scores_folder
@@ -101,7 +102,7 @@ def make_gallery(root: Root, evaluation: str, dataset: str, split: str, extracto
         ShardError: a shard is damaged.
     """
     try:
-        scores = Scores(root.local(scores_folder(evaluation), "a gallery"))
+        scores = Scores(local_copy(root).local(scores_folder(evaluation)))
         of_images, of_captions = standings(scores, scores.caption_image)
         texts = [_found_images(scores, of_captions, caption) for caption in choose(of_captions, scores.caption_image)]
         images = [_found_captions(scores, of_images, image) for image in choose(of_images)]

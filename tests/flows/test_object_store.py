@@ -252,11 +252,22 @@ def test_a_wrong_bucket_is_bad_input_to_every_command(bucket: Bucket, rows: Path
         ["status", "--root", wrong],
         ["verify", "--root", wrong],
         ["inspect", "--root", wrong, "--of", "web/train"],
+        ["pretrain", "--recipe", "demo", "--root", wrong],
+        ["evaluate", "--run", "pretrain", "--on", "web/test", "--root", wrong],
+        ["search", "a red circle", "--root", wrong],
+        ["history", "--root", wrong],
+        ["rebuild", "--recipe", "demo", "--root", wrong],
     ):
         assert f"there is no bucket '{bucket.name}-mistyped'" in refused(*arguments, code=2)
 
 
 def test_wrong_credentials_are_bad_input(bucket: Bucket, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another-key")
-    for arguments in (download_arguments(rows, f"{bucket.uri}/root"), ["status", "--root", f"{bucket.uri}/root"]):
+    root = ["--root", f"{bucket.uri}/root"]
+    for arguments in (
+        download_arguments(rows, root[1]),
+        ["status", *root],
+        ["rebuild", "--recipe", "demo", *root],
+        ["evaluate", "--run", "pretrain", "--on", "web/test", *root],
+    ):
         assert "refuses the credentials" in refused(*arguments, code=2)

@@ -13,10 +13,11 @@ from model.finetune import run_finetuning
 from model.journal import Journal
 from model.optim import learning_rate_share
 from model.pretrain import open_data, run_pretraining
-from model.processes import pick_device
+from model.processes import Processes, pick_device
 from model.progress import Progress
 from model.scoring import run_scoring
 from model.tokenizer import load_vocabulary
+from model.training import check_same_start
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses
 
 
@@ -130,6 +131,25 @@ def test_what_only_changes_speed_and_looks_may_change_between_starts(job):
 def validating(job: PretrainJob, **changes) -> PretrainJob:
     config = job.pretrain.model_copy(update={"validation_steps": 3, **changes})
     return job.model_copy(update={"validation": job.train, "pretrain": config})
+
+
+@pytest.mark.parametrize(
+    ("rank", "step", "others", "message"),
+    [
+        (0, 20, (0, 1), r"1 of 2 processes would not go on from step 20 of \S+, .* \(others do not have it\)"),
+        (1, 10, (20, 0), r"1 of 2 processes would not go on from step 20 of \S+, .* \(this one has step 10\)"),
+    ],
+)
+def test_machines_that_would_go_on_from_different_steps_are_refused(tmp_path, rank, step, others, message):
+    told = iter(others)
+
+    class OneOfTwo(Processes):
+        def add(self, values):
+            """What the other one adds to the first step, and to how many differ from it."""
+            return values + next(told)
+
+    with pytest.raises(InputError, match=message):
+        check_same_start(OneOfTwo(rank, 2, torch.device("cpu")), step, tmp_path)
 
 
 def test_validation_measures_losses_and_quick_recall_and_leaves_no_trace_in_training(job):

@@ -20,7 +20,7 @@ from tasks.history import read_history
 from tasks.records import CheckpointRef, HistoryRow, Stage, fingerprint
 from tasks.reports.setting_row import setting_rows
 from tasks.storage import Root
-from tasks.train import ResolvedData
+from tasks.training_data import ResolvedData
 
 
 def test_chance_by_hand() -> None:

@@ -348,7 +348,7 @@ def test_deciding_what_is_done_imports_no_torch(root):
         assert extract_shard(Root({root.uri!r}), ref, config).skipped
         with ExtractorPool(2, print) as pool:
             assert pool.extract({root.uri!r}, ref, config).result().skipped
-            assert not pool._workers._processes
+            assert not pool._workers._workers._processes
         write_feature_manifest(Root({root.uri!r}), {DATASET!r}, {SPLIT!r}, config)
         assert "torch" not in sys.modules
     """
@@ -408,7 +408,7 @@ def test_a_manifest_before_the_download_is_complete_is_refused(root):
 def test_workers_write_the_bytes_that_this_process_writes(root):
     with ExtractorPool(2, lambda event: None) as pool:
         results = [pool.extract(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
-        assert len(pool._workers._processes) == 1  # an idle worker is used again
+        assert len(pool._workers._workers._processes) == 1  # an idle worker is used again
         broken = CONFIG.model_copy(update={"model": "large"})
         with pytest.raises(UserError, match=r"set extractor\.model='small'"):
             pool.extract(root.uri, ref(0), broken).result()
@@ -436,7 +436,7 @@ def test_workers_die_with_a_parent_that_is_killed(root):
                 thread.start()
                 thread.join()
                 assert not pool.extract({root.uri!r}, refs[1], config).result().skipped
-                print(*pool._workers._processes, flush=True)
+                print(*pool._workers._workers._processes, flush=True)
                 time.sleep(60)
     """
     script = Path(root.path("parent.py"))

@@ -201,3 +201,14 @@ def test_a_server_that_goes_away_is_an_error_that_workers_can_hand_on(bucket: Bu
         finally:
             bucket.server.start()
     assert root.read_bytes("a.bin") == b"x" * 1000
+
+
+def test_a_login_in_what_a_driver_says_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some say which endpoint they could not reach, or which signed request failed."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no answer from http://me:topsecret@minio:9000/bucket?X-Amz-Signature=topsecret&x=1")
+
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.ls", fail)
+    with pytest.raises(StorageError, match=r"no answer from http://minio:9000/bucket\?X-Amz-Signature=\.\.\.&x=1"):
+        Root("memory://bucket/root").names("")

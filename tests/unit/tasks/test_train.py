@@ -16,7 +16,6 @@ from tasks.extractor import extractor_fingerprint
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage import Root, captions_receipt_path, feature_manifest_path, run_folder
 from tasks.train import (
-    DataSpec,
     FinalRecord,
     FinetuneSpec,
     PretrainSpec,
@@ -27,6 +26,7 @@ from tasks.train import (
     pretrain,
     pretraining_run,
 )
+from tasks.training_data import DataSpec
 
 EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=4)
 
