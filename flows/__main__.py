@@ -16,7 +16,22 @@ from pydantic import BaseModel, TypeAdapter
 
 from flows import checks, options
 from flows.changes import read_changes, with_changes
-from flows.command import Changed, Json, Params, Recipe, Root, Seed, ends_like_ctrl_c, exit_codes
+from flows.command import (
+    Changed,
+    Json,
+    MasterAddr,
+    MasterPort,
+    MaxFailedShare,
+    Nnodes,
+    NodeRank,
+    Params,
+    Ray,
+    Recipe,
+    Root,
+    Seed,
+    ends_like_ctrl_c,
+    exit_codes,
+)
 from flows.evaluation_commands import add_evaluation_commands
 from flows.feature_commands import add_feature_commands
 from flows.inspect_command import add_inspect_command
@@ -27,8 +42,10 @@ from flows.search_command import add_search_command
 from flows.server import configured_api_url, prefect_server, wait_for_server
 from flows.setup_command import add_setup_command
 from flows.shard_params import DownloadParams, ExtractParams
+from flows.stage_texts import done_text, losses
 from flows.status import read_download_status, read_status, status_text
 from flows.sweep_command import add_sweep_command
+from flows.worker_command import add_worker_command
 from flows.world import rows_ready, uses_world, world_served
 from tasks.records import CheckpointRef, Outcome
 from tasks.reports.recall_table import table_text
@@ -120,6 +137,8 @@ def download(
         typer.Option("--accept-changes", help="Rows or settings differ from what the root was begun with: go on."),
     ] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Shards at once, one process each.")] = None,
+    ray: Ray = None,
+    max_failed_share: MaxFailedShare = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -153,6 +172,8 @@ def download(
             accept_changes=accept_changes,
             workers=workers,
             settings=set_ or [],
+            max_failed_share=max_failed_share,
+            ray=ray,
         )
         with ExitStack() as stack:
             if rebuilding is not None and uses_world(rebuilding):
@@ -192,6 +213,8 @@ def extract(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Shards at once, one process each: as many as GPUs.")
     ] = None,
+    ray: Ray = None,
+    max_failed_share: MaxFailedShare = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,7 +232,7 @@ def extract(
             loaded = options.begun_extract_params(root or "data", only)
         else:
             loaded = _load(recipe, params, root, None).for_extract()
-        loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [])
+        loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [], max_failed_share, ray)
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
         with ends_like_ctrl_c():
@@ -237,11 +260,20 @@ def pretrain(
     params: Params = None,
     seed: Seed = None,
     set_: Changed = None,
+    nnodes: Nnodes = 1,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
     json: Json = False,
 ) -> None:
-    """Feature shards to a pretrained checkpoint."""
+    """Feature shards to a pretrained checkpoint.
+
+    Machines train it together where the same command is given on each, with --nnodes, --master-addr and its own
+    --node-rank.
+    """
     with exit_codes():
-        loaded = _load(recipe, params, root, seed, set_).for_pretrain()
+        nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
+        loaded = _load(recipe, params, root, seed, set_).for_pretrain().model_copy(update={"nodes": nodes})
         checks.check_pretrain(loaded)
         with prefect_server():
             from flows.pretrain import pretrain as pretrain_flow
@@ -261,13 +293,19 @@ def finetune(
     setting: Annotated[
         str, typer.Option("--setting", help="pretrain+finetune, or task-specific: without pretraining.")
     ] = "pretrain+finetune",
+    nnodes: Nnodes = 1,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
     json: Json = False,
 ) -> None:
-    """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint."""
+    """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint. Several machines: as for pretrain."""
     with exit_codes():
+        nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
         loaded = _load(recipe, params, root, seed, set_)
         checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        finetuning = finetuning.model_copy(update={"nodes": nodes})
         checks.check_finetune(finetuning)
         with prefect_server():
             from flows.finetune import finetune as finetune_flow
@@ -325,23 +363,14 @@ def rebuild_text(result: RebuildResult) -> str:
         rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)
         lost = {outcome: number for outcome, number in counts.items() if outcome != Outcome.OK}
         lines.append(f"{name}: {ok:,} of {rows:,} rows have an image; lost: {counts_text(lost)}")
-    ran, skipped = _by_stage(result.stages, "ran"), _by_stage(result.stages, "skipped")
+    lines += [f"NOT ALL OF THE DATA: {loss}" for loss in losses(result.stages)]
     lines += [
         "",
-        f"done now: {counts_text(ran)} ({duration(result.seconds)})",
-        f"done before, skipped: {counts_text(skipped)}",
+        f"done now: {done_text(result.stages)} ({duration(result.seconds)})",
+        f"done before, skipped: {done_text(result.stages, skipped=True)}",
         f"report: {result.report_path}",
     ]
     return "\n".join(lines)
-
-
-def _by_stage(stages: tuple[StageSummary, ...], field: str) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for summary in stages:
-        unit = "shards" if summary.stage.value in ("download", "extract") else "runs"
-        name = f"{summary.stage.value} {unit}"
-        sums[name] = sums.get(name, 0) + int(getattr(summary, field))
-    return sums
 
 
 def _print_stages(summaries: list[StageSummary], json: bool) -> None:
@@ -349,8 +378,10 @@ def _print_stages(summaries: list[StageSummary], json: bool) -> None:
         print(TypeAdapter(dict[str, list[StageSummary]]).dump_json({"stages": summaries}).decode())
         return
     for summary in summaries:
+        failed = f", {len(summary.failed)} failed" if summary.failed else ""
         print(
-            f"{summary.name}: {summary.ran} shards done, {summary.skipped} done before; {counts_text(summary.counts)}"
+            f"{summary.name}: {summary.ran} shards done, {summary.skipped} done before{failed}; "
+            f"{counts_text(summary.counts)}"
         )
 
 
@@ -376,6 +407,7 @@ add_inspect_command(app)
 add_search_command(app)
 add_setup_command(app)
 add_sweep_command(app)
+add_worker_command(app)
 
 
 def main() -> None:

@@ -105,9 +105,6 @@ def check_downloaded(params: RebuildParams | ExtractParams) -> None:
 
 def check_rebuild(params: RebuildParams) -> None:
     """Raise UserError unless a whole experiment could begin."""
-    root = Root(params.root_uri)
-    if not root.is_local:
-        root.local("", "training")
     extractor_fingerprint(params.extractor)
     train.check_text_side(params.vocabulary_path, params.encoder)
     check_download(params.for_download())

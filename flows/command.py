@@ -33,7 +33,31 @@ Changed = Annotated[
         "--set", help="Change one parameter by its dotted name, such as pretrain.steps=1000; may be repeated."
     ),
 ]
+MaxFailedShare = Annotated[
+    float | None,
+    typer.Option(
+        "--max-failed-share",
+        help="Of each split's shards, so many may fail, such as 0.02: captions and features go on without them.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Workers on a Ray cluster: auto for the one that this machine has joined, HOST:PORT, or local; or JSON "
+        'such as {"address": "auto", "gpus_each": 0.5}.',
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line of stdout.")]
+
+Nnodes = Annotated[int, typer.Option("--nnodes", min=1, help="Machines that train together; options as of torchrun.")]
+NodeRank = Annotated[
+    int | None, typer.Option("--node-rank", min=0, help="With --nnodes: which one this is; 0 writes the run.")
+]
+MasterAddr = Annotated[str | None, typer.Option("--master-addr", help="With --nnodes: host name or address of node 0.")]
+MasterPort = Annotated[
+    int, typer.Option("--master-port", min=1, max=65535, help="With --nnodes: a free port of node 0.")
+]
 
 
 @contextmanager

@@ -9,11 +9,19 @@ from feature_extraction.config import ExtractorConfig
 from flows.params import RebuildParams
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig, ScoringConfig, WordMasking
 from tasks.config import DatasetConfig, DownloadConfig
+from tasks.local_copy import local_copy
+from tasks.storage import Root
 
 WORLD_FOLDER = "world"
-"""Where, under a local root, the demo's own small web is made."""
+"""Where, under a local root or the `tasks.local_copy` of another, the demo's own small web is made."""
 
 _PACKAGED = Path(tasks.world.__file__).parent
+
+
+def world_path(root_uri: str) -> str:
+    """Where the small web of a root is: it is drawn, and served, on this machine."""
+    root = Root(root_uri)
+    return f"{root_uri.rstrip('/')}/{WORLD_FOLDER}" if root.is_local else local_copy(root).path(WORLD_FOLDER)
 
 
 def demo(root_uri: str) -> RebuildParams:
@@ -25,7 +33,7 @@ def demo(root_uri: str) -> RebuildParams:
     of are left out; and finetuning averages its hinge at first, without which training from scratch would stall and
     the comparison would be unfair.
     """
-    world = f"{root_uri.rstrip('/')}/{WORLD_FOLDER}"
+    world = world_path(root_uri)
     finetune = FinetuneConfig(
         steps=350,
         batch_size=16,

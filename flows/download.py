@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
+from flows.artifacts import stage_tables
 from flows.changes import Changes, with_changes
+from flows.deployed import begin_run
 from flows.download_steps import Steps, Work, log, run_download
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
-from flows.run_log import let_rooms_speak
 from flows.shard_params import DownloadParams
 from flows.shard_tasks import run_shards
+from flows.shards import Collected
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again
@@ -37,24 +39,25 @@ def download_task(
 
 
 @task(name="captions", task_run_name="{dataset.name}/{split}", cache_policy=NO_CACHE)
-def captions_task(root_uri: str, dataset: DatasetConfig, split: str) -> ShardResult:
-    return make_captions(Root(root_uri), dataset, split)
+def captions_task(root_uri: str, dataset: DatasetConfig, split: str, missing: Collection[int]) -> ShardResult:
+    return make_captions(Root(root_uri), dataset, split, missing)
 
 
-@task(name="download report", cache_policy=NO_CACHE)
+@task(name="download report", task_run_name="report", cache_policy=NO_CACHE)
 def report_task(root_uri: str, splits: Sequence[tuple[str, str]]) -> DownloadSummary:
     return make_download_report(Root(root_uri), splits)
 
 
-@flow(name="download", flow_run_name="download to {params.root_uri}")
+@flow(name="download", flow_run_name="{params.work} {params.names} in {params.root_uri}")
 def download(params: DownloadParams, changes: Changes | None = None) -> list[StageSummary]:
     """Fetch the images of the selected splits, or try their failures again."""
-    let_rooms_speak()
+    begin_run()
     params = with_changes(params, changes)
-    return run_download(params, Steps(manifest_task, _map_shards, captions_task, report_task, progress_bar))
+    steps = Steps(manifest_task, _map_shards, captions_task, report_task, progress_bar, stage_tables)
+    return run_download(params, steps)
 
 
-def _map_shards(root_uri: str, work: Work, pool: DownloadPool, again: Again, max_workers: int) -> list[ShardResult]:
+def _map_shards(root_uri: str, work: Work, pool: DownloadPool, again: Again, max_workers: int) -> Collected:
     parameters = {
         "root_uri": unmapped(root_uri),
         "dataset": [dataset for dataset, _ in work],

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from flows.progress import Show, StageProgress, counts_text
-from flows.results import StageSummary
+from flows.results import SHARD_FAILED, StageSummary, Tables
 from flows.shard_params import DownloadParams
-from flows.shards import summarize
+from flows.shards import Collected, check_failed, is_tolerable, summarize
 from tasks.config import DatasetConfig
-from tasks.download import Again
+from tasks.download import Again, published_receipt
 from tasks.download_pool import DownloadPool
 from tasks.download_report import PAGE as REPORT_PAGE
 from tasks.download_report import DownloadSummary
@@ -32,13 +32,14 @@ Work = Sequence[tuple[DatasetConfig, ShardRef]]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps, as functions. `shards` works on many at once and returns their results in order."""
+    """The steps, as functions. `shards` works on many at once; `captions` are told which shards to do without."""
 
     manifest: Callable[[str, DatasetConfig, str, bool], ShardResult]
-    shards: Callable[[str, Work, DownloadPool, Again, int], list[ShardResult]]
-    captions: Callable[[str, DatasetConfig, str], ShardResult]
+    shards: Callable[[str, Work, DownloadPool, Again, int], Collected]
+    captions: Callable[[str, DatasetConfig, str, Collection[int]], ShardResult]
     report: Callable[[str, Sequence[tuple[str, str]]], DownloadSummary]
     bar: Callable[[str], AbstractContextManager[Show]]
+    tables: Tables
 
 
 def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
@@ -46,7 +47,8 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
 
     Raises:
         UserError: rows or settings are not those that the root was begun with; or nothing is selected.
-        StageError: shards failed, or fewer rows than asked for ended with an image.
+        StageError: more shards of a split failed than may, or fewer rows than asked for ended with an image. What
+            stands has its captions and its report by then.
     """
     root = Root(params.root_uri)
     splits = params.selected_splits()
@@ -61,19 +63,15 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     with (
         steps.bar("download") as show,
         StageProgress(log, "download", "rows", _rows_to_end(root, work, params), show=show) as progress,
-        DownloadPool(params.max_workers, params.download, progress.hear) as pool,
+        DownloadPool(params.max_workers, params.download, progress.hear, params.ray) as pool,
     ):
-        results = steps.shards(params.root_uri, work, pool, again, params.max_workers)
-    summaries = []
-    for dataset, split in splits:
-        of_split = [
-            result for result in results if (result.receipt.dataset, result.receipt.split) == (dataset.name, split)
-        ]
-        counts = _finish_split(root, dataset, split, params.root_uri, steps)
-        summaries.append(summarize(Stage.DOWNLOAD, f"{dataset.name}/{split}", of_split, counts))
-    if not (all(result.skipped for result in results) and root.exists(REPORT_PAGE)):
+        collected = steps.shards(params.root_uri, work, pool, again, params.max_workers)
+    summaries = [_finish_split(root, dataset, split, collected, params, steps) for dataset, split in splits]
+    if not (all(result.skipped for result in collected.results) and root.exists(REPORT_PAGE)):
         page = steps.report(params.root_uri, [(dataset.name, split) for dataset, split in splits]).page
         log.info("what became of every row, and why: %s", page)
+    steps.tables(summaries)
+    check_failed(summaries, params.max_failed_share, log)
     for summary in summaries:
         check_success_rate(summary.name, summary.counts, params.download.min_success_rate)
     return summaries
@@ -138,10 +136,7 @@ def _rows_to_end(root: Root, work: Work, params: DownloadParams) -> int:
     """Rows that this run sees to: all of the selected shards, or those whose failures are tried again."""
     if params.retry is None:
         rows = {(d.name, ref.split): manifest_receipt(root, d.name, ref.split).counts["rows"] for d, ref in work}
-        return sum(
-            min(dataset.shard_size, rows[dataset.name, ref.split] - ref.shard * dataset.shard_size)
-            for dataset, ref in work
-        )
+        return sum(_shard_rows(dataset, rows[dataset.name, ref.split], ref.shard) for dataset, ref in work)
     receipts = [_receipt(root, ref) for _, ref in work]
     return sum(receipt.counts.get(name, 0) for receipt in receipts if receipt for name in params.retry.outcomes)
 
@@ -150,14 +145,32 @@ def _receipt(root: Root, ref: ShardRef) -> Receipt | None:
     return root.read_model(image_receipt_path(ref.dataset, ref.split, ref.shard), Receipt)
 
 
-def _finish_split(root: Root, dataset: DatasetConfig, split: str, root_uri: str, steps: Steps) -> dict[str, int]:
-    """Captions, if all shards are there; rows per outcome, of those that are."""
+def _finish_split(
+    root: Root, dataset: DatasetConfig, split: str, collected: Collected, params: DownloadParams, steps: Steps
+) -> StageSummary:
+    """Captions, if all shards are there but those that may fail; and the summary, with rows per outcome."""
+    name = f"{dataset.name}/{split}"
+    summary = summarize(Stage.DOWNLOAD, name, collected.of(dataset.name, split))
     refs = list_shards(root, dataset, split)
-    receipts = [receipt for ref in refs if (receipt := _receipt(root, ref)) is not None]
-    if len(receipts) == len(refs):
-        return steps.captions(root_uri, dataset, split).receipt.counts
-    log.info("%s/%s: captions wait for %d of %d shards", dataset.name, split, len(refs) - len(receipts), len(refs))
-    counts: Counter[str] = Counter()
-    for receipt in receipts:
-        counts.update(receipt.counts)
-    return dict(counts)
+    # What stands of a failed shard may be of other rows or settings: those that failed because it was to be made anew.
+    lost = {
+        one.ref.shard for one in summary.failed if published_receipt(root, dataset, one.ref, params.download) is None
+    }
+    receipts = {ref.shard: receipt for ref in refs if (receipt := _receipt(root, ref)) and ref.shard not in lost}
+    if len(receipts) + len(lost) == len(refs) and is_tolerable(summary, params.max_failed_share):
+        counts = steps.captions(params.root_uri, dataset, split, sorted(lost)).receipt.counts
+    else:
+        log.info("%s: captions wait for %d of %d shards", name, len(refs) - len(receipts), len(refs))
+        sums: Counter[str] = Counter()
+        for receipt in receipts.values():
+            sums.update(receipt.counts)
+        counts = dict(sums)
+    if lost:
+        rows = manifest_receipt(root, dataset.name, split).counts["rows"]
+        counts = {**counts, SHARD_FAILED: sum(_shard_rows(dataset, rows, shard) for shard in lost)}
+    return summary.model_copy(update={"counts": counts})
+
+
+def _shard_rows(dataset: DatasetConfig, rows: int, shard: int) -> int:
+    """How many of a split's rows a shard has."""
+    return min(dataset.shard_size, rows - shard * dataset.shard_size)

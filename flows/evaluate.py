@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import re
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.samples import ShardError
+from flows.artifacts import artifact_key, show_evaluation
 from flows.changes import Changes, with_changes
+from flows.deployed import begin_run
+from flows.markdown import code
 from flows.params import EvaluateParams
 from flows.progress import ProgressLog
 from flows.progress_bar import progress_bar
 from flows.results import EvaluationResult
-from flows.run_log import let_rooms_speak
 from tasks import evaluate as evaluation
 from tasks.errors import UserError
 from tasks.history import read_history
@@ -29,7 +30,7 @@ from tasks.trend import Measure, check_fall, comparison_sentence, comparison_tab
 log = logging.getLogger(__name__)
 
 
-@task(name="evaluate", task_run_name="{params.subject}", cache_policy=NO_CACHE)
+@task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)
 def evaluate_task(params: EvaluateParams) -> EvaluationResult:
     root = Root(params.root_uri)
     spec = params.spec(root)
@@ -69,29 +70,32 @@ def evaluate_task(params: EvaluateParams) -> EvaluationResult:
     )
 
 
-@flow(name="evaluate", flow_run_name="evaluate {params.subject} on {params.dataset}/{params.split}")
+@flow(
+    name="evaluate", flow_run_name="evaluate {params.subject} on {params.dataset}/{params.split} in {params.root_uri}"
+)
 def evaluate(params: EvaluateParams, changes: Changes | None = None) -> EvaluationResult:
     """Score every image with every caption, and append the metrics to the history.
 
     With `max_drop` the flow run fails where recall is further below the best earlier evaluation than that, each time
     that it is asked for this checkpoint; the history and the table artifact tell both numbers.
     """
-    let_rooms_speak()
+    begin_run()
     params = with_changes(params, changes)
     with stopping_children():
         result = evaluate_task(params)
+    show_evaluation(params.root_uri, result)
     if params.max_drop is not None:
         measure = _measure(Root(params.root_uri), result.row)
         create_table_artifact(
-            key=artifact_key(result.row), table=comparison_table(measure), description=str(measure.series)
+            key=recall_key(result.row), table=comparison_table(measure), description=code(str(measure.series))
         )
         check_fall(measure, params.max_drop)
     return result
 
 
-def artifact_key(row: HistoryRow) -> str:
-    """`recall-zero-shot-retrieval-test`: lower-case letters, digits and dashes are all that Prefect takes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"recall-{row.name}-{row.dataset}-{row.split}".lower())
+def recall_key(row: HistoryRow) -> str:
+    """`recall-zero-shot-retrieval-test`."""
+    return artifact_key("recall", row.name, row.dataset, row.split)
 
 
 def _measure(root: Root, row: HistoryRow) -> Measure:

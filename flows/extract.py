@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.config import ExtractorConfig
+from flows.artifacts import stage_tables
 from flows.changes import Changes, with_changes
+from flows.deployed import begin_run
 from flows.extract_steps import Steps, log, run_extract
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
-from flows.run_log import let_rooms_speak
 from flows.shard_params import ExtractParams
 from flows.shard_tasks import run_shards
+from flows.shards import Collected
 from tasks.extract_pool import ExtractorPool
 from tasks.feature_manifest import write_feature_manifest
 from tasks.records import ShardRef, ShardResult
@@ -27,21 +29,24 @@ def extract_task(root_uri: str, ref: ShardRef, config: ExtractorConfig, pool: Ex
 
 
 @task(name="feature manifest", task_run_name="{dataset}/{split}", cache_policy=NO_CACHE)
-def feature_manifest_task(root_uri: str, dataset: str, split: str, config: ExtractorConfig) -> int:
+def feature_manifest_task(
+    root_uri: str, dataset: str, split: str, config: ExtractorConfig, missing: Collection[int]
+) -> int:
     """Number of images with regions in the split."""
-    return sum(shard.samples for shard in write_feature_manifest(Root(root_uri), dataset, split, config).shards)
+    manifest = write_feature_manifest(Root(root_uri), dataset, split, config, missing)
+    return sum(shard.samples for shard in manifest.shards)
 
 
-@flow(name="extract", flow_run_name="extract in {params.root_uri}")
+@flow(name="extract", flow_run_name="extract {params.names} in {params.root_uri}")
 def extract(params: ExtractParams, changes: Changes | None = None) -> list[StageSummary]:
     """Detect the regions of every selected image under the root."""
-    let_rooms_speak()
+    begin_run()
     params = with_changes(params, changes)
-    return run_extract(params, Steps(_map_shards, feature_manifest_task, progress_bar))
+    return run_extract(params, Steps(_map_shards, feature_manifest_task, progress_bar, stage_tables))
 
 
 def _map_shards(
     root_uri: str, refs: Sequence[ShardRef], config: ExtractorConfig, pool: ExtractorPool, max_workers: int
-) -> list[ShardResult]:
+) -> Collected:
     parameters = {"root_uri": unmapped(root_uri), "config": unmapped(config), "pool": unmapped(pool)}
     return run_shards(extract_task, refs, parameters, max_workers, log)

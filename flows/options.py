@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams
 from model.config import ScoringConfig
-from tasks.config import DownloadConfig, RetryConfig, RowsConfig
+from tasks.config import DownloadConfig, NodesConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
@@ -121,6 +121,8 @@ def with_download_options(
     accept_changes: bool,
     workers: int | None,
     settings: Sequence[str],
+    max_failed_share: float | None = None,
+    ray: str | None = None,
 ) -> DownloadParams:
     """The parameters with what the command line adds; validated again.
 
@@ -137,6 +139,10 @@ def with_download_options(
     changed |= {"only": only, "shards": shards, "retry": retry, "force": force, "accept_changes": accept_changes}
     if workers is not None:
         changed["max_workers"] = workers
+    if max_failed_share is not None:
+        changed["max_failed_share"] = max_failed_share
+    if ray is not None:
+        changed["ray"] = _ray_cluster(ray)
     changed["download"] |= dict(_setting(text, DownloadConfig) for text in settings)
     return DownloadParams.model_validate(changed)
 
@@ -158,6 +164,8 @@ def with_extract_options(
     part: str | None,
     workers: int | None,
     settings: Sequence[str],
+    max_failed_share: float | None = None,
+    ray: str | None = None,
 ) -> ExtractParams:
     """The parameters with what the command line adds; validated again.
 
@@ -171,8 +179,31 @@ def with_extract_options(
     changed = params.model_dump() | {"only": only, "shards": shards, "part": part}
     if workers is not None:
         changed["max_workers"] = workers
+    if max_failed_share is not None:
+        changed["max_failed_share"] = max_failed_share
+    if ray is not None:
+        changed["ray"] = _ray_cluster(ray)
     changed["extractor"] |= dict(_setting(text, ExtractorConfig) for text in settings)
     return ExtractParams.model_validate(changed)
+
+
+def nodes_config(nnodes: int, node_rank: int | None, master_addr: str | None, master_port: int) -> NodesConfig | None:
+    """The machines that train together; None where this one is alone.
+
+    Raises:
+        UserError: one of them is missing.
+        ValidationError: there is no such node.
+    """
+    if nnodes == 1:
+        if node_rank:
+            raise UserError(f"--node-rank {node_rank} without --nnodes: say how many machines train together")
+        return None
+    if node_rank is None or master_addr is None:
+        raise UserError(
+            f"--nnodes {nnodes} needs --node-rank, which of them this is (0 to {nnodes - 1}), and --master-addr, where "
+            "node 0 is"
+        )
+    return NodesConfig(nnodes=nnodes, node_rank=node_rank, master_addr=master_addr, master_port=master_port)
 
 
 def with_scoring_options(scoring: ScoringConfig, settings: Sequence[str]) -> ScoringConfig:
@@ -183,6 +214,14 @@ def with_scoring_options(scoring: ScoringConfig, settings: Sequence[str]) -> Sco
         ValidationError: a value cannot be.
     """
     return ScoringConfig.model_validate(scoring.model_dump() | dict(_setting(text, ScoringConfig) for text in settings))
+
+
+def _ray_cluster(text: str) -> Any:
+    """What --ray says: an address, or all of a RayConfig as JSON."""
+    try:
+        return json.loads(text) if text.startswith("{") else text
+    except ValueError as error:
+        raise UserError(f"--ray {text!r} is neither an address nor JSON ({error})") from error
 
 
 def _check_shards(shards: str | None) -> None:

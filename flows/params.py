@@ -14,13 +14,22 @@ from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams, Params
 from model.config import EncoderConfig, FinetuneConfig, LoaderConfig, LoopConfig, PretrainConfig, ScoringConfig
 from tasks import runs, train
-from tasks.config import DatasetConfig, DownloadConfig, Name
+from tasks.config import DatasetConfig, DownloadConfig, Name, NodesConfig
 from tasks.evaluate import EvaluationSpec
+from tasks.ray_config import RayConfig
 from tasks.records import CheckpointRef, Stage
 from tasks.runs import CheckpointChoice, RunRef
 from tasks.storage import Root
+from tasks.training_data import DataSpec, resolve_data
 
 Setting = runs.Setting
+
+
+_NODES = Field(
+    default=None,
+    description="the machines that train this run together, of which this is one; each is given the same parameters "
+    "but for node_rank. They share the batch, and are no part of what the run is. None: this machine alone",
+)
 
 
 class PretrainParams(Params):
@@ -38,6 +47,7 @@ class PretrainParams(Params):
     pretrain: PretrainConfig = PretrainConfig()
     scoring: ScoringConfig = ScoringConfig()
     loader: LoaderConfig = LoaderConfig()
+    nodes: NodesConfig | None = _NODES
 
     @model_validator(mode="after")
     def _check_validation(self) -> PretrainParams:
@@ -54,9 +64,9 @@ class PretrainParams(Params):
             scoring=self.scoring,
         )
 
-    def data(self, split: str) -> train.DataSpec:
+    def data(self, split: str) -> DataSpec:
         """A split of the dataset."""
-        return train.DataSpec(self.dataset, split, self.extractor, self.loader)
+        return DataSpec(self.dataset, split, self.extractor, self.loader)
 
 
 def _check_validated(config: LoopConfig, validation_split: str | None, name: str) -> None:
@@ -80,6 +90,7 @@ class FinetuneParams(Params):
     pretraining: PretrainParams | None = Field(
         default=None, description="which pretraining run to start from; needed where finetune.start is 'pretrained'"
     )
+    nodes: NodesConfig | None = _NODES
 
     @model_validator(mode="after")
     def _check_start(self) -> FinetuneParams:
@@ -95,6 +106,11 @@ class FinetuneParams(Params):
             raise ValueError("encoder differs from pretraining.encoder; a checkpoint is finetuned as it was trained")
         return self
 
+    @property
+    def setting(self) -> Setting:
+        """The row of the table that this run is for."""
+        return "task-specific" if self.pretraining is None else "pretrain+finetune"
+
     def spec(self) -> train.FinetuneSpec:
         return train.FinetuneSpec(
             data=self.data(self.split),
@@ -106,9 +122,9 @@ class FinetuneParams(Params):
             scoring=self.scoring,
         )
 
-    def data(self, split: str) -> train.DataSpec:
+    def data(self, split: str) -> DataSpec:
         """A split of the dataset."""
-        return train.DataSpec(self.dataset, split, self.extractor, self.loader)
+        return DataSpec(self.dataset, split, self.extractor, self.loader)
 
 
 class EvaluateParams(Params):
@@ -195,8 +211,8 @@ class EvaluateParams(Params):
             assert self.extractor is not None
             run, result = self._described_run(root)
             checkpoint = result() if self.checkpoint == "result" else runs.choose_checkpoint(root, run, self.checkpoint)
-            split = train.DataSpec(self.dataset, self.split, self.extractor, self.loader)
-            data = train.resolve_data(root, split)
+            split = DataSpec(self.dataset, self.split, self.extractor, self.loader)
+            data = resolve_data(root, split)
         return EvaluationSpec(
             setting=run.setting,
             seed=run.seed,
@@ -247,6 +263,17 @@ class RebuildParams(Params):
     )
     accept_changes: bool = Field(default=False, description="see DownloadParams.accept_changes")
     max_workers: int = Field(default=2, ge=1, description="shards worked on at once")
+    max_failed_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="of the shards of each split, so many may fail without stopping the experiment, but for the split "
+        "that is measured. It goes on without them, and the report says so",
+    )
+    ray: RayConfig | None = Field(
+        default=None,
+        description="a Ray cluster whose workers download and extract; None: processes of this machine",
+    )
     max_trainings: int = Field(
         default=1,
         ge=1,
@@ -269,7 +296,16 @@ class RebuildParams(Params):
             raise ValueError("pretraining_dataset has no split 'train'")
         if self.task_specific is not None and self.task_specific.start != "scratch":
             raise ValueError("task_specific.start must be 'scratch': that is what task-specific means")
+        self._check_validation()
         return self
+
+    def _check_validation(self) -> None:
+        """Not after days of downloading."""
+        pretraining, retrieval = self.pretraining_dataset, self.retrieval_dataset
+        loops = (("pretrain", self.pretrain, pretraining), ("finetune", self.finetune, retrieval))
+        for name, config, dataset in (*loops, ("task_specific", self.task_specific, retrieval)):
+            if config is not None and config.validation_steps is not None and "val" not in dataset.splits:
+                raise ValueError(f"{name}.validation_steps is set, but {dataset.name} has no split 'val' to look at")
 
     def with_root(self, root_uri: str) -> RebuildParams:
         return self.model_copy(update={"root_uri": root_uri})
@@ -285,6 +321,11 @@ class RebuildParams(Params):
         )
 
     @property
+    def name(self) -> str:
+        """`cc3m to flickr30k`: what the experiment is, for people."""
+        return f"{self.pretraining_dataset.name} to {self.retrieval_dataset.name}"
+
+    @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
         return (self.pretraining_dataset, self.retrieval_dataset)
 
@@ -295,11 +336,18 @@ class RebuildParams(Params):
             download=self.download,
             max_workers=self.max_workers,
             accept_changes=self.accept_changes,
+            max_failed_share=self.max_failed_share,
+            ray=self.ray,
         )
 
     def for_extract(self) -> ExtractParams:
         return ExtractParams(
-            root_uri=self.root_uri, datasets=self.datasets, extractor=self.extractor, max_workers=self.max_workers
+            root_uri=self.root_uri,
+            datasets=self.datasets,
+            extractor=self.extractor,
+            max_workers=self.max_workers,
+            max_failed_share=self.max_failed_share,
+            ray=self.ray,
         )
 
     def for_pretrain(self) -> PretrainParams:

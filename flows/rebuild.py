@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow, tags, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import show_rebuild
 from flows.changes import Changes, with_changes
 from flows.checks import check_rebuild
-from flows.download import download
-from flows.extract import extract
+from flows.data_stages import make_data
+from flows.deployed import begin_run
 from flows.params import RebuildParams
 from flows.results import EvaluationResult, RebuildResult, StageSummary
-from flows.run_log import let_rooms_speak
+from flows.stage_texts import done_text, losses
 from flows.trainings import Experiment, submit_experiments
 from flows.world import rows_ready
 from tasks.extractor import extractor_fingerprint
@@ -31,10 +31,10 @@ from tasks.storage import Root, Stopwatch
 log = logging.getLogger(__name__)
 
 
-@flow(name="rebuild", flow_run_name="rebuild {params.root_uri}")
+@flow(name="rebuild", flow_run_name="rebuild {params.name} in {params.root_uri}")
 def rebuild(params: RebuildParams, changes: Changes | None = None) -> RebuildResult:
     """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
-    let_rooms_speak()
+    begin_run()
     params = with_changes(params, changes)
     watch = Stopwatch()
     # Prefect does not hand tags down to subflows.
@@ -44,14 +44,13 @@ def rebuild(params: RebuildParams, changes: Changes | None = None) -> RebuildRes
 
 
 def _run_stages(params: RebuildParams, watch: Stopwatch) -> RebuildResult:
-    downloads = download(params.for_download())
-    extractions = extract(params.for_extract())
+    downloads, extractions = make_data(params)
     checkpoints, evaluations = _train_and_evaluate(params)
     outcomes = {summary.name: summary.counts for summary in downloads}
-    report_path = report_task(params, evaluations, outcomes)
-    return RebuildResult(
+    tables = _tables(evaluations)
+    result = RebuildResult(
         root_uri=params.root_uri,
-        table=_tables(evaluations)[0],
+        table=tables[0],
         outcomes=outcomes,
         stages=(
             *downloads,
@@ -59,9 +58,13 @@ def _run_stages(params: RebuildParams, watch: Stopwatch) -> RebuildResult:
             *(_of_checkpoint(checkpoint) for checkpoint in checkpoints),
             *(_of_evaluation(evaluation) for evaluation in evaluations),
         ),
-        report_path=report_path,
+        report_path=report_task(params, evaluations, outcomes, losses([*downloads, *extractions])),
         seconds=watch.seconds,
     )
+    show_rebuild(params, result, tables)
+    log.info("done now: %s", done_text(result.stages))
+    log.info("done before, skipped: %s", done_text(result.stages, skipped=True))
+    return result
 
 
 def _train_and_evaluate(params: RebuildParams) -> tuple[list[CheckpointRef], list[EvaluationResult]]:
@@ -74,25 +77,26 @@ def _train_and_evaluate(params: RebuildParams) -> tuple[list[CheckpointRef], lis
     return list(checkpoints.values()), [one.evaluation for one in trained]
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE)
 def report_task(
-    params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: dict[str, dict[str, int]]
+    params: RebuildParams,
+    evaluations: Sequence[EvaluationResult],
+    outcomes: dict[str, dict[str, int]],
+    lost: Sequence[str],
 ) -> str:
-    """The page, with the gallery of the last evaluation, and the main table as a Prefect artifact."""
+    """The page, with the gallery of the last evaluation."""
     extractor, _ = extractor_fingerprint(params.extractor)
-    title = f"{params.pretraining_dataset.name} to {params.retrieval_dataset.name}/{params.evaluation_split}"
-    tables = _tables(evaluations)
+    title = f"{params.name}/{params.evaluation_split}"
     path = write_report(
         Root(params.root_uri),
         title,
-        tables,
+        _tables(evaluations),
         outcomes,
         params.model_dump(mode="json"),
         [Scored(evaluation.row, extractor) for evaluation in evaluations],
+        lost,
     )
-    main = [row.model_dump(mode="json") for row in tables[0]]
-    create_table_artifact(key="retrieval", table=main, description=title)
-    log.info("%s", path)
+    log.info("report: %s", path)
     return path
 
 

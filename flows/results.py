@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from tasks.evaluate import ProtocolTable
-from tasks.records import HistoryRow, Record, Stage
+from tasks.records import HistoryRow, Record, ShardRef, Stage
 from tasks.reports.setting_row import SettingRow
+
+SHARD_FAILED = "shard_failed"
+"""Among the counts of a summary: rows, or images, whose shard could not be made."""
+
+
+class FailedShard(Record):
+    """A shard that could not be made."""
+
+    ref: ShardRef
+    reason: str = Field(description="one line: what was wrong, and often what to do")
 
 
 class StageSummary(Record):
@@ -18,7 +29,21 @@ class StageSummary(Record):
     name: str = Field(description="dataset/split of shards; the run's folder, or the setting, of training and scoring")
     ran: int = Field(description="shards or runs worked on now")
     skipped: int = Field(description="shards or runs that stood already")
-    counts: dict[str, int] = Field(default={}, description="rows by outcome, samples, steps: what the stage counts")
+    counts: dict[str, int] = Field(
+        default={},
+        description="rows by outcome, samples, steps: what the stage counts. shard_failed: those of failed shards",
+    )
+    failed: tuple[FailedShard, ...] = Field(
+        default=(), description="shards that could not be made; what comes after goes on without them, or not at all"
+    )
+
+
+Tables = Callable[[Sequence[StageSummary]], None]
+"""Shows what a stage has done for each split: see `flows.artifacts`."""
+
+
+def no_tables(summaries: Sequence[StageSummary]) -> None:
+    """Where Prefect is not there to show any."""
 
 
 class EvaluationResult(Record):

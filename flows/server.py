@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tasks import tether
 from tasks.errors import StageError
+from tasks.logins import without_login
 
 STARTUP_SECONDS = 120.0
 
@@ -115,7 +116,7 @@ def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to have on
         with urllib.request.urlopen(f"{url}/health", timeout=STARTUP_SECONDS) as answer:  # noqa: S310
             answer.read()
     except (OSError, urllib.error.URLError) as error:
-        raise StageError(f"the Prefect server at {url} does not answer ({error}); {advice}") from error
+        raise StageError(f"the Prefect server at {without_login(url)} does not answer ({error}); {advice}") from error
 
 
 def _send_no_events() -> None:

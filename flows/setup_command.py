@@ -60,5 +60,5 @@ def setup(
 def setup_text(made: Sequence[Made], project: ProjectSpec, home: Path) -> str:
     """A line for each thing, where runs work, and what takes them."""
     lines = [f"{one.kind} {one.name}: {one.done}{one.remark and f' ({one.remark})'}" for one in made]
-    workers = [f"start a worker with: prefect worker start --pool {pool}" for pool in project.pools]
+    workers = [f"start a worker with: unicoder-vl worker --pool {pool}" for pool in project.pools]
     return "\n".join([*lines, f"runs work in {home}", *workers])

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, Uri
+from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
 
 
@@ -26,6 +27,16 @@ class ShardParams(Params):
         pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$",
         description="shards of each split to work on, such as 0-99,120; None: all",
     )
+    max_failed_share: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="of the shards of each split, so many may fail without failing the stage; what comes after goes "
+        "on without them, and says so. 0.02 is two in a hundred",
+    )
+    ray: RayConfig | None = Field(
+        default=None, description="a Ray cluster whose workers work on shards; None: processes of this machine"
+    )
 
     @model_validator(mode="after")
     def _check_selection(self) -> ShardParams:
@@ -45,6 +56,11 @@ class ShardParams(Params):
             for split in dataset.splits
             if self.only is None or f"{dataset.name}/{split}" in self.only
         ]
+
+    @property
+    def names(self) -> str:
+        """Of the datasets, for people."""
+        return ", ".join(dataset.name for dataset in self.datasets)
 
     def selects_shard(self, shard: int) -> bool:
         return self.shards is None or any(first <= shard <= last for first, last in self._shard_ranges())
@@ -73,6 +89,11 @@ class DownloadParams(ShardParams):
         if self.retry is not None and self.force:
             raise ValueError("retry and force exclude each other: all of a shard is downloaded again, or its failures")
         return self
+
+    @property
+    def work(self) -> str:
+        """What is done, in a word."""
+        return "download" if self.retry is None else "retry failures of"
 
     @property
     def accepts_changes(self) -> bool:

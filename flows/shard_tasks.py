@@ -10,7 +10,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows.shards import collect_shards
+from flows.shards import Collected, collect_shards
 from tasks.records import ShardRef, ShardResult
 from tasks.workers import killing_workers
 
@@ -21,7 +21,7 @@ def run_shards(
     parameters: dict[str, Any],
     max_workers: int,
     logger: logging.Logger,
-) -> list[ShardResult]:
+) -> Collected:
     """Run a task for every shard, `max_workers` at once; see `collect_shards`.
 
     Args:
@@ -33,7 +33,7 @@ def run_shards(
         UserError, StageError: as `collect_shards`.
     """
     if not refs:
-        return []
+        return Collected([], [])
     runner: ThreadPoolTaskRunner[ShardResult] = ThreadPoolTaskRunner(max_workers=max_workers)
 
     def ended() -> Iterator[tuple[ShardRef, ShardResult | BaseException]]:

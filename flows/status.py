@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from feature_extraction.samples import ShardError, parse_manifest
 from flows.params import RebuildParams, Setting
 from flows.progress import counts_text
 from tasks import train
@@ -28,6 +29,7 @@ from tasks.storage import (
     features_folder,
     image_receipt_path,
     manifest_receipt_path,
+    region_shard_number,
     run_folder,
 )
 
@@ -46,6 +48,8 @@ class SplitStatus(Record):
     download_done: bool
     extracted: int = Field(description="feature shards of this extractor that stand")
     extract_done: bool
+    without_images: int = Field(description="shards that captions go without, because their download failed")
+    without_regions: int = Field(description="shards with images that the finished features go without")
 
 
 class RunStatus(Record):
@@ -144,6 +148,10 @@ def status_text(status: Status) -> str:
         downloaded, extracted = f"{split.downloaded}/{split.shards}", f"{split.extracted}/{split.shards}"
         outcomes = counts_text(split.outcomes) + (f"; shards under way: {split.begun:,}" if split.begun else "")
         lines.append(f"{split.name:24} {rows:>9}  {downloaded:>12}  {extracted:>12}  {outcomes}")
+        if split.without_images:
+            lines.append(f"  captions go without {_shards_text(split.without_images)}, whose download failed")
+        if split.without_regions:
+            lines.append(f"  features go without {_shards_text(split.without_regions)} with images")
     if status.runs:
         lines.append("")
     for run in status.runs:
@@ -153,6 +161,10 @@ def status_text(status: Status) -> str:
     lines += ["", *status.notes]
     lines.append(f"next: {status.next_command}" if status.next_command else "everything is done")
     return "\n".join(lines)
+
+
+def _shards_text(number: int) -> str:
+    return "1 shard" if number == 1 else f"{number:,} shards"
 
 
 def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str | None) -> SplitStatus:
@@ -165,10 +177,15 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
     outcomes: Counter[str] = Counter()
     for receipt in receipts if captions is None else [captions]:
         outcomes.update({Outcome(name).value: number for name, number in receipt.counts.items()})
+    standing = {ref.shard for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
+    without_images = set() if captions is None else set(captions.missing)
+    listed: set[int] | None = None
     extracted = 0
     if extractor is not None:
+        listed = _listed_shards(root, feature_manifest_path(extractor, dataset.name, split))
         names = root.names(features_folder(extractor, dataset.name, split))
         extracted = sum(re.fullmatch(r"regions-\d+\.json", name) is not None for name in names)
+    without_regions = set() if listed is None else standing - without_images - listed
     return SplitStatus(
         name=f"{dataset.name}/{split}",
         rows=None if manifest is None else manifest.counts["rows"],
@@ -176,10 +193,27 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
         downloaded=len(receipts),
         begun=len(begun),
         outcomes=dict(outcomes),
-        download_done=captions is not None and len(receipts) == len(shards) > 0 and not begun,
+        download_done=captions is not None and len(receipts) == len(shards) > 0 and not begun and not without_images,
         extracted=extracted,
-        extract_done=extractor is not None and root.exists(feature_manifest_path(extractor, dataset.name, split)),
+        extract_done=listed is not None and not without_regions,
+        without_images=len(without_images),
+        without_regions=len(without_regions),
     )
+
+
+def _listed_shards(root: Root, manifest: str) -> set[int] | None:
+    """The numbers of the shards in a feature manifest; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not root.exists(manifest):
+        return None
+    try:
+        shards = parse_manifest(root.read_bytes(manifest), root.path(manifest)).shards
+    except ShardError as error:
+        raise UserError(str(error)) from error
+    return {region_shard_number(entry.name) for entry in shards}
 
 
 def _run_statuses(root: Root, params: RebuildParams) -> tuple[RunStatus, ...]:

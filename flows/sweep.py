@@ -14,9 +14,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.changes import Changes, with_changes
 from flows.checks import check_rebuild
-from flows.download import download
-from flows.extract import extract
-from flows.run_log import let_rooms_speak
+from flows.data_stages import make_data
+from flows.deployed import begin_run
 from flows.trainings import Experiment, Submitted, submit_experiments
 from flows.variants import SweepParams, Variant
 from flows.world import rows_ready
@@ -31,20 +30,19 @@ from tasks.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep, 
 log = logging.getLogger(__name__)
 
 
-@flow(name="sweep", flow_run_name="sweep {params.ablation} under {params.base.root_uri}")
+@flow(name="sweep", flow_run_name="sweep {params.ablation} of {params.base.name} in {params.base.root_uri}")
 def sweep(params: SweepParams, changes: Changes | None = None) -> Sweep:
     """Download and extract once, train and evaluate every variant, compare. What stands already is not done again.
 
     Raises:
         VariantsFailedError: some variants failed. The others were not held up, and the table is there.
     """
-    let_rooms_speak()
+    begin_run()
     params = with_changes(params, changes)
     # Prefect does not hand tags down to subflows.
     with rows_ready(params.base) as base, tags(*flow_run.tags):
         check_rebuild(base)  # Not after days of downloading.
-        download(base.for_download())
-        extract(base.for_extract())
+        make_data(base)
     result = compare_task(params, _train_and_evaluate(params))
     if result.failed:
         raise VariantsFailedError(result)
@@ -81,7 +79,7 @@ def _outcome(variant: Variant, submitted: Submitted) -> VariantRow:
     return row.model_copy(update={"runs": tuple(one.run for one in trained.checkpoints), "recalls": recalls})
 
 
-@task(name="compare", cache_policy=NO_CACHE)
+@task(name="compare", task_run_name="compare", cache_policy=NO_CACHE)
 def compare_task(params: SweepParams, rows: list[VariantRow]) -> Sweep:
     """The table as a page, as JSON and as a Prefect artifact."""
     root = Root(params.base.root_uri)

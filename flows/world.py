@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.checks import check_extract
-from flows.demo_recipe import WORLD_FOLDER
+from flows.demo_recipe import WORLD_FOLDER, world_path
 from flows.params import RebuildParams
 from flows.status import downloads_pending
+from tasks.local_copy import local_copy
 from tasks.storage import Root
 from tasks.world.dataset import WORLD, WorldConfig, make_world, read_world
 from tasks.world.server import WorldServer
@@ -24,7 +25,7 @@ _served_here: set[Path] = set()
 
 def uses_world(params: RebuildParams) -> bool:
     """True where the rows are those of the demo's own web under the root."""
-    world = f"{params.root_uri.rstrip('/')}/{WORLD_FOLDER}/"
+    world = f"{world_path(params.root_uri)}/"
     return all(
         dataset.rows_config(split).rows.startswith(world) for dataset in params.datasets for split in dataset.splits
     )
@@ -58,10 +59,10 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
         config: of a new world; one that stands keeps its own.
 
     Raises:
-        UserError: the root is not a local folder that can be written.
+        UserError: the root cannot be written.
     """
     root = Root(params.root_uri)
-    folder = root.local(WORLD_FOLDER, "the demo")
+    folder = local_copy(root).local(WORLD_FOLDER)
     if folder.resolve() in _served_here:
         yield
         return

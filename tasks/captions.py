@@ -7,7 +7,8 @@ five captions of a picture would repeat its features five times.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import IO, Any
 
 import pyarrow as pa
@@ -35,34 +36,43 @@ _SCHEMA = pa.schema(
 _WRITE_ROWS = 65_536
 _CODES = {outcome: code for code, outcome in enumerate(Outcome)}
 _OUTCOMES = tuple(Outcome)
+_UNKNOWN = len(_OUTCOMES)
+"""In the place of an outcome's code: the row is of a shard that is missing."""
 
 
-def make_captions(root: Root, dataset: DatasetConfig, split: str) -> ShardResult:
+def make_captions(root: Root, dataset: DatasetConfig, split: str, missing: Collection[int] = ()) -> ShardResult:
     """Publish a split's captions, once all of its image shards are there.
 
     Receipt counts: manifest rows per outcome, where a duplicate counts under the outcome of the row that fetched its
-    image; they sum to the manifest's rows. `ok` is the number of captions.
+    image; they sum to the manifest's rows. `ok` is the number of captions. Rows of missing shards are not counted,
+    and a duplicate of one of them counts as a duplicate: whether it has an image is not known.
+
+    Args:
+        root: where the image shards stand.
+        dataset: for its shard size.
+        split: one of its splits.
+        missing: shards to do without, whether or not something of theirs stands. The captions are made anew when one
+            of them is there.
 
     Raises:
-        UserError: an image shard is missing or belongs to another manifest.
+        UserError: another image shard is missing or belongs to another manifest.
     """
     watch = Stopwatch()
-    shards = list_shards(root, dataset, split)
+    shards = [ref for ref in list_shards(root, dataset, split) if ref.shard not in missing]
     receipts = _shard_receipts(root, dataset, split, shards)
-    stamp = fingerprint(
-        {
-            "format": CAPTIONS_FORMAT,
-            "manifest": manifest_receipt(root, dataset.name, split).content_digest(),
-            "shards": [receipt.content_digest() for receipt in receipts],
-        }
-    )
+    identity = {
+        "format": CAPTIONS_FORMAT,
+        "manifest": manifest_receipt(root, dataset.name, split).content_digest(),
+        "shards": [receipt.content_digest() for receipt in receipts],
+    }
+    stamp = fingerprint(identity | ({"missing": sorted(missing)} if missing else {}))
     receipt_path = captions_receipt_path(dataset.name, split)
     done = root.done(receipt_path, stamp)
     if done is not None:
         return ShardResult(receipt=done, skipped=True)
 
     counts: Counter[str] = Counter()
-    rows = _arrived(root, dataset, split, shards, counts)
+    rows = _arrived(root, dataset, split, missing, counts)
     path = captions_path(dataset.name, split)
     digest = root.publish(path, lambda stream: _write(stream, rows, split))
     receipt = Receipt(
@@ -75,6 +85,7 @@ def make_captions(root: Root, dataset: DatasetConfig, split: str) -> ShardResult
         files={path.rsplit("/", 1)[-1]: digest},
         seconds=watch.seconds,
         created_at=now(),
+        missing=tuple(sorted(missing)),
     )
     root.publish_model(receipt_path, receipt)
     return ShardResult(receipt=receipt, skipped=False)
@@ -92,19 +103,24 @@ def _shard_receipts(root: Root, dataset: DatasetConfig, split: str, shards: Sequ
 
 
 def _arrived(
-    root: Root, dataset: DatasetConfig, split: str, shards: Sequence[ShardRef], counts: Counter[str]
+    root: Root, dataset: DatasetConfig, split: str, missing: Collection[int], counts: Counter[str]
 ) -> Iterator[ManifestRow]:
     """The rows whose image is there, in order. Counts every row, under its image's outcome, into `counts`."""
+    shards = list_shards(root, dataset, split)
     # One byte a row: a duplicate may point back to any earlier shard. A key is a row number.
     codes = bytearray()
     rows = read_manifest(root, dataset.name, split)
     for ref in shards:
+        if ref.shard in missing:
+            codes.extend(_UNKNOWN for _ in islice(rows, dataset.shard_size))
+            continue
         for key, outcome in _outcomes(root, ref):
             row = next(rows, None)
             if row is None or row.key != key:
                 raise _stale(ref)
             if outcome is Outcome.DUPLICATE:
-                outcome = _OUTCOMES[codes[int(row.image_key)]]
+                code = codes[int(row.image_key)]
+                outcome = outcome if code == _UNKNOWN else _OUTCOMES[code]
             codes.append(_CODES[outcome])
             counts[outcome.value] += 1
             if outcome is Outcome.OK:

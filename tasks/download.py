@@ -103,9 +103,18 @@ def standing_shard(root: Root, dataset: DatasetConfig, ref: ShardRef, config: Do
     """
     if journal_file(root, ref).exists():
         return None
-    stamp = _fingerprint(read_manifest_shard(root, ref, dataset.shard_size), config)
-    done = root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
+    done = published_receipt(root, dataset, ref, config)
     return None if done is None else ShardResult(receipt=done, skipped=True)
+
+
+def published_receipt(root: Root, dataset: DatasetConfig, ref: ShardRef, config: DownloadConfig) -> Receipt | None:
+    """The receipt of a shard that stands, made from these rows with these settings; perhaps being made again.
+
+    Raises:
+        UserError: there is no manifest, or it has no such shard.
+    """
+    stamp = _fingerprint(read_manifest_shard(root, ref, dataset.shard_size), config)
+    return root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
 
 
 def _fingerprint(rows: Sequence[ManifestRow], config: DownloadConfig) -> str:

@@ -17,6 +17,10 @@ class StorageError(StageError):
     """The store of a root that is no local folder does not answer: no shard could be done, whichever it is."""
 
 
+class WorkersGoneError(StageError):
+    """No worker is left, and none can be had: no shard could be done, whichever it is."""
+
+
 def is_disk_full(error: OSError) -> bool:
     """True where there is no room left on a disk, or in someone's share of it."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

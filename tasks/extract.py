@@ -124,8 +124,7 @@ def extract_shard(
     plan = plan_shard(root, ref, config)
     detector = (load or load_on_device)(config)
     _publish_extractor(root, plan, detector)
-    # It lists this shard as it was; it is written again once all shards stand.
-    root.remove(storage.feature_manifest_path(plan.extractor, ref.dataset, ref.split))
+    _withdraw_manifest(root, plan.extractor, ref)
     num_top = min(config.top_labels, len(detector.labels))
     layout = RegionLayout(config.max_regions, detector.feature_dim, config.encoding, num_top)
     counts = Counter(ok=0, failed=0, regions=0)
@@ -205,6 +204,16 @@ def load_on_device(config: ExtractorConfig, worker: int = 0, num_workers: int = 
         return load_detector(config)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _withdraw_manifest(root: Root, extractor: str, ref: ShardRef) -> None:
+    """Remove the list of the split's shards if this one is on it, as it was; it is written again once all stand.
+
+    A list without this shard, which could not be made before, stays true.
+    """
+    path = storage.feature_manifest_path(extractor, ref.dataset, ref.split)
+    if root.exists(path) and f'"{storage.region_shard_name(ref.shard)}"'.encode() in root.read_bytes(path):
+        root.remove(path)
 
 
 def _publish_extractor(root: Root, plan: ShardPlan, detector: Detector) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples import FeatureManifest, ShardEntry
@@ -15,8 +16,19 @@ from tasks.records import Receipt, ShardRef
 from tasks.storage import Root
 
 
-def write_feature_manifest(root: Root, dataset: str, split: str, config: ExtractorConfig) -> FeatureManifest:
+def write_feature_manifest(
+    root: Root, dataset: str, split: str, config: ExtractorConfig, missing: Collection[int] = ()
+) -> FeatureManifest:
     """Publish the list of a split's feature shards, once all of them stand. Readers start from this file.
+
+    Shards that the split's captions do without are not listed.
+
+    Args:
+        root: where they stand.
+        dataset: its name.
+        split: its name.
+        config: the extractor.
+        missing: further shards to do without, where they have no regions.
 
     Raises:
         UserError: image shards are missing, or have no feature shard made from them with this extractor.
@@ -25,11 +37,11 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
         return imported_manifest(root, dataset, split, config.model)
     shards = _image_shards(root, dataset, split)
     receipts = [_region_receipt(root, ref, config) for ref in shards]
-    missing = [str(ref.shard) for ref, receipt in zip(shards, receipts, strict=True) if receipt is None]
-    if missing:
-        some = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+    absent = [ref.shard for ref, receipt in zip(shards, receipts, strict=True) if receipt is None]
+    if not set(absent) <= set(missing):
+        some = ", ".join(map(str, absent[:8])) + (", ..." if len(absent) > 8 else "")
         raise UserError(
-            f"{len(missing)} of {len(shards)} shards of {dataset}/{split} have no regions of this extractor "
+            f"{len(absent)} of {len(shards)} shards of {dataset}/{split} have no regions of this extractor "
             f"({some}); run: unicoder-vl extract"
         )
     extractor, details = extractor_fingerprint(config)
@@ -60,7 +72,7 @@ def write_feature_manifest(root: Root, dataset: str, split: str, config: Extract
 
 
 def missing_shards(root: Root, dataset: str, split: str, config: ExtractorConfig) -> list[ShardRef]:
-    """The image shards of a split that have no regions of this extractor yet.
+    """The image shards of a split that have no regions of this extractor yet; of those that its captions have.
 
     Raises:
         UserError: image shards themselves are missing.
@@ -75,11 +87,13 @@ def _region_receipt(root: Root, ref: ShardRef, config: ExtractorConfig) -> Recei
 
 
 def _image_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
-    """The split's image shards in order. The captions' receipt says that download saw every one of them through."""
+    """The split's image shards in order, as its captions have them: every one that the download saw through."""
     folder = storage.image_receipt_path(dataset, split, 0).rpartition("/")[0]
     found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in root.names(folder)]
-    numbers = sorted(int(match.group(1)) for match in found if match)
-    complete = root.exists(storage.captions_receipt_path(dataset, split)) and numbers == list(range(len(numbers)))
+    captions = root.read_model(storage.captions_receipt_path(dataset, split), Receipt)
+    missing = set() if captions is None else set(captions.missing)
+    numbers = sorted({int(match.group(1)) for match in found if match} - missing)
+    complete = captions is not None and set(numbers) | missing == set(range(len(numbers) + len(missing)))
     if not numbers or not complete:
         raise UserError(f"images of {dataset}/{split} are not complete under {root.uri}; run: unicoder-vl download")
     return [ShardRef(dataset=dataset, split=split, shard=number) for number in numbers]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class Record(BaseModel):
@@ -99,7 +99,7 @@ class FileDigest(Record):
     """Size and sha256 of a file that a task has published."""
 
     bytes: int
-    sha256: str
+    sha256: str = Field(pattern=r"^[\w-]*$", description="names files of caches, so nothing that leads out of one")
 
 
 class Receipt(Record):
@@ -117,6 +117,17 @@ class Receipt(Record):
     files: dict[str, FileDigest]
     seconds: float = Field(description="wall time of the work, in seconds")
     created_at: str = Field(description="UTC, ISO 8601")
+    missing: tuple[int, ...] = Field(
+        default=(), description="of captions: the shards of their split that failed, whose rows are not counted"
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_nothing_missing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A receipt of what is whole has the fields it had before anything could be missing."""
+        fields: dict[str, Any] = dump(self)
+        if not self.missing:
+            del fields["missing"]
+        return fields
 
     def content_digest(self) -> str:
         """Digest of what the shard holds, not of when it was made: equal bytes leave later stages valid."""

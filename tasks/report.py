@@ -53,6 +53,7 @@ def write_report(
     outcomes: Outcomes,
     params: Mapping[str, Any],
     evaluations: Sequence[Scored],
+    losses: Sequence[str] = (),
 ) -> str:
     """Write the page of a whole experiment to ROOT/report.html, and return its full name.
 
@@ -63,6 +64,7 @@ def write_report(
         outcomes: of the download.
         params: JSON-able parameters of the experiment.
         evaluations: of each setting; pictures are shown of the last one.
+        losses: a sentence for each split that it went on without some shards of.
 
     Raises:
         UserError: scores, captions or features are missing, or a file is not of the right form.
@@ -73,7 +75,7 @@ def write_report(
     sections = [
         ("Retrieval", retrieval_section(tables, shown.row.dataset, shown.row.split)),
         *_galleries(root, shown, f"Setting {shown.row.setting}. "),
-        ("Rows lost on the way", outcomes_section(outcomes)),
+        ("Rows lost on the way", _warnings(losses) + outcomes_section(outcomes)),
         ("Regions", regions_section(root, shown.features)),
         ("Training", training_curves(root, list(runs))),
         ("Recall over time", history_section(read_history(root))),
@@ -124,6 +126,10 @@ def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, str]]:
         ("Captions and the images they find", rule + text_queries(gallery.texts)),
         ("Images and the captions they find", image_queries(gallery.images)),
     ]
+
+
+def _warnings(losses: Sequence[str]) -> str:
+    return "".join(f'<p class="warn"><b>Not all of the data.</b> {escape(loss)}</p>' for loss in losses)
 
 
 def _json(summary: str, content: Mapping[str, Any]) -> str:

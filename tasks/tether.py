@@ -29,13 +29,22 @@ def die_with_parent(parent_pid: int) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+    signal_at_parents_end(signal.SIGKILL)
     if os.getppid() != parent_pid:
         sys.exit(f"parent {parent_pid} ended before its child had begun")
+
+
+def signal_at_parents_end(number: signal.Signals) -> None:
+    """Have this process sent a signal when its parent ends (on Linux).
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"prctl(PR_SET_PDEATHSIG): {os.strerror(error)}")
 
 
 def command(module: str, *arguments: str) -> list[str]:

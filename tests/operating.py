@@ -58,11 +58,19 @@ class Site:
         self.start("uvicorn", *server)
 
     def start_worker(self) -> subprocess.Popen[bytes]:
+        """`unicoder-vl worker`."""
+        return self.start("flows", "worker")
+
+    def start_prefects_worker(self) -> subprocess.Popen[bytes]:
         return self.start("prefect", "worker", "start", "--pool", "unicoder-vl")
 
     def start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """`python -m MODULE ARGUMENTS` in the background; what it says goes to MODULE.log, or MODULE.out."""
-        with (self.folder / f"{module}.log").open("ab") as log, (self.folder / f"{module}.out").open("wb") as out:
+        """`python -m MODULE ARGUMENTS` in the background.
+
+        What it says goes to NAME.log, or NAME.out: its first argument, or MODULE where that is an option.
+        """
+        name = arguments[0] if not arguments[0].startswith("-") else module
+        with (self.folder / f"{name}.log").open("ab") as log, (self.folder / f"{name}.out").open("wb") as out:
             process = subprocess.Popen(
                 tether.command(module, *arguments),
                 stdin=subprocess.DEVNULL,
@@ -116,7 +124,7 @@ class Site:
             headers={"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -129,6 +137,10 @@ class Site:
     def state(self, run: str) -> str:
         """COMPLETED, say."""
         return str(self.get(f"/flow_runs/{run}")["state"]["type"])
+
+    def message(self, run: str) -> str:
+        """What a run says of its state."""
+        return str(self.get(f"/flow_runs/{run}")["state"]["message"])
 
     def wait_for_end(self, run: str, seconds: float = 240) -> str:
         wait_until(lambda: self.state(run) in FINAL, f"the end of run {run}", seconds)
@@ -171,6 +183,10 @@ class Site:
         (first,) = [pid for pid in of_run if _parent(pid) not in of_run]
         os.kill(first, signal.SIGKILL)
 
+    def pool_workers(self, run: str) -> list[int]:
+        """The processes that work on shards for a run."""
+        return [pid for pid in self.processes(run) if b"multiprocessing.spawn" in _command_line(pid)]
+
     def wait_for_nobody(self, run: str) -> None:
         """Return once no process of a run is left."""
         wait_until(lambda: not self.processes(run), f"the end of all processes of run {run}", 60)
@@ -186,6 +202,13 @@ class Site:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""  # It has ended.
 
 
 def _environments() -> list[tuple[int, list[str]]]:

@@ -1,5 +1,5 @@
-"""A server, a worker, and runs of deployments that are killed and cancelled: states end right, nobody survives, and
-the next run goes on.
+"""A server, workers, and runs of deployments that are killed and cancelled, with their workers or without: states end
+right, nobody survives, and the next run goes on.
 
 The parts share one server, and are in the order of an operator's first day.
 """
@@ -7,7 +7,9 @@ The parts share one server, and are in the order of an operator's first day.
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +22,7 @@ import yaml
 from flows.deployments import read_project
 from flows.params import RebuildParams
 from flows.recipes import recipe
+from flows.result_card import recall_rows
 from flows.results import RebuildResult
 from tasks.extractor import extractor_fingerprint
 from tasks.history import read_history
@@ -58,7 +61,7 @@ def smaller_demo(site: Site, root_uri: str) -> RebuildParams:
     return params.model_copy(
         update={
             "pretraining_dataset": params.pretraining_dataset.model_copy(update={"shard_size": 8}),
-            "pretrain": params.pretrain.model_copy(update=short | {"steps": 200}),
+            "pretrain": params.pretrain.model_copy(update=short | {"steps": 300}),
             "finetune": params.finetune.model_copy(update=short),
             "task_specific": None,
             "max_workers": 1,
@@ -109,44 +112,16 @@ def test_setup_makes_and_changes(site: Site, setups: list[dict[str, str]]) -> No
     assert automation["trigger"]["within"] == 3 * HEARTBEAT_SECONDS
 
 
-def test_the_scheduled_evaluation_has_runs_ahead(site: Site, setups: object) -> None:
-    wait_until(lambda: site.scheduled_runs("evaluate/scheduled"), "the scheduler", 90)
-
-
-def test_setup_again_changes_nothing_and_keeps_what_was_turned_off(site: Site, setups: object) -> None:
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    from flows.setup import set_up
-
-    nightly = site.get("/deployments/name/evaluate/scheduled")
-    schedule = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
-    site.patch(schedule, {"active": False})
-    before = site.post("/deployments/filter", {}), site.post("/automations/filter", {})
-    project = read_project(site.folder / "smaller.yaml", site.folder)
-    with temporary_settings({PREFECT_API_URL: site.api_url}):
-        assert {one.done for one in set_up(project)} == {"stands"}
-        assert (site.post("/deployments/filter", {}), site.post("/automations/filter", {})) == before
-        other = [
-            one.model_copy(update={"description": "Every night."}) if one.schedules else one
-            for one in project.deployments
-        ]
-        changed = set_up(project.model_copy(update={"deployments": tuple(other)}))
-    assert [one.name for one in changed if one.done == "changed"] == ["evaluate/scheduled"]
-    nightly = site.get("/deployments/name/evaluate/scheduled")
-    assert nightly["description"] == "Every night."
-    assert [one["active"] for one in nightly["schedules"]] == [False]
-
-
 @pytest.fixture(scope="module")
-def undisturbed(site: Site, worker: None) -> Callable[[], RebuildResult]:
+def undisturbed(site: Site, setups: object) -> Callable[[], RebuildResult]:
     """The same experiment under another root, begun by the command line, and not killed."""
     params = smaller_demo(site, "data/undisturbed")
     (site.folder / "undisturbed.json").write_text(params.model_dump_json())
     process = site.start("flows", "rebuild", "--params", "undisturbed.json", "--json")
 
     def result() -> RebuildResult:
-        assert process.wait(600) == 0, (site.folder / "flows.log").read_text()
-        return RebuildResult.model_validate_json((site.folder / "flows.out").read_text().splitlines()[-1])
+        assert process.wait(600) == 0, (site.folder / "rebuild.log").read_text()
+        return RebuildResult.model_validate_json((site.folder / "rebuild.out").read_text().splitlines()[-1])
 
     return result
 
@@ -175,57 +150,134 @@ def wait_for_download(site: Site, root_uri: str) -> None:
 
 @pytest.fixture(scope="module")
 def lost_run(site: Site, setups: object, silent_server: None) -> str:
-    """A download that was killed with its worker."""
-    worker = site.start_worker()
+    """A download on a machine that went down: its worker has had no time to see how it ended."""
+    worker = site.start_prefects_worker()
     run = site.run("download/cc3m", hanging_download("data/lost"))
     wait_for_download(site, "data/lost")
+    worker.send_signal(signal.SIGSTOP)
+    site.kill(run)
     worker.kill()
     worker.wait()
-    assert site.state(run) == "RUNNING"
-    site.kill(run)
     site.wait_for_nobody(run)
+    assert site.state(run) == "RUNNING"
     return run
 
 
+class Workers:
+    """The one worker that runs, and those that are started in its place."""
+
+    def __init__(self, site: Site) -> None:
+        self.now = site.start_prefects_worker()
+
+
 @pytest.fixture(scope="module")
-def worker(site: Site, lost_run: str) -> None:
-    """The worker that an operator starts in the place of the lost one."""
-    site.start_worker()
+def workers(site: Site, lost_run: str, undisturbed: object) -> Workers:
+    return Workers(site)
 
 
-def test_killed_and_cancelled_the_rebuild_ends_with_the_undisturbed_table(
-    site: Site, worker: None, params: RebuildParams, undisturbed: Callable[[], RebuildResult]
-) -> None:
-    root = site.folder / params.root_uri
+class Trainings:
+    """The pretraining of the rebuild that is interrupted again and again."""
 
-    def there(pattern: str) -> Callable[[], bool]:
-        return lambda: any(root.glob(pattern))
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
+    def wait_for_steps(self) -> None:
+        """Return once it has come further."""
+        before = self._checkpoints()
+        wait_until(lambda: self._checkpoints() - before, "training", 240)
+
+    def _checkpoints(self) -> set[str]:
+        return {path.name for path in self._root.glob("runs/pretrain-*/checkpoints/step-*[0-9]")}
+
+    def assert_stopped_in_order(self, times: int) -> None:
+        """It was asked to stop so many times so far, and did, with a checkpoint."""
+        (log,) = self._root.glob("runs/pretrain-*/log.txt")
+        assert log.read_text().count("was asked to stop: checkpoint written at step") == times
+        assert not (log.parent / "final.json").exists()
+
+
+@pytest.fixture(scope="module")
+def trainings(site: Site, params: RebuildParams) -> Trainings:
+    return Trainings(site.folder / params.root_uri)
+
+
+@pytest.fixture(scope="module")
+def rebuilding(site: Site, workers: Workers, params: RebuildParams) -> str:
+    """A rebuild that was killed during extraction, by kill -9 of the process that runs its flow."""
     run = site.run("rebuild/demo")
-    wait_until(there("features/*/web/train/regions-00001.json"), "extraction", 240)
+    root = site.folder / params.root_uri
+    wait_until(lambda: any(root.glob("features/*/web/train/regions-00001.json")), "extraction", 240)
     site.kill(run)
-    assert site.wait_for_end(run, 60) == "CRASHED"
-    site.wait_for_nobody(run)
+    return run
 
-    site.command("prefect", "flow-run", "retry", run)
-    wait_until(there("runs/pretrain-*/checkpoints/step-*"), "training", 240)
-    site.cancel(run)
-    assert site.wait_for_end(run, 90) == "CANCELLED"
-    site.wait_for_nobody(run)
-    (log,) = root.glob("runs/pretrain-*/log.txt")
-    assert "was asked to stop: checkpoint written at step" in log.read_text()
-    assert not (log.parent / "final.json").exists()
 
+def test_a_killed_flow_is_marked_by_its_worker(site: Site, rebuilding: str) -> None:
+    assert site.wait_for_end(rebuilding, 60) == "CRASHED"
+    site.wait_for_nobody(rebuilding)
+
+
+def test_extraction_that_hangs_can_be_cancelled(site: Site, rebuilding: str) -> None:
+    site.command("prefect", "flow-run", "retry", rebuilding)
+    wait_until(lambda: site.pool_workers(rebuilding), "extraction to go on", 240)
+    for pid in site.pool_workers(rebuilding):
+        os.kill(pid, signal.SIGSTOP)
+    site.cancel(rebuilding)
+    assert site.wait_for_end(rebuilding, 90) == "CANCELLED"
+    site.wait_for_nobody(rebuilding)
+
+
+def test_a_killed_worker_takes_its_run_along_in_order(
+    site: Site, workers: Workers, rebuilding: str, trainings: Trainings
+) -> None:
+    site.retry(rebuilding)
+    trainings.wait_for_steps()
+    workers.now.kill()
+    assert site.wait_for_end(rebuilding, 90) == "CRASHED"
+    assert "termination signal" in site.message(rebuilding)
+    site.wait_for_nobody(rebuilding)
+    trainings.assert_stopped_in_order(1)
+
+
+def test_a_worker_that_is_asked_to_stop_lets_its_run_end_in_order(
+    site: Site, workers: Workers, rebuilding: str, trainings: Trainings
+) -> None:
+    workers.now = site.start_worker()
+    site.retry(rebuilding)
+    trainings.wait_for_steps()
+    workers.now.terminate()
+    assert workers.now.wait(90) == 0
+    assert site.state(rebuilding) == "CRASHED"
+    assert "termination signal" in site.message(rebuilding)
+    assert not site.processes(rebuilding)
+    trainings.assert_stopped_in_order(2)
+
+
+def test_training_that_is_cancelled_writes_a_checkpoint(
+    site: Site, workers: Workers, rebuilding: str, trainings: Trainings
+) -> None:
+    workers.now = site.start_worker()
+    site.retry(rebuilding)
+    trainings.wait_for_steps()
+    site.cancel(rebuilding)
+    assert site.wait_for_end(rebuilding, 90) == "CANCELLED"
+    site.wait_for_nobody(rebuilding)
+    trainings.assert_stopped_in_order(3)
+
+
+def test_after_all_of_that_the_next_run_ends_with_the_undisturbed_table(
+    site: Site, rebuilding: str, params: RebuildParams, undisturbed: Callable[[], RebuildResult]
+) -> None:
     said = site.command("prefect", "deployment", "run", "rebuild/demo", "--watch")
     (last,) = re.findall(r"UUID: (\S+)", said)
     table = site.artifact(last, "retrieval")
-    assert [row["setting"] for row in table] == ["chance", "zero-shot", "pretrain+finetune"]
-    assert table == [row.model_dump(mode="json") for row in undisturbed().table]
+    assert [row["setting"] for row in table] == ["`chance`", "`zero-shot`", "`pretrain+finetune`"]
+    assert table == recall_rows(undisturbed().table)
+    root = site.folder / params.root_uri
     assert len(read_history(Root(str(root)))) == 2
     assert not list(root.rglob("*.part"))
 
 
-def test_cancelled_download_leaves_nobody(site: Site, worker: None, silent_server: None) -> None:
+def test_cancelled_download_leaves_nobody(site: Site, workers: Workers, silent_server: None) -> None:
     run = site.run("download/resume-failed", hanging_download("data/cancelled"))
     wait_for_download(site, "data/cancelled")
     site.cancel(run)
@@ -233,7 +285,9 @@ def test_cancelled_download_leaves_nobody(site: Site, worker: None, silent_serve
     site.wait_for_nobody(run)
 
 
-def test_a_retry_works_on_the_broken_shards_and_on_no_others(site: Site, worker: None, params: RebuildParams) -> None:
+def test_a_retry_works_on_the_broken_shards_and_on_no_others(
+    site: Site, workers: Workers, params: RebuildParams
+) -> None:
     extractor = params.extractor.model_copy(update={"min_score": 0.2})
     images = site.folder / params.root_uri / "datasets/web/train/images"
     tars = sorted(images.glob("*.tar"))
@@ -244,12 +298,12 @@ def test_a_retry_works_on_the_broken_shards_and_on_no_others(site: Site, worker:
     asked = params.for_extract().model_copy(update={"extractor": extractor, "only": ("web/train",)})
     run = site.run("extract/cc3m", asked.model_dump(mode="json"))
     assert site.wait_for_end(run) == "FAILED"
-    message = site.get(f"/flow_runs/{run}")["state"]["message"]
-    assert "2 of 6 shards failed: web/train/00001, web/train/00004; the others are done" in message
+    assert "2 of 6 shards failed: web/train/00001, web/train/00004; the others are done" in site.message(run)
 
     features = site.folder / params.root_uri / features_folder(extractor_fingerprint(extractor)[0], "web", "train")
     made = receipts(features)
     assert sorted(made) == [0, 2, 3, 5]
+    assert [row["shard"] for row in site.artifact(run, "failed-shards-extract")] == ["00001", "00004"]
     for path, content in whole.items():
         path.write_bytes(content)
     site.retry(run)
@@ -266,9 +320,44 @@ def receipts(features: Path) -> dict[int, Receipt]:
 
 
 def test_a_run_lost_with_its_worker_is_marked_as_crashed_and_the_next_one_goes_on(
-    site: Site, lost_run: str, worker: None, params: RebuildParams
+    site: Site, lost_run: str, workers: Workers, params: RebuildParams
 ) -> None:
     next_run = site.run("download/cc3m", params.for_download().model_dump(mode="json"))
     wait_until(lambda: site.state(lost_run) == "CRASHED", "the automation", 2 * 3 * HEARTBEAT_SECONDS + 60)
-    assert "No heartbeat for 90 s" in site.get(f"/flow_runs/{lost_run}")["state"]["message"]
+    assert "No heartbeat for 90 s" in site.message(lost_run)
     assert site.wait_for_end(next_run, 120) == "COMPLETED"
+
+
+def test_the_scheduled_evaluation_has_runs_ahead(site: Site, setups: object) -> None:
+    wait_until(lambda: site.scheduled_runs("evaluate/scheduled"), "the scheduler", 90)
+
+
+def declared(site: Site) -> list[dict[str, Any]]:
+    """What stands on the server, without what changes when a worker looks for runs."""
+    fields = ("id", "name", "version", "description", "tags", "parameters", "schedules", "concurrency_options")
+    deployments = [{name: one[name] for name in fields} for one in site.post("/deployments/filter", {})]
+    return [*deployments, *site.post("/automations/filter", {})]
+
+
+def test_setup_again_changes_nothing_and_keeps_what_was_turned_off(site: Site, setups: object) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.setup import set_up
+
+    nightly = site.get("/deployments/name/evaluate/scheduled")
+    schedule = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+    site.patch(schedule, {"active": False})
+    before = declared(site)
+    project = read_project(site.folder / "smaller.yaml", site.folder)
+    with temporary_settings({PREFECT_API_URL: site.api_url}):
+        assert {one.done for one in set_up(project)} == {"stands"}
+        assert declared(site) == before
+        other = [
+            one.model_copy(update={"description": "Every night."}) if one.schedules else one
+            for one in project.deployments
+        ]
+        changed = set_up(project.model_copy(update={"deployments": tuple(other)}))
+    assert [one.name for one in changed if one.done == "changed"] == ["evaluate/scheduled"]
+    nightly = site.get("/deployments/name/evaluate/scheduled")
+    assert nightly["description"] == "Every night."
+    assert [one["active"] for one in nightly["schedules"]] == [False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,18 @@ import pytest
 from flows.params import RebuildParams
 from flows.recipes import recipe
 from flows.results import RebuildResult
+from flows.stage_texts import losses
 from flows.status import downloads_pending, read_status, status_text
 from flows.world import world_served
+from model.config import ScoringConfig
+from tasks.errors import StageError
 from tasks.history import read_history
+from tasks.local_copy import local_copy
 from tasks.records import Stage
+from tasks.search import open_search
 from tasks.storage import Root
 from tasks.world.dataset import WorldConfig
+from tests.s3_server import Bucket
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]
 
@@ -97,9 +104,39 @@ def test_result_is_json(first: RebuildResult) -> None:
     assert json.loads(first.model_dump_json())["table"][0]["setting"] == "chance"
 
 
-def test_second_run_skips_everything_and_changes_nothing(first: RebuildResult, params: RebuildParams) -> None:
+def newest_artifact(key: str) -> Any:
+    """Content of the newest version: rows of a table, or a text."""
+    from prefect.artifacts import Artifact
+
+    found = Artifact.get(key)
+    assert found is not None and isinstance(found.data, str)
+    return found.data if found.type == "markdown" else json.loads(found.data)
+
+
+def test_prefect_shows_tables_and_a_card(first: RebuildResult, params: RebuildParams) -> None:
+    shards = {row["split"]: row for row in newest_artifact("shards-download")}
+    assert (shards["`web/train`"]["shards"], shards["`web/train`"]["failed"]) == (2, 0)
+    outcomes = {row["split"]: row for row in newest_artifact("outcomes")}
+    assert (outcomes["`web/train`"]["rows"], outcomes["`retrieval/test`"]["lost"]) == (27, "nothing")
+    table = newest_artifact("retrieval")
+    assert [row["setting"] for row in table] == ["`chance`", "`zero-shot`", "`task-specific`", "`pretrain+finetune`"]
+    assert table[0]["t2i R@1"] == "25.0"
+    assert "±" in table[1]["t2i R@1"]
+    card = newest_artifact("result")
+    assert card.startswith("# Retrieval on `retrieval/test`\n")
+    assert f"`{first.report_path}`" in card
+    assert "Made without" not in card
+    assert [(row["stage"], row["done now"]) for row in newest_artifact("stages")][-1] == ("evaluate", "1")
+
+
+def test_second_run_skips_everything_and_changes_nothing(
+    first: RebuildResult, params: RebuildParams, caplog: pytest.LogCaptureFixture
+) -> None:
     history = read_history(Root(params.root_uri))
-    second = rebuilt(params)
+    with caplog.at_level("INFO", "flows"):
+        second = rebuilt(params)
+    assert "done now: nothing" in caplog.messages
+    assert {row["done now"] for row in newest_artifact("stages")} == {"0"}
     assert all(summary.ran == 0 and summary.skipped > 0 for summary in second.stages)
     assert second.table == first.table
     assert second.outcomes == first.outcomes
@@ -115,6 +152,38 @@ def test_lost_feature_shard_is_made_again_and_nothing_else(first: RebuildResult,
     assert shard.read_bytes() == before
 
 
+def test_a_shard_that_fails_is_gone_on_without_where_it_may_and_made_up_for_later(
+    first: RebuildResult, params: RebuildParams
+) -> None:
+    root = Path(params.root_uri)
+    images = root / "datasets/web/train/images/images-00001.tar"
+    whole = images.read_bytes()
+    images.write_bytes(b"\xff" * len(whole))
+    for path in root.glob("features/*/web/train/regions-00001.*"):
+        path.unlink()
+    with pytest.raises(StageError, match="1 of 5 shards failed: web/train/00001; the others are done"):
+        rebuilt(params)
+    partial = rebuilt(params.model_copy(update={"max_failed_share": 0.5}))
+    (loss,) = losses(partial.stages)
+    assert loss.startswith("extract of web/train went on without 1 of 2 shards (")
+    assert {summary.stage for summary in partial.stages if summary.ran} == {
+        Stage.PRETRAIN,
+        Stage.FINETUNE,
+        Stage.EVALUATE,
+    }
+    (specific,) = (summary for summary in partial.stages if summary.name == "task-specific")
+    assert specific.skipped  # It has read nothing of the split.
+    assert f"Not all of the data.</b> {loss}" in Path(partial.report_path).read_text()
+    assert "## Made without all of the data" in newest_artifact("result")
+    status = read_status(params, "--recipe demo")
+    assert (status.splits[0].without_regions, status.next_command) == (1, "unicoder-vl extract --recipe demo")
+
+    images.write_bytes(whole)
+    again = rebuilt(params)
+    assert {summary.stage for summary in again.stages if summary.ran} == {Stage.EXTRACT}
+    assert again.table == first.table
+
+
 def test_status_afterwards(first: RebuildResult, params: RebuildParams) -> None:
     status = read_status(params, "--recipe demo")
     assert status.next_command is None
@@ -125,3 +194,49 @@ def test_status_afterwards(first: RebuildResult, params: RebuildParams) -> None:
     other_seed = read_status(params.with_seed(9), "--recipe demo --seed 9")
     assert other_seed.next_command == "unicoder-vl pretrain --recipe demo --seed 9"
     assert other_seed.splits == status.splits
+
+
+def test_with_its_root_on_a_bucket_it_comes_to_the_same(
+    first: RebuildResult, params: RebuildParams, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    there = shrunk(f"{bucket.uri}/root")
+    result = rebuilt(there)
+    assert (result.table, result.outcomes) == (first.table, first.outcomes)
+
+    # The same runs, by name and by weights: a root may be copied from a disk to a bucket, or back.
+    finals = {path.parent.name: path.read_bytes() for path in Path(params.root_uri).glob("runs/*/final.json")}
+    assert len(finals) == 3
+    for run, final in finals.items():
+        assert bucket.get(f"root/runs/{run}/final.json") == final
+        assert {"job.json", "log.txt", "metrics.jsonl"} <= names(bucket, f"root/runs/{run}/")
+    here, remote = (
+        [row.model_dump(exclude={"created_at"}) for row in read_history(Root(uri))]
+        for uri in (params.root_uri, there.root_uri)
+    )
+    assert sorted(here, key=lambda row: row["setting"]) == sorted(remote, key=lambda row: row["setting"])
+    assert "Its image ranks " in bucket.get("root/report.html").decode()
+    assert sum(path.endswith("/report.html") for path in bucket.paths("root/scores/")) == 3
+
+    # On a machine that has nothing of it, nothing is done again either, and nothing of a run is kept.
+    copy = local_copy(Root(there.root_uri))
+    assert not copy.names("runs")
+    for folder in ("cache", "fetched", "scores"):
+        shutil.rmtree(copy.local(folder))
+    again = rebuilt(there)
+    assert all(summary.ran == 0 and summary.skipped > 0 for summary in again.stages)
+    assert again.table == first.table
+    assert read_status(there, "").next_command is None
+    local, remote = (found(root, "a red circle") for root in (params.root_uri, there.root_uri))
+    assert local == remote and len(local) == 4
+
+
+def found(root: str, text: str) -> list[tuple[str, float, str, tuple[int, int]]]:
+    """What a search finds: key, score and caption of each picture, and the size of the picture itself."""
+    search = open_search(root, images="retrieval/test", scoring=ScoringConfig(device="cpu", num_threads=1))
+    return [(hit.key, hit.score, hit.caption, hit.picture().size) for hit in search.images(text)]
+
+
+def names(bucket: Bucket, folder: str) -> set[str]:
+    """Of the files in it."""
+    return {path.removeprefix(folder) for path in bucket.paths(folder)}

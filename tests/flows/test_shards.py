@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
 from prefect import flow, task, unmapped
+from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.artifacts import stage_tables
 from flows.shard_tasks import run_shards
+from flows.shards import Collected, summarize
 from tasks.errors import StageError, UserError
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 
@@ -44,14 +48,15 @@ def work(ref: ShardRef, broken: dict[int, Exception]) -> ShardResult:
 
 
 @flow
-def mapped(broken: dict[int, Exception]) -> list[ShardResult]:
+def mapped(broken: dict[int, Exception]) -> Collected:
     return run_shards(work, REFS, {"broken": unmapped(broken)}, max_workers=2, logger=log)
 
 
 def test_results_come_in_order_with_a_line_each(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, log.name)
-    results = mapped({})
-    assert [result.receipt.shard for result in results] == [0, 1, 2, 3]
+    collected = mapped({})
+    assert collected.failed == []
+    assert [result.receipt.shard for result in collected.results] == [0, 1, 2, 3]
     lines = [record.getMessage() for record in caplog.records if record.name == log.name]
     assert sorted(line.partition(" [")[0] for line in lines) == [
         "web/train 00000: 10 ok (1.5 s)",
@@ -63,16 +68,33 @@ def test_results_come_in_order_with_a_line_each(caplog: pytest.LogCaptureFixture
 
 def test_broken_shards_are_named_and_the_others_done() -> None:
     DONE.clear()
-    with pytest.raises(
-        StageError, match=r"2 of 4 shards failed: .*; the others are done.* OSError: disk full"
-    ) as error:
-        mapped({0: OSError("disk full"), 2: OSError("disk full")})
-    assert "web/train/00000" in str(error.value) and "web/train/00002" in str(error.value)
+    collected = mapped({0: OSError("a bad sector"), 2: StageError("it is locked")})
+    assert [(one.ref.shard, one.reason) for one in collected.failed] == [
+        (0, "OSError: a bad sector"),
+        (2, "it is locked"),
+    ]
     assert sorted(DONE) == [1, 3]
 
 
-def test_bad_input_of_a_shard_stays_bad_input() -> None:
+def test_bad_input_ends_the_stage() -> None:
     DONE.clear()
     with pytest.raises(UserError, match="weights are missing"):
         mapped({1: UserError("weights are missing")})
-    assert sorted(DONE) == [0, 2, 3]
+
+
+def test_failed_shards_are_a_table_whose_texts_are_not_live() -> None:
+    @flow
+    def failing() -> None:
+        broken = {1: StageError("404 at https://example.org/[x](javascript:alert(1))")}
+        collected = run_shards(work, REFS, {"broken": unmapped(broken)}, max_workers=2, logger=log)
+        stage_tables([summarize(Stage.EXTRACT, "web/train", collected)])
+
+    failing()
+    found = Artifact.get("failed-shards-extract")
+    assert found is not None and isinstance(found.data, str)
+    (row,) = json.loads(found.data)
+    assert (row["split"], row["shard"]) == ("`web/train`", "00001")
+    assert row["reason"] == r"404 at https\:\/\/example\.org\/\[x\]\(javascript\:alert\(1\)\)"
+    shards = Artifact.get("shards-extract")
+    assert shards is not None and isinstance(shards.data, str)
+    assert [(row["done now"], row["done before"], row["failed"]) for row in json.loads(shards.data)] == [(2, 1, 1)]

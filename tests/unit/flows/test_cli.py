@@ -90,11 +90,6 @@ def test_root_that_is_a_file_is_named(tmp_path: Path, params: dict[str, Any]) ->
         assert "cannot write under root" in refused(tmp_path, params, command)
 
 
-def test_remote_root_is_refused_where_training_needs_a_disk(tmp_path: Path, params: dict[str, Any]) -> None:
-    params["root_uri"] = "memory://root"
-    assert "needs a local root" in refused(tmp_path, params)
-
-
 def test_missing_vocabulary_is_named(tmp_path: Path, params: dict[str, Any]) -> None:
     params["vocabulary_path"] = str(tmp_path / "absent.txt")
     assert "absent.txt" in refused(tmp_path, params)
@@ -199,7 +194,7 @@ def test_result_text_tells_losses_and_what_was_skipped() -> None:
     )
     text = rebuild_text(result)
     assert "web/train: 990 of 1,000 rows have an image; lost: 8 not_found, 2 dns" in text
-    assert "done now: 1 download shards, 1 pretrain runs (1 min 1 s)" in text
+    assert "done now: 1 download shard, 1 pretrain run (1 min 1 s)" in text
     assert "done before, skipped: 6 download shards" in text
     assert "data/report.html" in text
 

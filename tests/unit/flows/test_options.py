@@ -8,11 +8,20 @@ import pytest
 from pydantic import ValidationError
 
 from flows.checks import validation_text
-from flows.options import RowsOptions, retry_config, rows_params, with_download_options, with_scoring_options
-from flows.shard_params import DownloadParams
+from flows.options import (
+    RowsOptions,
+    nodes_config,
+    retry_config,
+    rows_params,
+    with_download_options,
+    with_extract_options,
+    with_scoring_options,
+)
+from flows.shard_params import DownloadParams, ExtractParams
 from model.config import ScoringConfig, Shortlist
-from tasks.config import RetryConfig, RowsConfig
+from tasks.config import NodesConfig, RetryConfig, RowsConfig
 from tasks.errors import UserError
+from tasks.ray_config import RayConfig
 from tasks.records import Outcome
 
 
@@ -181,3 +190,38 @@ def test_settings_of_scoring_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValidationError) as refused:
         with_scoring_options(ScoringConfig(), ["protocols=all,fold:5"])
     assert validation_text(refused.value).startswith("protocols.1: String should match pattern")
+
+
+def test_machines_are_named_as_torchrun_names_them() -> None:
+    assert nodes_config(1, None, None, 29500) is None and nodes_config(1, 0, "a", 29500) is None
+    assert nodes_config(2, 1, "gpu-a", 29500) == NodesConfig(nnodes=2, node_rank=1, master_addr="gpu-a")
+    with pytest.raises(UserError, match="--node-rank 1 without --nnodes"):
+        nodes_config(1, 1, "a", 29500)
+    with pytest.raises(
+        UserError, match=r"--nnodes 4 needs --node-rank, which of them this is \(0 to 3\), and --master"
+    ):
+        nodes_config(4, None, "a", 29500)
+    with pytest.raises(ValidationError, match="node_rank=2: 2 nodes are 0 to 1"):
+        nodes_config(2, 2, "a", 29500)
+
+
+@pytest.mark.parametrize(
+    ("text", "cluster"),
+    [
+        (None, None),
+        ("auto", RayConfig()),
+        ("head:6379", RayConfig(address="head:6379")),
+        ('{"address": "local", "gpus_each": 0.5}', RayConfig(address="local", gpus_each=0.5)),
+    ],
+)
+def test_ray_takes_an_address_or_all_settings(text: str | None, cluster: RayConfig | None) -> None:
+    assert changed(ray=text).ray == cluster
+    extract = ExtractParams(root_uri="data", datasets=of_rows().datasets)
+    assert with_extract_options(extract, None, None, None, 16, [], ray=text).ray == cluster
+
+
+def test_ray_settings_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--ray .* is neither an address nor JSON"):
+        changed(ray='{"address": auto}')
+    with pytest.raises(ValidationError, match="gpus"):
+        changed(ray='{"gpus": 1}')

@@ -31,6 +31,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("evaluation_split", "dev", "retrieval_dataset has no split 'dev'"),
         ("task_specific.start", "pretrained", "task_specific.start must be 'scratch'"),
         ("pretrain.step", 1, "Extra inputs"),
+        ("pretrain.validation_steps", 5, "pretrain.validation_steps is set, but web has no split 'val'"),
     ],
 )
 def test_disagreement_is_refused(path: str, value: object, message: str) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from flows.server import configured_api_url
+from flows.server import configured_api_url, wait_for_server
+from tasks.errors import StageError
 
 REPOSITORY = Path(__file__).parents[3]
 PROFILES = """
@@ -58,6 +62,30 @@ def running(pid: int) -> bool:
         return False
 
 
+def addresses_listening_on(port: int | None) -> list[str]:
+    """Local addresses of the sockets that listen on a port, as /proc has them: 0100007F is 127.0.0.1."""
+    fields = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [one[1].partition(":")[0] for one in fields if one[1].endswith(f":{port:04X}") and one[3] == "0A"]
+
+
+def test_prefects_own_server_listens_on_loopback_unless_told_otherwise() -> None:
+    """What the README starts; docker/compose.yaml alone tells it otherwise, and publishes it on loopback."""
+    from prefect.settings import Settings
+
+    assert Settings().server.api.host == "127.0.0.1"
+    commands = re.findall(r"prefect server start.*", (REPOSITORY / "README.md").read_text())
+    assert commands and not [command for command in commands if "--host" in command]
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("PREFECT_API_URL", f"http://me:secret@127.0.0.1:{port}/api")
+    with pytest.raises(StageError, match=f"the Prefect server at http://127.0.0.1:{port}/api does not") as caught:
+        wait_for_server()
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.flow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -66,7 +94,7 @@ def test_own_server_answers_is_told_no_events_and_ends_with_its_command(number: 
         "import time\nfrom flows.server import prefect_server, wait_for_server\n"
         "with prefect_server():\n    wait_for_server()\n    from prefect.events import emit_event\n"
         "    assert emit_event('told', {'prefect.resource.id': 'nobody'}) is None\n"
-        "    print('up', flush=True)\n    time.sleep(600)"
+        "    import os\n    print(os.environ['PREFECT_API_URL'], flush=True)\n    time.sleep(600)"
     )
     command = subprocess.Popen(
         [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
@@ -74,7 +102,8 @@ def test_own_server_answers_is_told_no_events_and_ends_with_its_command(number: 
     assert command.stdout is not None
     with command.stdout:
         try:
-            assert command.stdout.readline() == b"up\n"
+            port = urlsplit(command.stdout.readline().decode()).port
+            assert addresses_listening_on(port) == ["0100007F"]
             (server,) = children_of(command.pid)
             assert running(server)
             command.send_signal(number)

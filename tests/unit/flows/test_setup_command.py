@@ -51,5 +51,5 @@ def test_text_has_a_line_for_each_thing_and_says_what_comes_next() -> None:
         "work pool gpus: stands (of type process)",
         "deployment rebuild/demo: changed",
         "runs work in /srv/vl",
-        "start a worker with: prefect worker start --pool gpus",
+        "start a worker with: unicoder-vl worker --pool gpus",
     ]
