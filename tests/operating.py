@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,17 @@ class Site:
             headers={"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=240) as answer:
-            text = answer.read()
+        for last in (False, False, True):
+            try:
+                with urllib.request.urlopen(request, timeout=240) as answer:
+                    text = answer.read()
+            except urllib.error.HTTPError as error:
+                # SQLite was locked for too long. Prefect's client asks again, too.
+                if last or error.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(1)
+            else:
+                break
         return json.loads(text) if text else None
 
     def run(self, deployment: str, params: Mapping[str, Any] | None = None) -> str:
