@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.command import exit_codes
-from flows.server import configured_api_url
+from flows.server import configured_api_url, wait_for_server
 from flows.worker import run_worker
 from tasks.errors import UserError
 
@@ -40,6 +40,7 @@ def worker(
                 "no Prefect server is named; start one with `prefect server start`, export "
                 "PREFECT_API_URL=http://127.0.0.1:4200/api, and run this again"
             )
+        wait_for_server("start it with `prefect server start`")
         arguments = ["--pool", pool]
         arguments += [] if limit is None else ["--limit", str(limit)]
         arguments += [] if name is None else ["--name", name]

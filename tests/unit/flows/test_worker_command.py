@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setenv("PREFECT_WORKER_WEBSERVER_HOST", "")
     monkeypatch.delenv("PREFECT_WORKER_WEBSERVER_HOST")  # So that what the command sets is gone after the test.
+    monkeypatch.setattr("flows.worker_command.wait_for_server", lambda advice: None)
     monkeypatch.setattr("flows.worker_command.run_worker", lambda arguments: calls.append(list(arguments)) or 3)
     return calls
 
@@ -45,3 +47,13 @@ def test_a_worker_without_a_server_is_told_how_to_start_one(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     done = CliRunner().invoke(app, ["worker"])
     assert done.exit_code == 2 and asked == []
+
+
+def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setattr("flows.worker_command.run_worker", lambda arguments: pytest.fail("was started"))
+    done = CliRunner().invoke(app, ["worker"])
+    assert done.exit_code == 1
+    assert f"the Prefect server at {url} does not answer" in done.output and "prefect server start" in done.output
