@@ -9,7 +9,11 @@ READY := $(VENV)/.ready
 # One fast installer, itself pinned; it reads requirements.txt as pip would.
 UV := uv==0.13.8
 
-.PHONY: help setup demo test check bench lock clean
+# Tests run in as many lanes as there are cores, a file on one lane: what a file shares is made once.
+LANES ?= auto
+PYTEST := $(BIN)/python -m pytest --numprocesses $(LANES) --dist loadfile --no-loadscope-reorder --durations 20
+
+.PHONY: help setup demo quick test soak check bench lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,8 +32,14 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY) ## the whole path on a small world of its own, in minutes (ROOT=data SEED=0)
 	@$(BIN)/unicoder-vl demo --root $(ROOT) --seed $(SEED)
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest tests
+quick: $(READY) ## after every edit: the tests that take no time
+	$(PYTEST) -m "not slow and not soak" tests
+
+test: $(READY) ## all tests but the long loops
+	$(PYTEST) -m "not soak" tests
+
+soak: $(READY) ## before a release: the long loops of kills and outages
+	$(PYTEST) -m soak tests
 
 check: $(READY) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

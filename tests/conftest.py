@@ -1,11 +1,15 @@
-"""What all tests share: no Prefect settings of the developer's own, and one Prefect server for those that need it."""
+"""What all tests share: no Prefect settings of the developer's own, one Prefect server a lane, a limit on slow tests.
+
+`make test` runs a file on one lane (pytest-xdist). Files with slow tests are begun first, so that no lane is left alone
+with one of them at the end.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,6 +27,46 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 for _signal in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, lambda *_: None)
+
+
+UNMARKED_SECONDS = 20.0
+"""A test that takes longer has to be marked slow, with the reason."""
+SLOW_ROOMS = ("tests/flows/", "tests/docs/", "tests/unit/model/", "tests/unit/tasks/")
+"""Where most of the time goes, longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("flow"):
+            item.add_marker(pytest.mark.slow("a server and commands"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        room = [number for number, name in enumerate(SLOW_ROOMS) if item.nodeid.startswith(name)]
+        return item.path not in slow, room[0] if room else len(SLOW_ROOMS)
+
+    items.sort(key=place)  # Files stay whole, and in the order of their names.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that passed, slowly, without a mark that says why. A loaded machine gets more time."""
+    report = yield
+    allowed = UNMARKED_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    if report.when == "call" and report.passed and call.duration > allowed and not _reasons(item):
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{item.nodeid} took {call.duration:.0f} s; {allowed:.0f} s are allowed at this machine's load. Make it "
+            'faster, or mark it: @pytest.mark.slow("why")'
+        )
+    return report
+
+
+def _reasons(item: pytest.Item) -> Sequence[str]:
+    marks = [*item.iter_markers("slow"), *item.iter_markers("soak")]
+    return [str(argument) for mark in marks for argument in mark.args]
 
 
 @pytest.fixture(scope="session")
