@@ -7,20 +7,21 @@ of TSVs, `foreign_npz` reads and writes `.npz` files. Whatever the form, a pictu
     LXMERT      img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features
     bottom-up   image_id image_w image_h num_boxes boxes features
 
-Arrays are base64 of little-endian numbers; boxes are (x0, y0, x1, y1).
+Arrays are base64 of little-endian numbers, of features, boxes and scores float32 as a rule: see `foreign_arrays`. Boxes
+are (x0, y0, x1, y1).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from feature_extraction.foreign_arrays import FloatType, base64_field, float_columns, float_rows
+from feature_extraction.foreign_arrays import ForeignError as ForeignError
 from feature_extraction.samples import Float, RegionSample
 
 LXMERT_FIELDS = (
@@ -33,10 +34,6 @@ _LONGEST_SIDE = 1 << 20  # pixels
 _MOST_BOXES = 1 << 16
 _LARGEST_FEATURE = 65504  # of half precision, which either encoding stores
 _SCORE_ROUNDING = 1e-3
-
-
-class ForeignError(ValueError):
-    """A row or file of another program does not hold what its form promises. Says what is wrong, not where."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def _class_numbers(
 # --- LXMERT and bottom-up attention ---------------------------------------------------------------------------------
 
 
-def read_lxmert_row(line: bytes) -> ForeignRegions:
+def read_lxmert_row(line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
     """A row of LXMERT's TSV. Attributes have no place with us and are left out.
 
     Raises:
@@ -144,16 +141,16 @@ def read_lxmert_row(line: bytes) -> ForeignRegions:
     count = box_count(row["num_boxes"])
     size = (picture_side(row["img_w"], "img_w"), picture_side(row["img_h"], "img_h"))
     labels = base64_field(row, "objects_id")
-    if len(labels) not in (4 * count, 8 * count):
+    if len(labels) not in (2 * count, 4 * count, 8 * count):
         raise ForeignError(f"objects_id has {len(labels)} bytes for {count} boxes, not 8 a box")
     return ForeignRegions(
         image_id=row["img_id"],
         size=size,
-        boxes=float_rows(base64_field(row, "boxes"), count, "boxes", 4),
-        labels=np.frombuffer(labels, "<i4" if len(labels) == 4 * count else "<i8").astype(np.int64),
-        scores=float_rows(base64_field(row, "objects_conf"), count, "objects_conf", 1)[:, 0],
+        boxes=float_columns(base64_field(row, "boxes"), count, "boxes", 4),
+        labels=np.frombuffer(labels, f"<i{len(labels) // count if count else 8}").astype(np.int64),
+        scores=float_columns(base64_field(row, "objects_conf"), count, "objects_conf", 1)[:, 0],
         background=np.zeros(count, np.float32),
-        features=float_rows(base64_field(row, "features"), count, "features"),
+        features=float_rows(base64_field(row, "features"), count, "features", features_type),
     )
 
 
@@ -176,7 +173,7 @@ def write_lxmert_row(sample: RegionSample, image_id: str) -> bytes:
     return b"\t".join(fields) + b"\n"
 
 
-def read_bottom_up_row(line: bytes) -> ForeignRegions:
+def read_bottom_up_row(line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
     """A row of the original bottom-up attention TSV, which has neither labels nor scores: class 0 and score 1 are set.
 
     Raises:
@@ -187,12 +184,23 @@ def read_bottom_up_row(line: bytes) -> ForeignRegions:
     return ForeignRegions(
         image_id=row["image_id"],
         size=(picture_side(row["image_w"], "image_w"), picture_side(row["image_h"], "image_h")),
-        boxes=float_rows(base64_field(row, "boxes"), count, "boxes", 4),
+        boxes=float_columns(base64_field(row, "boxes"), count, "boxes", 4),
         labels=np.zeros(count, np.int64),
         scores=np.ones(count, np.float32),
         background=np.zeros(count, np.float32),
-        features=float_rows(base64_field(row, "features"), count, "features"),
+        features=float_rows(base64_field(row, "features"), count, "features", features_type),
     )
+
+
+def feature_bytes(line: bytes) -> tuple[int, bytes]:
+    """The number of boxes and the features of a row of either form, as they are written.
+
+    Raises:
+        ForeignError: the row is damaged.
+    """
+    fields = split_fields(line)
+    row = _fields(line, LXMERT_FIELDS if len(fields) == len(LXMERT_FIELDS) else BOTTOM_UP_FIELDS)
+    return box_count(row["num_boxes"]), base64_field(row, "features")
 
 
 def split_fields(line: bytes) -> list[bytes]:
@@ -232,25 +240,3 @@ def picture_side(value: object, name: str) -> int:
     if not 1 <= side <= _LONGEST_SIDE:
         raise ForeignError(f"{name} is {str(value)[:20]} pixels")
     return side
-
-
-def base64_field(row: Mapping[str, Any], name: str) -> bytes:
-    text = row.get(name)
-    if not isinstance(text, str):
-        raise ForeignError(f"no base64 text {name!r}")
-    if text.startswith("b'") and text.endswith("'"):  # Python 3's csv module writes bytes so, and many files are so.
-        text = text[2:-1]
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ForeignError(f"{name} is not whole base64 ({error})") from error
-
-
-def float_rows(content: bytes, count: int, name: str, width: int | None = None) -> Float:
-    """(count, width) f32; without a width, whatever the bytes make."""
-    row_bytes = len(content) // count if count else 0
-    expected = 4 * (width if width is not None else row_bytes // 4) * count
-    if len(content) != expected or (count and not row_bytes):
-        raise ForeignError(f"{name} has {len(content)} bytes, which is not {count} rows of float32")
-    columns = width if width is not None else row_bytes // 4
-    return np.frombuffer(content, "<f4").astype(np.float32).reshape(count, columns)

@@ -4,7 +4,7 @@
     labels      key, then a list of {"class", "rect", "conf"}, or that as the "objects" of a dict, which may tell the
                 picture's image_w and image_h, and whose objects may hold their "feature", too
 
-Features are base64 of little-endian float32. "rect" is (x0, y0, x1, y1) in pixels, "class" is a name.
+Features are base64 of little-endian float32, or float16. "rect" is (x0, y0, x1, y1) in pixels, "class" is a name.
 """
 
 from __future__ import annotations
@@ -16,23 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from feature_extraction.foreign import (
-    ForeignError,
-    ForeignRegions,
-    base64_field,
-    box_count,
-    float_rows,
-    picture_side,
-    row_id,
-    split_fields,
-)
+from feature_extraction.foreign import ForeignRegions, box_count, picture_side, row_id, split_fields
+from feature_extraction.foreign_arrays import FloatType, ForeignError, base64_field, float_rows
 from feature_extraction.samples import Float
 
-_FEATURES, _GEOMETRY = 2048, 6
+GEOMETRY = 6
+_FEATURES = 2048
 _GEOMETRY_ERROR = 0.02  # Of the picture's side: sizes are whole pixels, and so are some rectangles.
 
 
-def read_vinvl_rows(features_line: bytes, labels_line: bytes) -> ForeignRegions:
+def read_vinvl_rows(features_line: bytes, labels_line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
     """Regions from a line of each of VinVL's TSVs; for a file that holds both, the same line twice.
 
     Rows of 2054 numbers are 2048 features and the box as shares of the picture (x0, y0, x1, y1, width, height), which
@@ -48,12 +41,12 @@ def read_vinvl_rows(features_line: bytes, labels_line: bytes) -> ForeignRegions:
     about = _json(labels_line)
     objects = _objects(about)
     count = len(objects)
-    features = _vinvl_features(features_line, count)
+    features = float_rows(_feature_bytes(features_line, count), count, "features", features_type)
     boxes = np.array([_rectangle(item) for item in objects], np.float32).reshape(count, 4)
     size = None
     if isinstance(about, dict) and "image_w" in about and "image_h" in about:
         size = (picture_side(about["image_w"], "image_w"), picture_side(about["image_h"], "image_h"))
-    if features.shape[1] == _FEATURES + _GEOMETRY:
+    if features.shape[1] == _FEATURES + GEOMETRY:
         size = _checked_size(boxes, features[:, _FEATURES:], size)
         features = features[:, :_FEATURES]
     return ForeignRegions(
@@ -65,6 +58,16 @@ def read_vinvl_rows(features_line: bytes, labels_line: bytes) -> ForeignRegions:
         background=np.zeros(count, np.float32),
         features=features,
     )
+
+
+def vinvl_feature_bytes(features_line: bytes, labels_line: bytes) -> tuple[int, bytes]:
+    """The number of boxes and the features of a picture, as they are written.
+
+    Raises:
+        ForeignError: a line is damaged.
+    """
+    count = len(_objects(_json(labels_line)))
+    return count, _feature_bytes(features_line, count)
 
 
 def vinvl_names(labels_line: bytes) -> set[str]:
@@ -89,7 +92,7 @@ def _objects(about: Any) -> list[dict[str, Any]]:
     return objects
 
 
-def _vinvl_features(line: bytes, count: int) -> Float:
+def _feature_bytes(line: bytes, count: int) -> bytes:
     fields = split_fields(line)
     if len(fields) == 3:
         found: Any = {"num_boxes": fields[1].decode(errors="replace"), "features": fields[2].decode(errors="replace")}
@@ -99,11 +102,11 @@ def _vinvl_features(line: bytes, count: int) -> Float:
         stated = box_count(str(found.get("num_boxes", count)))
         if stated != count:
             raise ForeignError(f"features of {stated} boxes, but {count} labels")
-        return float_rows(base64_field(found, "features"), count, "features")
+        return base64_field(found, "features")
     parts = [base64_field(item, "feature") for item in _objects(found)]
     if len(parts) != count or len({len(part) for part in parts}) > 1:
         raise ForeignError(f"{len(parts)} features, or of unequal lengths, for {count} labels")
-    return float_rows(b"".join(parts), count, "feature")
+    return b"".join(parts)
 
 
 def _rectangle(item: Mapping[str, Any]) -> list[float]:

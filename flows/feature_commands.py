@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter
 
+from feature_extraction.foreign_boxes import BoxForm
 from feature_extraction.samples import Encoding, ShardError
 from flows.command import Json, Root, ends_like_ctrl_c, exit_codes
 from flows.progress import counts_text
@@ -59,6 +60,23 @@ def import_command(
     background_first: Annotated[
         bool, typer.Option("--background-first", help="Class numbers of .npz files count the background as 0.")
     ] = False,
+    boxes: Annotated[
+        BoxForm | None,
+        typer.Option(
+            "--boxes",
+            help="What boxes are measured in: pixels, or normalised, as shares of width and height.",
+            show_default="as they tell",
+        ),
+    ] = None,
+    feature_dim: Annotated[
+        int | None,
+        typer.Option(
+            "--feature-dim",
+            min=1,
+            help="Numbers a region has: tells float16 from float32 features in a TSV.",
+            show_default="as they tell",
+        ),
+    ] = None,
     max_regions: Annotated[
         int | None,
         typer.Option("--max-regions", min=1, max=1000, help="Regions kept a picture.", show_default="theirs, or 100"),
@@ -82,6 +100,8 @@ def import_command(
             vocabulary=vocabulary,
             match=match,
             background_first=background_first,
+            boxes=boxes,
+            feature_dim=feature_dim,
             max_regions=max_regions,
             encoding=encoding,
             shard_size=shard_size,

@@ -29,12 +29,15 @@ def made(number: int, count: int, dim: int = 8) -> dict[str, Any]:
     }
 
 
-def lxmert_line(image_id: str, regions: dict[str, Any], size: tuple[int, int] = (200, 100)) -> str:
+def lxmert_line(
+    image_id: str, regions: dict[str, Any], size: tuple[int, int] = (200, 100), numbers: str = "<f4", boxes: str = "<f4"
+) -> str:
+    """A row; `numbers` are those of its features, `boxes` those of its boxes and scores."""
     count = len(regions["boxes"])
     fields = [
-        image_id, str(size[1]), str(size[0]), text(regions["labels"], "<i8"), text(regions["scores"], "<f4"),
-        text(np.zeros(count), "<i8"), text(np.zeros(count), "<f4"), str(count), text(regions["boxes"], "<f4"),
-        text(regions["features"], "<f4"),
+        image_id, str(size[1]), str(size[0]), text(regions["labels"], "<i8"), text(regions["scores"], boxes),
+        text(np.zeros(count), "<i8"), text(np.zeros(count), "<f4"), str(count), text(regions["boxes"], boxes),
+        text(regions["features"], numbers),
     ]  # fmt: skip
     return "\t".join(fields) + "\n"
 
@@ -45,11 +48,11 @@ def lxmert_file(path: Path, ids: Sequence[str], count: int = 3, dim: int = 8) ->
     return path
 
 
-def vinvl_lines(image_id: str, regions: dict[str, Any], names: Sequence[str]) -> tuple[str, str]:
+def vinvl_lines(image_id: str, regions: dict[str, Any], names: Sequence[str], numbers: str = "<f4") -> tuple[str, str]:
     """A line of features.tsv, with the geometry of a 200 x 100 picture, and one of label.tsv."""
     shares = regions["boxes"] / np.array([200, 100, 200, 100], np.float32)
     rows = np.concatenate([regions["features"], shares, shares[:, 2:] - shares[:, :2]], axis=1)
-    features = {"num_boxes": len(rows), "features": text(rows, "<f4")}
+    features = {"num_boxes": len(rows), "features": text(rows, numbers)}
     labels = [
         {"class": name, "rect": [float(value) for value in box], "conf": float(score)}
         for name, box, score in zip(names, regions["boxes"], regions["scores"], strict=True)

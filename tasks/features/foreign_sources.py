@@ -21,15 +21,16 @@ from typing import IO, Any, Literal
 from feature_extraction.foreign import (
     BOTTOM_UP_FIELDS,
     LXMERT_FIELDS,
-    ForeignError,
     ForeignRegions,
+    feature_bytes,
     read_bottom_up_row,
     read_lxmert_row,
     row_id,
     split_fields,
 )
+from feature_extraction.foreign_arrays import FloatType, ForeignError, tell_float_type
 from feature_extraction.foreign_npz import read_npz
-from feature_extraction.foreign_vinvl import read_vinvl_rows, vinvl_names
+from feature_extraction.foreign_vinvl import GEOMETRY, read_vinvl_rows, vinvl_feature_bytes, vinvl_names
 from tasks.errors import UserError
 
 Form = Literal["lxmert", "bottom-up", "vinvl", "npz"]
@@ -37,6 +38,8 @@ Form = Literal["lxmert", "bottom-up", "vinvl", "npz"]
 _LONGEST_LINE = 64 << 20  # Bytes; a thousand boxes of 2054 numbers take 11 million.
 _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, zip, bzip2, xz, zstd
 _LABEL_FILES = ("label", "labels", "predictions")
+FIRST_ROWS = 64
+"""Pictures of a file that tell what all of them are."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,11 @@ class ForeignSource:
         self,
         files: ForeignFiles,
         notes: sqlite3.Connection,
-        rows: int,
+        starts: Sequence[int],
         sha256: str,
         streams: tuple[list[IO[bytes]], list[IO[bytes]]],
         background_first: bool,
+        feature_dim: int | None,
     ) -> None:
         self.form = files.form
         self.sha256 = sha256
@@ -167,8 +171,11 @@ class ForeignSource:
         self._background_first = background_first
         self.length = int(self._notes.execute("SELECT count(*) FROM rows").fetchone()[0])
         """Pictures, each counted once."""
-        self.numbers = rows
+        *self._starts, self.numbers = starts
         """Rows, with repeated ones."""
+        self.paths = files.paths
+        self.float_types = tuple(self._float_type(number, feature_dim) for number in range(len(files.paths)))
+        """Of each file, the numbers that its features are written in; they say it of themselves in `.npz` files."""
 
     def row(self, number: int) -> Row | None:
         """A picture by its number in the order of the files; None for a repeated one, and beyond the end."""
@@ -177,6 +184,12 @@ class ForeignSource:
     def named(self, name: str) -> Row | None:
         """A picture by its name, as `open_source` made it of the id."""
         return self._one("SELECT number, id, source, at, labels_at FROM rows WHERE name = ?", name)
+
+    def first_rows(self, source: int) -> Iterator[Row]:
+        """The first pictures of a file."""
+        start = self._starts[source]
+        end = min([start + FIRST_ROWS, *self._starts[source + 1 : source + 2], self.numbers])
+        return filter(None, map(self.row, range(start, end)))
 
     def _one(self, query: str, value: object) -> Row | None:
         found = self._notes.execute(query, (value,)).fetchone()
@@ -192,13 +205,45 @@ class ForeignSource:
             path = self._files.paths[0] / f"{row.image_id}.npz"
             return read_npz(path, num_classes, self._background_first)
         line = self._line_at(self._streams, self._files.paths, row.source, row.offset)
+        float_type = self.float_types[row.source]
         if self.form == "lxmert":
-            return read_lxmert_row(line)
+            return read_lxmert_row(line, float_type)
         if self.form == "bottom-up":
-            return read_bottom_up_row(line)
+            return read_bottom_up_row(line, float_type)
+        return read_vinvl_rows(line, self._labels_line(row), float_type)
+
+    def _float_type(self, source: int, feature_dim: int | None) -> FloatType:
+        """See `float_types`.
+
+        Raises:
+            UserError: they cannot be told, or are not so many.
+        """
+        if self.form == "npz":
+            return "float32"
+        extra = (0, GEOMETRY) if self.form == "vinvl" else (0,)
+        dims = () if feature_dim is None else tuple(feature_dim + more for more in extra)
+        try:
+            return tell_float_type(self._first_features(source), dims)
+        except ForeignError as error:
+            raise UserError(
+                f"{self.paths[source]}: {error}; say with --feature-dim how many numbers a region has"
+            ) from error
+
+    def _first_features(self, source: int) -> Iterator[tuple[int, bytes]]:
+        for row in self.first_rows(source):
+            line = self._line_at(self._streams, self.paths, source, row.offset)
+            try:
+                found = (
+                    vinvl_feature_bytes(line, self._labels_line(row)) if self.form == "vinvl" else feature_bytes(line)
+                )
+            except ForeignError:
+                continue  # It fails when its turn comes, and is counted there.
+            yield found
+
+    def _labels_line(self, row: Row) -> bytes:
         if row.labels_offset < 0:
             raise ForeignError(f"{self._files.labels[row.source].name} has no line for it")
-        return read_vinvl_rows(line, self._line_at(self._labels, self._files.labels, row.source, row.labels_offset))
+        return self._line_at(self._labels, self._files.labels, row.source, row.labels_offset)
 
     def class_names(self) -> tuple[str, ...]:
         """All class names in VinVL's labels, sorted; damaged lines add none."""
@@ -219,7 +264,10 @@ class ForeignSource:
 
 @contextmanager
 def open_source(
-    files: ForeignFiles, name_of: Callable[[str], str] = str, background_first: bool = False
+    files: ForeignFiles,
+    name_of: Callable[[str], str] = str,
+    background_first: bool = False,
+    feature_dim: int | None = None,
 ) -> Iterator[ForeignSource]:
     """Read the files through and note where each picture is.
 
@@ -227,9 +275,10 @@ def open_source(
         files: what `recognise` found.
         name_of: what to find an id by. Of rows with the same name the first one counts.
         background_first: see `read_npz`.
+        feature_dim: D of a TSV's features; None: as its bytes tell.
 
     Raises:
-        UserError: the files hold no pictures, or their list does not fit on the disk.
+        UserError: the files hold no pictures, their list does not fit on the disk, or their numbers cannot be told.
     """
     with ExitStack() as stack:
         notes = sqlite3.connect("", isolation_level=None)
@@ -244,7 +293,7 @@ def open_source(
         digest = hashlib.sha256()
         note = _note_npz if files.form == "npz" else _note_lines
         try:
-            rows = note(files, notes, name_of, digest)
+            starts = note(files, notes, name_of, digest)
             notes.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise UserError(
@@ -253,16 +302,22 @@ def open_source(
             ) from error
         streams: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.paths if path.is_file()]
         labels: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.labels]
-        source = ForeignSource(files, notes, rows, digest.hexdigest(), (streams, labels), background_first)
+        source = ForeignSource(
+            files, notes, starts, digest.hexdigest(), (streams, labels), background_first, feature_dim
+        )  # fmt: skip
         if not source.length:
             raise UserError(f"{files.paths[0]} holds no pictures; give the feature files")
         yield source
 
 
-def _note_lines(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any) -> int:
-    """Note where each row begins; returns how many there are."""
+def _note_lines(
+    files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any
+) -> list[int]:
+    """Note where each row begins; returns the number of each file's first one, and how many there are."""
     number = 0
+    starts = []
     for source, path in enumerate(files.paths):
+        starts.append(number)
         for offset, image_id in _ids(path, digest):
             notes.execute(
                 "INSERT OR IGNORE INTO rows VALUES (?, ?, ?, ?, ?, -1)",
@@ -275,7 +330,7 @@ def _note_lines(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callabl
                     "UPDATE rows SET labels_at = ? WHERE name = ? AND source = ? AND labels_at < 0",
                     (offset, name_of(image_id), source),
                 )
-    return number
+    return [*starts, number]
 
 
 def _ids(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
@@ -289,8 +344,11 @@ def _ids(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
             offset += len(line)
 
 
-def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any) -> int:
-    """Note the files in the order of their names; returns how many. Their ends hold checksums: no more is read."""
+def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any) -> list[int]:
+    """Note the files in the order of their names; returns 0 and how many there are.
+
+    Their ends hold checksums: no more is read.
+    """
     (folder,) = files.paths
     rows = 0
     notes.execute("CREATE TABLE files (id TEXT PRIMARY KEY) WITHOUT ROWID")
@@ -300,7 +358,7 @@ def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[
         name = name_of(image_id.rpartition("/")[2])
         notes.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, 0, 0, -1)", (rows, name, image_id))
         rows += 1
-    return rows
+    return [0, rows]
 
 
 def _npz_names(folder: Path, inside: str, above: frozenset[Path] = frozenset()) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from feature_extraction.foreign_boxes import BoxForm
 from feature_extraction.samples import Encoding
 from tasks.features.import_pictures import Match
 from tasks.records import Record
@@ -32,6 +33,16 @@ class ImportConfig(BaseModel):
     )
     background_first: bool = Field(
         default=False, description="class numbers in .npz files count the background as 0, as some versions wrote them"
+    )
+    boxes: BoxForm | None = Field(
+        default=None,
+        description="pixels: corners in pixels of the size that the files state. normalised: as shares of width and "
+        "height. None: as the first pictures of each file tell, and an error where they do not",
+    )
+    feature_dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="D; in TSVs it tells whether features are float16, float32 or float64. None: as what they hold",
     )
     max_regions: int | None = Field(
         default=None,

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from feature_extraction.foreign import ForeignError, ForeignRegions, region_sample
+from feature_extraction.foreign import ForeignRegions, region_sample
+from feature_extraction.foreign_arrays import ForeignError
 from feature_extraction.samples import (
     REGION_FORMAT,
     FeatureManifest,
@@ -66,7 +67,7 @@ def import_features(
             split; or they cannot be stored with this encoding.
     """
     files = recognise(config.sources)
-    with open_source(files, name_function(config.match), config.background_first) as source:
+    with open_source(files, name_function(config.match), config.background_first, config.feature_dim) as source:
         return _Importer(root, dataset, split, config, source).run(on_progress)
 
 
@@ -141,6 +142,7 @@ class _Importer:
                 "extractor": self.extractor,
                 "source": self.source.sha256,
                 "pictures": [picture.model_dump() for picture in wanted],
+                **self._reading(),
             }
         )
         receipt_path = f"{self.folder}/{storage.region_receipt_name(number)}"
@@ -175,6 +177,15 @@ class _Importer:
         logger.info("imported %s/%s %05d: %s", self.dataset, self.split, number, outcomes)
         return receipt, False
 
+    def _reading(self) -> dict[str, object]:
+        """How the files are read; nothing where as ever, so that what was imported before this was told stands."""
+        reading: dict[str, object] = {}
+        if self.about.are_boxes_given or "normalised" in self.about.box_forms:
+            reading["boxes"] = self.about.box_forms
+        if set(self.source.float_types) != {"float32"}:
+            reading["numbers"] = self.source.float_types
+        return reading
+
     def _members(
         self, wanted: list[Picture], counts: Counter[str], failures: list[tuple[str, str]]
     ) -> Iterator[tuple[str, bytes]]:
@@ -200,7 +211,7 @@ class _Importer:
             ForeignError, ShardError: its row is damaged.
             UserError: features below zero cannot be stored with this encoding.
         """
-        regions = self.source.read(row, len(self.about.labels))
+        regions = self.about.read(self.source, row)
         dim, expected = regions.features.shape[1], self.layout.feature_dim
         if not len(regions.boxes):
             regions = _without_regions(regions, expected)

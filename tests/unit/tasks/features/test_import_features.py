@@ -439,3 +439,101 @@ def test_the_real_rows_with_their_vocabulary(root):
     assert (manifest.max_regions, manifest.feature_dim, len(manifest.labels)) == (36, 2048, 1600)
     assert json.loads(manifest.model_dump_json())["extractor_details"]["detector"] == "made up"
     assert all((np.diff(sample.scores) <= 0).all() for sample in samples[0])
+
+
+# --- numbers and boxes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("numbers", ["<f2", "<f8"])
+@pytest.mark.parametrize("form", ["lxmert", "bottom-up", "vinvl"])
+def test_features_of_other_precision_have_their_width_and_values(root, tmp_path, form, numbers):
+    truths = [made(n, 3, 2048) for n in range(2)]
+    path = tmp_path / "x.feature.tsv"
+    if form == "lxmert":
+        lines = [lxmert_line(f"{n}", truth, numbers=numbers, boxes=numbers) for n, truth in enumerate(truths)]
+    elif form == "bottom-up":
+        arrays = [(text(truth["boxes"], numbers), text(truth["features"], numbers)) for truth in truths]
+        lines = ["\t".join([f"{n}", "200", "100", "3", *pair]) + "\n" for n, pair in enumerate(arrays)]
+    else:
+        pairs = [vinvl_lines(f"{n}", truth, ("ant", "dog", "tree"), numbers) for n, truth in enumerate(truths)]
+        lines = [features for features, _ in pairs]
+        (tmp_path / "x.label.tsv").write_text("".join(labels for _, labels in pairs))
+    path.write_text("".join(lines))
+    summary = import_features(root, "coco", "train", config(path, encoding="fp16"))
+    manifest, samples = read_set(root, summary.extractor)
+    assert (summary.form, manifest.feature_dim, summary.counts["ok"]) == (form, 2048, 2)
+    for sample, truth in zip(samples[0], truths, strict=True):
+        order = np.arange(3) if form == "bottom-up" else np.argsort(-truth["scores"])
+        np.testing.assert_allclose(sample.features, truth["features"][order].astype(np.float16), atol=1e-6)
+        np.testing.assert_allclose(sample.boxes, truth["boxes"][order], rtol=1e-3)
+
+
+def test_the_features_of_each_file_have_their_own_precision(root, tmp_path):
+    for number, numbers in enumerate(("<f4", "<f2")):
+        (tmp_path / f"{number}.tsv").write_text(lxmert_line(f"{number}", made(number, 3, 1024), numbers=numbers))
+    summary = import_features(root, "coco", "train", config(tmp_path / "0.tsv", tmp_path / "1.tsv"))
+    assert (summary.counts["ok"], read_set(root, summary.extractor)[0].feature_dim) == (2, 1024)
+
+
+def test_the_number_of_features_may_be_stated_and_has_to_fit(root, tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text(lxmert_line("p", {**made(1, 3), "features": np.zeros((3, 8))}))
+    assert read_set(root, import_features(root, "coco", "train", config(path)).extractor)[0].feature_dim == 8
+    wider = import_features(root, "coco", "val", config(path, feature_dim=16))
+    assert read_set(root, wider.extractor, split="val")[0].feature_dim == 16
+    with pytest.raises(
+        UserError, match=r"a\.tsv: features have 32 bytes a region, which are not 9 numbers.*feature-dim"
+    ):
+        import_features(root, "coco", "test", config(path, feature_dim=9))
+    arrays = {"x": np.ones((2, 8)), "bbox": np.ones((2, 4)), "objects_id": [1, 2], "objects_conf": [0.5, 0.5]}
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz/a.npz", image_w=9, image_h=9, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="features have 8 numbers a region, not the 9 of --feature-dim"):
+        import_features(root, "coco", "test", config(tmp_path / "npz", feature_dim=9, boxes="pixels"))
+
+
+def shares_of(number: int) -> dict:
+    truth = made(number, 3)
+    return {**truth, "boxes": truth["boxes"] / np.array([200, 100, 200, 100], np.float32)}
+
+
+@pytest.mark.parametrize("form", ["lxmert", "npz"])
+def test_boxes_that_are_shares_are_found_out_and_become_pixels(root, tmp_path, form):
+    if form == "lxmert":
+        source = tmp_path / "a.tsv"
+        source.write_text(lxmert_line("a", shares_of(1)))
+    else:
+        source = tmp_path / "npz"
+        source.mkdir()
+        found = shares_of(1)
+        np.savez(
+            source / "a.npz", x=found["features"], bbox=found["boxes"], objects_id=found["labels"],
+            objects_conf=found["scores"], image_w=200, image_h=100,
+        )  # fmt: skip
+    told = import_features(root, "coco", "train", config(source))
+    said = import_features(root, "coco", "train", config(source, boxes="normalised"))
+    assert (told.extractor, told.skipped, said.skipped) == (said.extractor, 0, 1)
+    _, samples = read_set(root, told.extractor)
+    truth = made(1, 3)
+    np.testing.assert_allclose(samples[0][0].boxes, truth["boxes"][np.argsort(-truth["scores"])], rtol=1e-4)
+
+
+def test_boxes_that_may_be_shares_or_pixels_are_refused_unless_the_user_says_it(root, tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text(lxmert_line("a", shares_of(1)) + lxmert_line("b", made(2, 3)))
+    with pytest.raises(UserError, match=r"a\.tsv: boxes of 1 of 2 pictures lie between 0 and 1.*--boxes normalised or"):
+        import_features(root, "coco", "train", config(path))
+    assert root.names("") == []
+    assert import_features(root, "coco", "train", config(path, boxes="pixels")).counts["ok"] == 2
+    with pytest.raises(UserError, match=r"1 of the first 1 pictures cannot be imported.*boxes reach"):
+        import_features(root, "coco", "train", config(lxmert_file(path, ["x"]), boxes="normalised"))
+
+
+def test_a_later_picture_with_other_boxes_fails_alone_and_can_be_asked_for(root, tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(lxmert_line(f"p{n}", made(n, 3)) for n in range(64)) + lxmert_line("odd", shares_of(1)))
+    summary = import_features(root, "coco", "train", config(path, shard_size=60))
+    assert (summary.counts["ok"], summary.counts["failed"]) == (64, 1)
+    failed = pq.read_table(f"{summary.folder}/failed-00001.parquet").to_pylist()
+    assert "'odd': all boxes lie between 0 and 1" in failed[0]["detail"]
+    assert import_features(root, "coco", "train", config(path, shard_size=60, boxes="pixels")).counts["failed"] == 0
