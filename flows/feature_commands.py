@@ -106,9 +106,10 @@ def import_command(
             encoding=encoding,
             shard_size=shard_size,
         )
+        name, split = _split_name(dataset)
         target = storage.Root(root or "data")
         target.check_writable()
-        summary = import_features(target, *_split_name(dataset), config, _shards_logged("import"))
+        summary = import_features(target, name, split, config, _shards_logged("import"))
         print(summary.model_dump_json() if json else import_text(summary))
 
 

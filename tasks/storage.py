@@ -180,6 +180,19 @@ class Root:
             target.unlink()
             _fsync_folder(target.parent)
 
+    def remove_empty_folders(self, relative: str) -> None:
+        """Remove a folder, and those above it below the root, up to the first that holds anything; no error if none."""
+        if not self.is_local:
+            return  # An object store has no folders.
+        for folder in [Path(relative), *Path(relative).parents[:-1]]:
+            try:
+                (self._folder / folder).rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return
+            _fsync_folder((self._folder / folder).parent)
+
     def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
         """Write a file whole or not at all, and return its digest. An existing file is replaced."""
         if not self.is_local:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -96,21 +96,26 @@ class _Importer:
         self.used = bytearray(source.numbers)
         self.missing: list[str] = []
         self.replaced = 0
+        self.added: list[int] = []
 
     def run(self, on_progress: OnProgress | None) -> ImportSummary:
         for shard in range(self.pictures.shards):
             self._mark(list(self.pictures.of_shard(shard)))
         if not any(self.used):
             raise UserError(self._nothing_fits())
-        self._publish_record()
         receipts = []
         skipped = 0
-        for shard in range(self.pictures.shards):
-            receipt, stood = self._shard(shard)
-            receipts.append(receipt)
-            skipped += stood
-            if on_progress is not None:
-                on_progress(shard + 1, self.pictures.shards)
+        try:
+            for shard in range(self.pictures.shards):
+                receipt, stood = self._shard(shard)
+                receipts.append(receipt)
+                skipped += stood
+                if on_progress is not None:
+                    on_progress(shard + 1, self.pictures.shards)
+        except UserError:
+            self._take_back()  # What is refused can never be finished; what is stopped can.
+            raise
+        self._publish_record()
         self._publish_manifest(receipts)
         return self._summary(receipts, skipped)
 
@@ -149,15 +154,22 @@ class _Importer:
         done = self.root.done(receipt_path, stamp)
         if done is not None:
             return done, True
-        self.replaced += self.root.exists(receipt_path)
-        # It promises all of the shards, and is written again when all stand.
-        self.root.remove(storage.feature_manifest_path(self.extractor, self.dataset, self.split))
+        stood = self.root.exists(receipt_path)
         watch = Stopwatch()
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         failures: list[tuple[str, str]] = []
         name = storage.region_shard_name(number)
         members = self._members(wanted, counts, failures)
-        files = {name: self.root.publish(f"{self.folder}/{name}", lambda out: write_tar(out, members))}
+
+        def write(out: IO[bytes]) -> None:
+            write_tar(out, members)
+            # Nothing refuses the shard any more. The manifest promises all shards, and is written again when all stand.
+            self.root.remove(storage.feature_manifest_path(self.extractor, self.dataset, self.split))
+            self._publish_record()
+
+        if not stood:
+            self.added.append(number)
+        files = {name: self.root.publish(f"{self.folder}/{name}", write)}
         failed_name = storage.failed_regions_name(number)
         if failures or self.root.exists(f"{self.folder}/{failed_name}"):
             files[failed_name] = self.root.publish_bytes(f"{self.folder}/{failed_name}", failure_table(failures))
@@ -173,6 +185,7 @@ class _Importer:
             created_at=storage.now(),
         )
         self.root.publish_model(receipt_path, receipt)
+        self.replaced += stood
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         logger.info("imported %s/%s %05d: %s", self.dataset, self.split, number, outcomes)
         return receipt, False
@@ -234,6 +247,19 @@ class _Importer:
         return record
 
     # --- the whole split
+
+    def _take_back(self) -> None:
+        """Remove what this import has added: its shards, and the record of a feature set that holds nothing else."""
+        for number in self.added:
+            self.root.remove(f"{self.folder}/{storage.region_receipt_name(number)}")
+            for name in (storage.region_shard_name(number), storage.failed_regions_name(number)):
+                self.root.remove(f"{self.folder}/{name}")
+        self.root.remove_empty_folders(self.folder)
+        record = storage.extractor_path(self.extractor)
+        folder, _, name = record.rpartition("/")
+        if self.root.names(folder) == [name]:
+            self.root.remove(record)
+            self.root.remove_empty_folders(folder)
 
     def _nothing_fits(self) -> str:
         row = self.source.row(0)

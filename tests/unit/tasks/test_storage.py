@@ -129,3 +129,18 @@ def test_an_unwritable_root_is_found_out_before_anything_is_written(tmp_path: Pa
 def test_fingerprints_do_not_depend_on_the_order_of_keys() -> None:
     assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
+
+
+def test_empty_folders_are_removed_up_to_the_first_that_holds_anything(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    root.publish_bytes("a/b/c/file", b"")
+    root.publish_bytes("a/other", b"")
+    root.remove_empty_folders("a/b/c")
+    assert root.exists("a/b/c/file")
+    root.remove("a/b/c/file")
+    root.remove_empty_folders("a/b/c/never made")
+    assert root.names("a") == ["other"]
+    root.remove("a/other")
+    root.remove_empty_folders("a")
+    assert list(tmp_path.parent.glob(tmp_path.name)) == [tmp_path]
+    assert root.names("") == []

@@ -367,6 +367,34 @@ def test_shards_of_other_files_are_replaced_and_there_is_no_manifest_meanwhile(r
     assert Path(manifest).exists()
 
 
+def below_zero(number: int) -> dict:
+    return {**made(number, 3), "features": -made(number, 3)["features"]}
+
+
+@pytest.mark.parametrize("refused_at", [0, 2])
+def test_a_refused_import_leaves_nothing_behind(root, tmp_path, refused_at):
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(lxmert_line(f"{n}", below_zero(n) if n == refused_at else made(n, 3)) for n in range(4)))
+    with pytest.raises(UserError, match="--encoding fp16"):
+        import_features(root, "coco", "train", config(path, shard_size=1))
+    assert not list(Path(root.uri).iterdir())
+    import_features(root, "coco", "val", config(lxmert_file(tmp_path / "b.tsv", ["x"]), encoding="sqrt8"))
+    stood = sorted(path for path in Path(root.uri).rglob("*") if path.is_file())
+    with pytest.raises(UserError, match="--encoding fp16"):
+        import_features(root, "coco", "train", config(path, shard_size=1))
+    assert sorted(path for path in Path(root.uri).rglob("*") if path.is_file()) == stood
+
+
+def test_an_import_that_is_refused_at_once_leaves_what_stands(root, tmp_path):
+    path = lxmert_file(tmp_path / "a.tsv", ["x", "y"])
+    import_features(root, "coco", "train", config(path))
+    before = {path: path.read_bytes() for path in Path(root.uri).rglob("*") if path.is_file()}
+    path.write_text(lxmert_line("x", below_zero(1)))
+    with pytest.raises(UserError, match="--encoding fp16"):
+        import_features(root, "coco", "train", config(path, max_regions=3))
+    assert {path: path.read_bytes() for path in Path(root.uri).rglob("*") if path.is_file()} == before
+
+
 def test_a_killed_import_goes_on_at_its_shard(root, tmp_path):
     path = lxmert_file(tmp_path / "a.tsv", [f"p{n}" for n in range(60)], count=20, dim=512)
     program = f"""
