@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 MANIFEST_FORMAT = "manifest/1"
 ROW_GROUP = 8192
 _SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("key", "caption", "url", "image_key", "outcome")],
+    [(name, pa.string()) for name in ("key", "caption", "url", "image_key", "outcome", "detail")],
     metadata={"format": MANIFEST_FORMAT},
 )
-_PARSED = pa.schema([(name, pa.string()) for name in ("caption", "url", "outcome")])
+_PARSED = pa.schema([(name, pa.string()) for name in ("caption", "url", "outcome", "detail")])
 _BATCH_ROWS = 65_536
 _BATCH_CHARACTERS = 32_000_000  # Fewer rows make a batch where they are this long.
 _SHARD_FILE = re.compile(r"(?:images|outcomes)-(\d+)\.(?:json|tar|parquet)|(\d+)\.journal")
@@ -50,7 +50,8 @@ class ManifestRow:
 
     `url` is a file name where pictures lie on disk. `image_key` is the key of the first row with the same URL, whose
     image serves both. `outcome` is "" for a row with a URL to fetch, else bad_row or bad_url; see `tasks.rows`. A bad
-    row's caption is its text as far as it can be read.
+    row's caption is its text as far as it can be read. `detail` says why a row cannot be used; it decides nothing, and
+    older manifests have none.
     """
 
     key: str
@@ -58,6 +59,7 @@ class ManifestRow:
     url: str
     image_key: str
     outcome: str
+    detail: str = ""
 
     @property
     def fetches(self) -> bool:
@@ -217,10 +219,9 @@ class _Parsed:
         self._firsts, self.counts[Outcome.DUPLICATE] = self._first_rows.resolve(self.counts["rows"])
 
     def _add(self, batch: list[Row], stream: Any) -> None:
-        captions, urls, outcomes = zip(*batch, strict=True)
-        stream.write_batch(
-            pa.record_batch([pa.array(column, pa.string()) for column in (captions, urls, outcomes)], schema=_PARSED)
-        )
+        columns = list(zip(*batch, strict=True))
+        stream.write_batch(pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=_PARSED))
+        _, urls, outcomes, _ = columns
         good = [number for number, outcome in enumerate(outcomes) if not outcome]
         blake2b = hashlib.blake2b
         digests = b"".join(blake2b(urls[number].encode(), digest_size=DIGEST_BYTES).digest() for number in good)
@@ -242,6 +243,7 @@ class _Parsed:
                     "url": batch["url"],
                     "image_key": _keys(np.where(firsts == 0, numbers, firsts - 1)),
                     "outcome": batch["outcome"],
+                    "detail": batch["detail"],
                 }
                 yield pa.table(columns, schema=_SCHEMA)
                 start += batch.num_rows
@@ -320,15 +322,15 @@ def _shard_number(name: str) -> int:
 
 
 def _write(target: IO[bytes], tables: Iterable[Any]) -> None:
-    # Only outcomes repeat: a dictionary of the others would be built to be thrown away.
-    options = {"compression": "zstd", "use_dictionary": ["outcome"], "write_statistics": False}
+    # Only outcomes and details repeat: a dictionary of the others would be built to be thrown away.
+    options = {"compression": "zstd", "use_dictionary": ["outcome", "detail"], "write_statistics": False}
     with pq.ParquetWriter(target, _SCHEMA, **options) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=ROW_GROUP)
 
 
 def _tuples(table: Any) -> Iterator[tuple[str, ...]]:
-    return zip(*(table[name].to_pylist() for name in _SCHEMA.names), strict=True)
+    return zip(*(table[name].to_pylist() for name in _SCHEMA.names if name in table.column_names), strict=True)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The forms in which caption rows are published, each read as one stream of raw rows, in the file's order.
 
-A raw row is `(caption, url, whole)`: the text of its two fields, and whether the row could be parted into them. Where
-it could not, the caption is the row's text as far as it can be read and the url is empty: nothing is dropped here.
+A raw row is `(caption, url, problem)`: the text of its two fields, and why the row could not be parted into them, ""
+where it could. Where it could not, the caption is the row's text as far as it can be read and the url is empty, or what
+is known of it: nothing is dropped here.
 Rows end at a newline and nowhere else (not at U+2028, a form feed or a lone CR). All forms but the two of JSON are
 read in constant memory; COCO's JSON of 150 MB takes about five times its size.
 """
@@ -13,6 +14,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -21,13 +23,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.config import RowsConfig
 from tasks.errors import UserError
-from tasks.row_input import ROW_LIMIT, decode, input_chunks, input_lines, input_texts, open_input
+from tasks.row_input import ROW_LIMIT, decode, input_lines, input_texts, open_input, text_chunks
 
-RawRow = tuple[str, str, bool]
+RawRow = tuple[str, str, str]
 Parsed = TypeVar("Parsed")
 
 _PARQUET_BATCH = 8192  # rows
 _PARQUET_BUFFER = 1 << 20  # bytes
+_DELIMITERS = (",", ";", "\t", "|")
+_NO_TAB = "no tab between caption and URL"
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "url")
 
 
@@ -36,57 +40,61 @@ def tsv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
     There is no header and no quoting: quotes are ordinary characters.
     """
-    for text, readable in input_texts(source.rows, where):
+    for text, problem in input_texts(source.rows, where):
         if source.url_first:
             url, tab, caption = text.partition("\t")
         else:
             caption, tab, url = text.rpartition("\t")
-        if tab and readable:
-            yield caption, url, True
+        if tab and not problem:
+            yield caption, url, ""
         else:
-            yield text, "", False
+            yield text, "", problem or _NO_TAB
 
 
 def token_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     """`name#0 TAB caption`, as Flickr8k and Flickr30K number a picture's captions; the number is left out."""
-    for text, readable in input_texts(source.rows, where):
+    for text, problem in input_texts(source.rows, where):
         token, tab, caption = text.partition("\t")
-        if not tab or not readable:
-            yield text, "", False
+        if not tab or problem:
+            yield text, "", problem or "no tab between file name and caption"
             continue
         name, hash_sign, number = token.rpartition("#")
-        yield caption, name if hash_sign and number.isdecimal() else token, True
+        yield caption, name if hash_sign and number.isdecimal() else token, ""
 
 
 def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     """Comma-separated values, the first row naming the columns; quoting is csv's own.
 
+    Where the columns are found by parting the first row at semicolons, tabs or bars, so are the others.
+
     Raises:
         UserError: a column is missing; or a line is longer than ROW_LIMIT, or the quoting of a row breaks off beyond
             its first line, as where a quote is never closed: going on would swallow rows.
     """
-    line, readable, ended = "", True, False
+    line, problem, ended = "", "", False
 
     def lines() -> Iterator[str]:
-        nonlocal line, readable, ended
-        for content in input_lines(source.rows, where):
+        nonlocal line, problem, ended
+        for number, content in enumerate(input_lines(source.rows, where), start=1):
             if len(content) > ROW_LIMIT:
-                number = reader.line_num + 1
                 raise UserError(
                     f"{where}: line {number:,} of {source.rows} is longer than {ROW_LIMIT:,} bytes, and its "
                     "quoting cannot be followed; take it out"
                 )
-            line, line_readable = decode(content)
-            readable &= line_readable
+            line, line_problem = decode(content)
+            problem = problem or line_problem
             yield line + "\n"
         ended = True
 
-    reader = csv.reader(lines(), strict=True)
+    csv.field_size_limit(max(ROW_LIMIT, csv.field_size_limit()))  # It is one for all of the process.
+    texts = lines()
+    first = next(texts, "")
+    reader = csv.reader(chain([first] if first else [], texts), strict=True, delimiter=_delimiter(first, source, where))
     columns: list[str] | None = None
     caption_at = url_at = 0
     while True:
         begin = reader.line_num + 1
-        readable = True
+        problem = ""
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -95,21 +103,33 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
                     f"{where}: the row that begins in line {begin:,} of {source.rows} has a quote that is not closed, "
                     f"or text behind its closing quote ({error}); double the quotes within quoted fields"
                 ) from error
-            yield line, "", False  # It ends with its line: its neighbours are safe.
+            yield line, "", problem or str(error)  # It ends with its line: its neighbours are safe.
             continue
         if fields is None:
             return
         if columns is None:
             columns = fields
             caption_at, url_at = (columns.index(name) for name in _columns(columns, source, where))
-        elif len(fields) != len(columns) or not readable:
-            yield ",".join(fields), "", False
+        elif len(fields) != len(columns) or problem:
+            yield ",".join(fields), "", problem or f"{len(fields)} fields, and the first row names {len(columns)}"
         else:
-            yield fields[caption_at], fields[url_at], True
+            yield fields[caption_at], fields[url_at], ""
+
+
+def _delimiter(first: str, source: RowsConfig, where: str) -> str:
+    """What parts the first row into columns of the wanted names; the comma where nothing does."""
+    for delimiter in _DELIMITERS:
+        try:
+            columns = next(csv.reader([first], strict=True, delimiter=delimiter), [])
+            _columns(columns, source, where)
+        except (csv.Error, UserError):
+            continue
+        return delimiter
+    return _DELIMITERS[0]
 
 
 def parquet_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """Two text columns of a Parquet file. Null is the empty text.
+    """Two text columns of a Parquet file.
 
     Raises:
         UserError: it is no Parquet file, or a column is missing or holds no text.
@@ -126,10 +146,14 @@ def parquet_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
         for batch in _parquet_batches(file, names, source, where):
             captions, urls = (_cells(batch.column(name)) for name in names)
             for caption, url in zip(captions, urls, strict=True):
-                caption_text, caption_readable = decode(caption or b"")
-                url_text, url_readable = decode(url or b"")
-                whole = caption_readable and url_readable
-                yield caption_text, url_text if whole else "", whole
+                caption_text, caption_problem = decode(caption or b"")
+                url_text, url_problem = decode(url or b"")
+                problem = caption_problem or url_problem
+                yield (
+                    caption_text,
+                    "" if problem else url_text,
+                    problem or ("its caption is null" if caption is None else ""),
+                )
 
 
 def karpathy_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
@@ -142,17 +166,23 @@ def karpathy_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     """
     assert source.select is not None
     images = _parse(_KarpathyFile, source.rows, where, "of Karpathy's form, images with filename, split, sentences")
-    found = dict.fromkeys(image.split for image in images.images)
+    found = dict.fromkeys(image.split for image in images.images if image.split is not None)
     if not any(split in found for split in source.select):
         raise UserError(
             f"{where}: no image of {source.rows} is of {' or '.join(source.select)}; it has {', '.join(found)}: "
             "name some of them in select"
         )
     for image in images.images:
-        if image.split in source.select:
-            name = f"{image.filepath}/{image.filename}" if image.filepath else image.filename
-            for sentence in image.sentences:
-                yield sentence.raw, name, True
+        if image.split is not None and image.split not in source.select:
+            continue
+        name, problem = _text(image.filename, "file name")
+        folder, folder_problem = _text(image.filepath, "folder")
+        problem = problem or folder_problem or ("" if image.split else "its image is of no split")
+        if image.sentences is None:
+            yield "", name, problem or "its sentences are null"
+        for sentence in image.sentences or ():
+            caption, caption_problem = _text(None if sentence is None else sentence.raw, "caption")
+            yield caption, "" if problem else f"{folder}/{name}" if folder else name, problem or caption_problem
 
 
 def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
@@ -164,15 +194,18 @@ def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
         UserError: it is no such file.
     """
     content = _parse(_CocoFile, source.rows, where, "COCO's captions, images with id and file_name, and annotations")
-    captions: dict[int | str, list[str]] = {}
+    captions: dict[int | str | None, list[tuple[str, str]]] = {}
     for annotation in content.annotations:
-        captions.setdefault(annotation.image_id, []).append(annotation.caption)
+        captions.setdefault(annotation.image_id, []).append(_text(annotation.caption, "caption"))
     for image in content.images:
-        for caption in captions.pop(image.id, ()):
-            yield caption, image.file_name, True
+        if image.id is None:
+            continue  # None of the annotations is of it.
+        name, name_problem = _text(image.file_name, "file name")
+        for caption, problem in captions.pop(image.id, ()):
+            yield caption, name, name_problem or problem
     for orphans in captions.values():
-        for caption in orphans:
-            yield caption, "", False
+        for caption, problem in orphans:
+            yield caption, "", problem or "its image is not in the file"
 
 
 # --- columns --------------------------------------------------------------------------------------------------------
@@ -250,17 +283,20 @@ def _parquet_errors(uri: str, where: str) -> Iterator[None]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
+# A value that is missing or of another type is one bad row, not the end of the file.
+
+
 @dataclass(slots=True)
 class _Sentence:
-    raw: str
+    raw: Any = None
 
 
 @dataclass(slots=True)
 class _KarpathyImage:
-    filename: str
-    split: str
-    sentences: list[_Sentence]
-    filepath: str = ""
+    sentences: list[_Sentence | None] | None
+    filename: Any = None
+    split: str | None = None
+    filepath: Any = ""
 
 
 @dataclass(slots=True)
@@ -270,14 +306,14 @@ class _KarpathyFile:
 
 @dataclass(slots=True)
 class _CocoImage:
-    id: int | str
-    file_name: str
+    id: int | str | None = None
+    file_name: Any = None
 
 
 @dataclass(slots=True)
 class _CocoAnnotation:
-    image_id: int | str
-    caption: str
+    image_id: int | str | None = None
+    caption: Any = None
 
 
 @dataclass(slots=True)
@@ -286,9 +322,18 @@ class _CocoFile:
     annotations: list[_CocoAnnotation]
 
 
+def _text(value: object, what: str) -> tuple[str, str]:
+    """A value that should be text, and why it is none."""
+    if isinstance(value, str):
+        return value, ""
+    if value is None:
+        return "", f"its {what} is null"
+    return "", f"its {what} is no text"
+
+
 def _parse(kind: type[Parsed], uri: str, where: str, expected: str) -> Parsed:
     """A JSON file as these records; what they do not name is left out before it takes memory."""
-    content = b"".join(input_chunks(uri, where))
+    content = b"".join(text_chunks(uri, where))
     try:
         return TypeAdapter(kind).validate_json(content.removeprefix(BOM_UTF8))
     except ValidationError as error:

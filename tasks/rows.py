@@ -1,8 +1,8 @@
-"""The rows of one split, from whatever form they are published in, as one stream of (caption, url, outcome).
+"""The rows of one split, from whatever form they are published in, as one stream of (caption, url, outcome, detail).
 
 `outcome` is "" for a row that can be used, else bad_row (its text cannot be read or parted, or its caption is blank)
-or bad_url (not http or https, or no host; where pictures lie on disk: no file name below their folder). Nothing is
-dropped, so outcomes always sum to the number of input rows.
+or bad_url (not http or https, or no host; where pictures lie on disk: no file name below their folder). `detail` says
+why, in the same words for all rows of one kind. Nothing is dropped, so outcomes always sum to the number of input rows.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ from tasks.config import RowsConfig, RowsForm
 from tasks.errors import UserError
 from tasks.records import Outcome
 from tasks.row_forms import RawRow, coco_rows, csv_rows, karpathy_rows, parquet_rows, token_rows, tsv_rows
-from tasks.row_input import input_chunks, input_lines, open_input, plain_name
+from tasks.row_input import (
+    NOT_UTF8,
+    PACKED_SUFFIXES,
+    input_chunks,
+    input_lines,
+    open_input,
+    plain_name,
+    text_chunks,
+)
 
 log = logging.getLogger(__name__)
 
-Row = tuple[str, str, str]
+Row = tuple[str, str, str, str]
 
 _READERS: dict[RowsForm, Callable[[RowsConfig, str], Iterator[RawRow]]] = {
     "tsv": tsv_rows,
@@ -122,28 +130,39 @@ def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
     Raises:
         UserError: the input cannot be read to its end, or, after the last row, none of them could be used.
     """
-    is_usable = is_web_url if source.images is None else is_file_name
+    url_problem = web_url_problem if source.images is None else file_name_problem
     names = None if source.names is None else _names(source.names, where)
     missing = set(names or ())
     found = usable = False
-    first_url = ""
-    for caption, url, whole in _raw_rows(source, where):
+    unreadable = 0
+    first_url = first_problem = ""
+    for caption, url, problem in _raw_rows(source, where):
         url = url.strip()
         if names is not None and url:
             if url not in names:
                 continue
             missing.discard(url)
         found = True
-        if not whole or not caption.strip():
-            yield caption, url, Outcome.BAD_ROW.value
-        elif is_usable(url):
-            usable = True
-            yield caption, url, ""
-        else:
+        unreadable += problem == NOT_UTF8
+        if not problem and not caption.strip():
+            problem = "its caption is blank"
+        if problem:
+            first_problem = first_problem or problem
+            yield caption, url, Outcome.BAD_ROW.value, problem
+        elif problem := url_problem(url):
             first_url = first_url or url
-            yield caption, url, Outcome.BAD_URL.value
+            yield caption, url, Outcome.BAD_URL.value, problem
+        else:
+            usable = True
+            yield caption, url, "", ""
     if not usable:
-        raise _useless(source, where, found, first_url)
+        raise _useless(source, where, found, first_url, first_problem)
+    if unreadable:
+        log.warning(
+            "%s: %d rows of %s are no UTF-8 and count as bad_row; if the file is of Latin-1 or the like, convert it: "
+            "iconv -f WINDOWS-1252 -t UTF-8",
+            where, unreadable, source.rows,
+        )  # fmt: skip
     if missing:
         log.warning("%s: %d names of %s have no row, first %s", where, len(missing), source.names, min(missing))
 
@@ -159,7 +178,7 @@ def check_rows(source: RowsConfig, split: str, where: str) -> None:
         where: what they are, for messages: `caption rows of web/train`.
     """
     resolved = resolve_rows(source, split, where)
-    usable = (url for _, url, outcome in read_rows(resolved, where) if not outcome)
+    usable = (url for _, url, outcome, _ in read_rows(resolved, where) if not outcome)
     if resolved.images is None:
         next(usable, None)
     else:
@@ -168,33 +187,55 @@ def check_rows(source: RowsConfig, split: str, where: str) -> None:
 
 def is_web_url(url: str) -> bool:
     """True for http and https URLs that name a host, and a port only in digits."""
+    return not web_url_problem(url)
+
+
+def web_url_problem(url: str) -> str:
+    """Why a URL cannot be requested; "" where it can."""
     if _PLAIN_URL.match(url):
-        return True  # Nearly all of them, at a tenth of the cost; urlsplit decides the rest.
+        return ""  # Nearly all of them, at a tenth of the cost; urlsplit decides the rest.
+    if not url:
+        return "no URL"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0
+        return "not a URL: its host or port is malformed"
+    if parts.scheme not in ("http", "https"):
+        return "does not begin with http:// or https://"
+    return "" if parts.hostname and port != 0 else "names no host, or port 0"
 
 
 def is_file_name(name: str) -> bool:
     """True for a relative name, with forward slashes, that does not climb out of the folder it is relative to."""
-    if not name or name.startswith("/") or "\\" in name or "\0" in name or "://" in name:
-        return False
-    return ".." not in name.split("/")
+    return not file_name_problem(name)
+
+
+def file_name_problem(name: str) -> str:
+    """Why a name is none of a picture below the images folder; "" where it is one."""
+    if not name:
+        return "no file name"
+    if "://" in name:
+        return "a URL, not a file name below the images folder"
+    if name.startswith("/"):
+        return "begins at the root, not below the images folder"
+    if "\\" in name or "\0" in name:
+        return "holds a backslash or a NUL; folders are parted by /"
+    return "climbs out of the images folder" if ".." in name.split("/") else ""
 
 
 # --- forms ----------------------------------------------------------------------------------------------------------
 
 
 def _form_of(uri: str, where: str) -> RowsForm:
-    name = plain_name(uri).removesuffix(".gz")
+    name = plain_name(uri)
+    for packed in PACKED_SUFFIXES:
+        name = name.removesuffix(packed)
     for suffix, form in _SUFFIXES.items():
         if name.endswith(suffix):
             return form
     if name.endswith(".json"):
-        key = _JSON_KEY.search(b"".join(input_chunks(uri, where)))
+        key = _JSON_KEY.search(b"".join(text_chunks(uri, where)))
         if key is None:
             raise UserError(
                 f"{where}: {uri} has neither the sentences of Karpathy's json nor the annotations of COCO's"
@@ -283,7 +324,7 @@ def _empty(uri: str, where: str, expected: str) -> UserError:
     return UserError(f"{where} are empty: {uri}; {expected}")
 
 
-def _useless(source: RowsConfig, where: str, found: bool, first_url: str) -> UserError:
+def _useless(source: RowsConfig, where: str, found: bool, first_url: str, first_problem: str) -> UserError:
     """Why none of the rows read could be used."""
     if not found and source.names is not None:
         return UserError(f"{where}: no row of {source.rows} is of a picture that {source.names} lists; check the names")
@@ -297,9 +338,12 @@ def _useless(source: RowsConfig, where: str, found: bool, first_url: str) -> Use
         return UserError(
             f"{where}: no URL of {source.rows} is a {kind}, the first is {first_url[:200]!r}; {_expected(source)}"
         )
-    return UserError(f"{where}: no row of {source.rows} is a caption and a URL; {_expected(source)}")
+    seen = f" (the first: {first_problem})" if first_problem else ""
+    return UserError(f"{where}: no row of {source.rows} is a caption and a URL{seen}; {_expected(source)}")
 
 
 def _is_swapped(source: RowsConfig, where: str) -> bool:
     swapped = source.model_copy(update={"url_first": not source.url_first})
-    return any(whole and is_web_url(url.strip()) for _, url, whole in islice(_raw_rows(swapped, where), _GLANCE))
+    return any(
+        not problem and is_web_url(url.strip()) for _, url, problem in islice(_raw_rows(swapped, where), _GLANCE)
+    )

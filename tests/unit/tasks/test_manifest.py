@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,9 +167,13 @@ def test_unknown_split_is_refused(tmp_path: Path) -> None:
     [
         ("rows.tsv", None, "not found: .*rows.tsv; give the path"),
         ("rows.tsv", b"", "empty"),
-        ("rows.tsv", b"caption,url\na dog,http://a.example/1\n", "no row of .* is a caption and a URL; .* TAB url"),
+        (
+            "rows.tsv",
+            b"caption,url\na dog,http://a.example/1\n",
+            "no row of .* is a caption and a URL .*no tab.*; .* TAB url",
+        ),
         ("rows.tsv", b"a dog\tftp://a.example/1\n", "the first is 'ftp://a.example/1'"),
-        ("rows.tsv.gz", b"a dog\thttp://a.example/1\n", "cannot be read to the end"),
+        ("rows.tsv.gz", b"\0\1\2\3", "cannot be read to the end"),
         ("rows.tsv.gz", gzip.compress(b"a dog\thttp://a.example/1\n" * 99)[:-9], "cannot be read to the end"),
     ],
 )
@@ -211,6 +216,16 @@ def test_manifest_of_before_row_groups_shrank_is_read(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path), path, row_group_size=65_536, compression="zstd")
     last = read_manifest_shard(root, ShardRef(dataset="tiny", split="train", shard=8), 1024)
     assert [row.caption for row in last] == [f"c{i}" for i in range(8192, 9000)]
+
+
+def test_the_detail_of_a_row_is_kept_and_manifests_without_it_are_read(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, b"no tab\na dog\tftp://x\na cat\thttp://a.example/1\n")
+    details = ["no tab between caption and URL", "does not begin with http:// or https://", ""]
+    assert [row.detail for row in rows] == details
+    path = tmp_path / "root/datasets/tiny/train/manifest.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["detail"]), path)
+    root = Root(str(tmp_path / "root"))
+    assert list(read_manifest(root, "tiny", "train")) == [replace(row, detail="") for row in rows]
 
 
 def test_rows_on_disk_and_rows_of_the_web_are_the_same_to_a_manifest(tmp_path: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import http.server
 import io
 import json
+import lzma
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +23,35 @@ from hypothesis import strategies as st
 from tasks import row_input
 from tasks.config import RowsConfig
 from tasks.errors import UserError
-from tasks.rows import Row, check_rows, is_file_name, read_rows, resolve_rows, rows_identity
+from tasks.rows import (
+    check_rows,
+    file_name_problem,
+    is_file_name,
+    read_rows,
+    resolve_rows,
+    rows_identity,
+    web_url_problem,
+)
 
 DATA = Path(__file__).parents[3] / "../shared/data"
 WHERE = "caption rows of tiny/train"
+Row = tuple[str, str, str]
 DOG, CAT = ("a dog", "http://a.example/1", ""), ("a cat", "http://a.example/2", "")
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the folder of real data is not beside the checkout")
 
 
 def rows_of(path: Path | str, split: str = "train", **options: Any) -> list[Row]:
+    """Caption, url and outcome of every row."""
     source = RowsConfig(rows=str(path), **options)
-    return list(read_rows(resolve_rows(source, split, WHERE), WHERE))
+    rows = list(read_rows(resolve_rows(source, split, WHERE), WHERE))
+    assert all(bool(detail) == bool(outcome) for _, _, outcome, detail in rows)
+    return [(caption, url, outcome) for caption, url, outcome, _ in rows]
+
+
+def details_of(path: Path | str, split: str = "train", **options: Any) -> list[str]:
+    """Why rows cannot be used, without those that can."""
+    source = RowsConfig(rows=str(path), **options)
+    return [detail for *_, detail in read_rows(resolve_rows(source, split, WHERE), WHERE) if detail]
 
 
 def write(folder: Path, name: str, content: bytes | str) -> Path:
@@ -296,8 +318,13 @@ def test_coco_captions_of_a_picture_stand_together(tmp_path: Path) -> None:
     [
         ("{}", "neither the sentences of Karpathy's json nor the annotations of COCO's"),
         ('{"images": [{"sentences": [', "is not of Karpathy's form"),
-        ('{"images": [], "annotations": [{"image_id": 1}]}', r"is not COCO's captions.*annotations.0.caption: Field"),
-        ('{"images": [{"filename": "1.jpg", "split": "train", "sentences": [{}]}]}', r"images.0.sentences.0.raw"),
+        ('{"images": [], "annotations": [{"image_id": 1}]}', r"\(the first: its caption is null\); expected COCO"),
+        (
+            '{"images": [{"filename": "1.jpg", "split": "train", "sentences": [{}]}]}',
+            r"\(the first: its caption is null\); exp",
+        ),
+        ('{"images": [{"filename": "1.jpg", "split": "train", "sentences": ["a"]}]}', r"images.0.sentences.0"),
+        ('{"images": {"sentences": []}}', r"images: Input should be a valid"),
     ],
 )
 def test_json_of_another_kind_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -406,6 +433,197 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path, name: str, options:
         write(tmp_path, there, "a dog\thttp://a.example/1\n")
     with pytest.raises(UserError, match=message):
         check_rows(RowsConfig(rows=str(tmp_path / name), **options), "train", WHERE)
+
+
+# --- odd files ------------------------------------------------------------------------------------------------------
+
+TSV = "a dog\thttp://a.example/1\na cat\thttp://a.example/2\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("form", ["tsv", "csv", "json"])
+def test_rows_in_wide_encodings_are_read(tmp_path: Path, encoding: str, form: str) -> None:
+    caption = "写真の犬 😀 é"
+    images = pictures(tmp_path)
+    text = {
+        "tsv": f"{caption}\t1.jpg\r\na cat\t2.jpg\r\n",
+        "csv": f'caption,file\r\n"{caption}",1.jpg\r\na cat,2.jpg\r\n',
+        "json": json.dumps(
+            {"images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": "2.jpg"}],
+             "annotations": [{"image_id": 1, "caption": caption}, {"image_id": 2, "caption": "a cat"}]},
+            ensure_ascii=False,
+        ),
+    }[form]  # fmt: skip
+    path = write(tmp_path, f"rows.{form}", text.encode(encoding))
+    assert rows_of(path, images=images) == [(caption, "1.jpg", ""), ("a cat", "2.jpg", "")]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+def test_half_a_character_of_utf_16_is_one_bad_row(tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_input, "_CHUNK", chunk)
+    lone, line = "\ud83d\thttp://a.example/3\n", "写" * 2000 + "\thttp://a.example/3\n"
+    content = (TSV + lone + line + TSV + "cut\thttp://a.example/4").encode("utf-16", "surrogatepass")
+    rows = rows_of(write(tmp_path, "rows.tsv", content[:-1]))
+    assert [outcome for *_, outcome in rows] == ["", "", "bad_row", "", "", "", "bad_row"]
+    assert rows[3][0] == "写" * 2000
+
+
+PACKERS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": None}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+def test_what_rows_are_packed_with_is_told_by_what_they_hold(tmp_path: Path, packer: str) -> None:
+    def packed(text: str) -> bytes:
+        pack = PACKERS[packer] or (lambda content: pa.compress(content, codec="zstd", asbytes=True))
+        return pack(text.encode())
+
+    suffix = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst"}[packer]
+    assert rows_of(write(tmp_path, "rows.tsv", packed(TSV))) == [DOG, CAT]
+    assert rows_of(write(tmp_path, f"rows.tsv{suffix}", packed(TSV) + packed(TSV))) == [DOG, CAT] * 2
+    assert rows_of(write(tmp_path, "rows.tsv", packed(TSV * 20_000))) == [DOG, CAT] * 20_000
+    with pytest.raises(UserError, match=r"cannot be read to the end: .*rows.tsv .*; fetch the file again"):
+        rows_of(write(tmp_path, "rows.tsv", packed("".join(f"{n}\thttp://a.example/{n}\n" for n in range(9999)))[:-9]))
+
+
+def test_rows_that_a_browser_unpacked_and_left_named_gz_are_read(tmp_path: Path) -> None:
+    assert rows_of(write(tmp_path, "rows.tsv.gz", TSV)) == [DOG, CAT]
+    accents = "é" * 5000 + "\thttp://a.example/3\n"
+    assert len(rows_of(write(tmp_path, "rows.tsv.gz", " " + accents + TSV))) == 3
+    with pytest.raises(UserError, match="Not a gzipped file"):
+        rows_of(write(tmp_path, "rows.tsv.gz", b"\0" * 100 + TSV.encode()))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04" + TSV.encode(), "is a zip archive; unpack it"),
+        (b"PAR1" + TSV.encode(), "is a Parquet file; set form to parquet"),
+        (b"\n <!DOCTYPE html>\n" + TSV.encode(), "is a web page; give the address of the file itself"),
+        (b"SQLite format 3\0", "is an SQLite database; export its rows"),
+    ],
+)
+def test_files_that_hold_no_rows_of_text_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    for name in ("rows.tsv", "rows.csv"):
+        with pytest.raises(UserError, match=message):
+            rows_of(write(tmp_path, name, content))
+
+
+def test_a_server_that_cannot_go_back_sends_packed_rows(tmp_path: Path) -> None:
+    content = gzip.compress(TSV.encode())
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            assert rows_of(f"http://127.0.0.1:{server.server_port}/rows.tsv?key=1") == [DOG, CAT]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", ","])
+def test_the_first_row_tells_what_parts_the_columns(tmp_path: Path, delimiter: str) -> None:
+    rows = [
+        ("n", "url", "caption"),
+        ("1", "http://a.example/1", f"one{delimiter} two"),
+        ("2", "http://a.example/2", "é;,"),
+    ]
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, delimiter=delimiter).writerows(rows)
+    assert rows_of(write(tmp_path, "rows.csv", buffer.getvalue())) == [(row[2], row[1], "") for row in rows[1:]]
+
+
+def test_commas_part_columns_where_anything_would(tmp_path: Path) -> None:
+    assert rows_of(write(tmp_path, "rows.csv", "url,caption;url,caption\nhttp://a.example/1,x,a dog\n")) == [DOG]
+    with pytest.raises(UserError, match="its columns are 'text;link'; set caption_column"):
+        rows_of(write(tmp_path, "rows.csv", "text;link\na;b\n"))
+
+
+def test_a_csv_field_is_as_long_as_a_row_may_be(tmp_path: Path) -> None:
+    long = "long " * 100_000
+    for text in (f"{long},http://a.example/3", f'"{long}\n{long}",http://a.example/3'):
+        content = f"caption,url\na dog,http://a.example/1\n{text}\na cat,http://a.example/2\n"
+        rows = rows_of(write(tmp_path, "rows.csv", content))
+        assert (rows[0], rows[2]) == (DOG, CAT)
+        assert rows[1][0].startswith(long) and rows[1][2] == ""
+
+
+def test_nulls_in_json_are_bad_rows_and_their_neighbours_stay(tmp_path: Path) -> None:
+    images = [
+        {"filename": "1.jpg", "split": "train", "sentences": [{"raw": None}, {"raw": "a dog"}, {}, {"raw": 5}, None]},
+        {"filename": None, "split": "train", "sentences": [{"raw": "a cat"}]},
+        {"filename": "2.jpg", "split": "train", "sentences": None},
+        {"filename": "3.jpg", "split": None, "sentences": [{"raw": "a bird"}]},
+        {"filename": "4.jpg", "split": "test", "sentences": [{"raw": None}]},
+    ]
+    path, folder = write(tmp_path, "karpathy.json", json.dumps({"images": images})), pictures(tmp_path)
+    bad = [("", "1.jpg", "bad_row")]
+    assert rows_of(path, images=folder) == [
+        *bad, ("a dog", "1.jpg", ""), *bad * 3, ("a cat", "", "bad_row"), ("", "2.jpg", "bad_row"),
+        ("a bird", "", "bad_row"),
+    ]  # fmt: skip
+    assert details_of(path, images=folder) == [
+        "its caption is null", "its caption is null", "its caption is no text", "its caption is null",
+        "its file name is null", "its sentences are null", "its image is of no split",
+    ]  # fmt: skip
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg"}, {"id": 2, "file_name": None}, {"file_name": "3.jpg"}],
+        "annotations": [
+            {"image_id": 1, "caption": None}, {"image_id": 1, "caption": "a dog"}, {"image_id": 2, "caption": "a cat"},
+            {"image_id": None, "caption": "a bird"}, {"image_id": 1},
+        ],
+    }  # fmt: skip
+    path = write(tmp_path, "coco.json", json.dumps(content))
+    assert rows_of(path, images=folder) == [
+        *bad, ("a dog", "1.jpg", ""), *bad, ("a cat", "", "bad_row"), ("a bird", "", "bad_row")
+    ]  # fmt: skip
+    assert details_of(path, images=folder) == [
+        "its caption is null", "its caption is null", "its file name is null", "its image is not in the file"
+    ]  # fmt: skip
+
+
+def test_every_row_that_cannot_be_used_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = (
+        b"no tab\n \thttp://a.example/1\ncaf\xe9\thttp://a.example/1\na dog\tftp://x\na dog\t\na dog\thttp://x:0\n"
+    )
+    long = b"x" * (row_input.ROW_LIMIT + 1) + b"\thttp://a.example/1\n"
+    path = write(tmp_path, "rows.tsv", content + long + TSV.encode())
+    assert details_of(path) == [
+        "no tab between caption and URL",
+        "its caption is blank",
+        "not UTF-8 text",
+        "does not begin with http:// or https://",
+        "no URL",
+        "names no host, or port 0",
+        "longer than 1,048,576 bytes",
+    ]
+    assert "1 rows of" in caplog.text and "iconv -f WINDOWS-1252 -t UTF-8" in caplog.text
+    table = b'caption,url\na,b,c\n"a"b,http://a.example/1\n' + b"a dog,http://a.example/1\n"
+    assert details_of(write(tmp_path, "rows.csv", table)) == [
+        "3 fields, and the first row names 2",
+        "',' expected after '\"'",
+    ]
+    pq.write_table(pa.table({"caption": [None, "", "a"], "url": ["http://a.example/1"] * 3}), tmp_path / "rows.parquet")
+    assert details_of(tmp_path / "rows.parquet") == ["its caption is null", "its caption is blank"]
+    assert web_url_problem("http://a:b/") == "not a URL: its host or port is malformed"
+    assert file_name_problem("http://a.example/1.jpg") == "a URL, not a file name below the images folder"
+    assert file_name_problem("../1.jpg") == "climbs out of the images folder"
+    tokens = write(tmp_path, "rows.token.txt", "1.jpg a dog\n1.jpg#0\ta dog\n/1.jpg#0\ta dog\n")
+    assert details_of(tokens, images=pictures(tmp_path)) == [
+        "no tab between file name and caption",
+        "begins at the root, not below the images folder",
+    ]
 
 
 # --- checks and identity --------------------------------------------------------------------------------------------
