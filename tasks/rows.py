@@ -143,11 +143,11 @@ def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
                 continue
             missing.discard(url)
         found = True
-        unreadable += problem == NOT_UTF8
         if not problem and not caption.strip():
             problem = "its caption is blank"
         if problem:
             first_problem = first_problem or problem
+            unreadable += problem == NOT_UTF8
             yield caption, url, Outcome.BAD_ROW.value, problem
         elif problem := url_problem(url):
             first_url = first_url or url
