@@ -82,7 +82,8 @@ def tell_float_type(pictures: Iterable[tuple[int, bytes]], dims: tuple[int, ...]
         dims: how many numbers a region may have; none: as many as the bytes make.
 
     Raises:
-        ForeignError: regions have not so many numbers of any type, or float16 and float32 are as likely.
+        ForeignError: regions have not so many numbers of any type, or float16 and float32 are as likely; or what they
+            hold contradicts the number of them.
     """
     heads: dict[int, list[bytes]] = {}
     lengths: Counter[int] = Counter()
@@ -94,9 +95,25 @@ def tell_float_type(pictures: Iterable[tuple[int, bytes]], dims: tuple[int, ...]
     if not lengths:
         return "float32"
     row_bytes = lengths.most_common(1)[0][0]
-    if dims:
-        return _type_of_length(row_bytes, dims)
-    return _type_of_content(b"".join(heads[row_bytes]), row_bytes)
+    content = b"".join(heads[row_bytes])
+    if not dims:
+        return _type_of_content(content, row_bytes)
+    float_type = _type_of_length(row_bytes, dims)
+    odd = _odd_share(_numbers(content, float_type))
+    if odd > _FEW_ODD and _is_of_another_type(content, row_bytes, float_type):
+        made = f"{row_bytes // _SIZES[float_type]} {float_type} numbers"
+        raise ForeignError(
+            f"features have {row_bytes} bytes a region, and read as {made} {odd:.0%} of them are infinite, next to "
+            "nothing or the like"
+        )
+    return float_type
+
+
+def _is_of_another_type(content: bytes, row_bytes: int, float_type: FloatType) -> bool:
+    try:
+        return _type_of_content(content, row_bytes) != float_type
+    except ForeignError:
+        return False  # It may be this one.
 
 
 def _type_of_length(row_bytes: int, dims: tuple[int, ...]) -> FloatType:

@@ -42,14 +42,14 @@ class RowsConfig(Config):
 
     rows: Uri = Field(
         min_length=1,
-        description="path or fsspec URI of the rows; .gz is unpacked. A relative path is relative to the working "
-        "directory",
+        description="path or fsspec URI of the rows; what is packed (gzip, bzip2, xz, zstd) is unpacked, and text is "
+        "UTF-8 or UTF-16. A relative path is relative to the working directory",
     )
     form: RowsForm | None = Field(
         default=None,
-        description="tsv: caption TAB url, no header, no quoting, as Google publishes it; csv and parquet: named "
-        "columns; karpathy: dataset_flickr30k.json or dataset_coco.json; coco: COCO's own captions json; tokens: "
-        "name#0 TAB caption, as Flickr8k. None: by the name's end, .json by its content",
+        description="tsv: caption TAB url, no header, no quoting, as Google publishes it; csv (also with semicolons or "
+        "tabs) and parquet: named columns; karpathy: dataset_flickr30k.json or dataset_coco.json; coco: COCO's own "
+        "captions json; tokens: name#0 TAB caption, as Flickr8k. None: by the name's end, .json by its content",
     )
     caption_column: str = Field(default="caption", description="csv, parquet: name of the caption column")
     url_column: str | None = Field(

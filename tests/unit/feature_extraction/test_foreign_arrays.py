@@ -65,6 +65,15 @@ def test_the_stated_number_of_features_decides():
         tell_float_type([(2, same_bytes)], dims=(1000,))
 
 
+def test_a_stated_number_that_the_features_contradict_is_refused():
+    single = np.maximum(PLAIN, 0).astype(np.float32).tobytes()
+    with pytest.raises(ForeignError, match=r"read as 4096 float16 numbers \d% of them are infinite, next to nothing"):
+        tell_float_type([(36, single)], dims=(4096,))
+    assert tell_float_type([(36, single)], dims=(2048,)) == "float32"
+    huge = np.full((36, 2048), 1e30, np.float32).tobytes()
+    assert tell_float_type([(36, huge)], dims=(2048,)) == "float32"  # Refused later, for what they are.
+
+
 def test_features_of_one_byte_a_number_are_refused():
     bytes_of = RANDOM.poisson(9, (36, 2048)).astype(np.uint8)
     with pytest.raises(ForeignError, match="2048 bytes a region, which seem to be as many numbers of one byte"):

@@ -41,6 +41,16 @@ def test_features_go_in_are_whole_and_come_out(source, tmp_path):
     assert len((tmp_path / "b.tsv").read_bytes().splitlines()) == 2
 
 
+def test_what_a_tsv_does_not_say_can_be_said(source, tmp_path):
+    another = bring_in(source, tmp_path / "data", "--feature-dim", "9")
+    assert another.exit_code == 2
+    assert "they may be 16 float16 or 8 float32 or 4 float64; say with --feature-dim" in another.output
+    shares = bring_in(source, tmp_path / "data", "--boxes", "normalised")
+    assert shares.exit_code == 2
+    assert "shares of width and height end at 1" in shares.output
+    assert bring_in(source, tmp_path / "data", "--boxes", "pixels", "--feature-dim", "8").exit_code == 0
+
+
 def test_damage_is_exit_code_1_and_named(source, tmp_path):
     root = tmp_path / "data"
     summary = json.loads(bring_in(source, root, "--json").stdout)

@@ -114,6 +114,8 @@ def test_shard_accounts_for_every_row_in_key_order(server: Any, tmp_path: Path) 
     assert begun <= table[0]["tried_at"] <= time.time()
     assert (table[1]["http_status"], table[1]["attempts"], table[1]["width"]) == (404, 1, None)
     assert table[2]["detail"] == "a web page"
+    assert table[4]["detail"] == "does not begin with http:// or https://"
+    assert table[7]["detail"] == "its caption is blank"
     assert (table[3]["image_key"], table[3]["attempts"], table[3]["tried_at"]) == ("000000000", 0, 0)
     assert (table[9]["attempts"], server.requests["/503/1"]) == (3, 3)
     assert server.requests["/ok/1"] == server.requests["/404/1"] == server.requests["/410/1"] == 1
@@ -220,6 +222,17 @@ def test_works_on_a_memory_root(server: Any, tmp_path: Path, monkeypatch: pytest
     assert [sample.jpeg for sample in job.samples()] == [JPEG, JPEG]
     assert job.download().skipped
     assert list(tmp_path.rglob("*.journal")) == []
+
+
+def test_a_shard_made_from_a_manifest_without_details_stands(server: Any, tmp_path: Path) -> None:
+    job = Job(str(tmp_path / "root"), [("good", f"{server.url}/ok/1"), ("no url", "ftp://a.example/1")])
+    path = job.root.local("datasets/tiny/train/manifest.parquet")
+    manifest = pq.read_table(path)
+    pq.write_table(manifest.drop_columns(["detail"]), path)
+    assert not job.download().skipped
+    assert job.table()[1]["detail"] == ""
+    pq.write_table(manifest, path)
+    assert job.download().skipped
 
 
 def test_pictures_on_disk_take_the_same_way(tmp_path: Path) -> None:
