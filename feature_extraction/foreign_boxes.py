@@ -6,6 +6,7 @@ like. `in_form` reads one picture's boxes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,11 +17,16 @@ from feature_extraction.foreign import ForeignRegions
 from feature_extraction.foreign_arrays import ForeignError
 from feature_extraction.samples import Float
 
+logger = logging.getLogger(__name__)
+
 BoxForm = Literal["pixels", "normalised"]
 
-_LARGEST_SHARE = 1.1  # Detectors may place a corner slightly outside of the picture.
+LARGEST_SHARE = 1.1
+"""Detectors may place a corner slightly outside of the picture."""
 _BEYOND = 0.02  # Of a side. A box that reaches this far out of its picture was measured in another one.
 _MOST = 0.5
+_MANY_PICTURES, _MANY_BOXES = 8, 10
+_SELDOM_REACHED = 0.8  # Of a side: of many boxes, one nearly always ends at the border of its picture.
 _AS_THEY_ARE = "to take them as they are, give --boxes pixels"
 
 
@@ -75,7 +81,7 @@ def in_form(regions: ForeignRegions, form: BoxForm, is_certain: bool = False) ->
         ForeignError: the boxes of this picture are measured otherwise than those of the others.
     """
     furthest = float(regions.boxes.max(initial=0))
-    if (regions.relative or form == "normalised") and furthest > _LARGEST_SHARE:
+    if (regions.relative or form == "normalised") and furthest > LARGEST_SHARE:
         raise ForeignError(f"boxes reach {furthest:.6g}, but shares of width and height end at 1")
     if form == "pixels" and not is_certain and not regions.relative and _are_shares(regions):
         raise ForeignError(
@@ -89,7 +95,7 @@ def _are_shares(regions: ForeignRegions) -> bool:
     """True where no box leaves the first pixel of a picture of more; boxes of nothing but zeros are none."""
     if regions.size is not None and max(regions.size) == 1:
         return False
-    return 0 < float(np.abs(regions.boxes).max(initial=0)) <= _LARGEST_SHARE
+    return 0 < float(np.abs(regions.boxes).max(initial=0)) <= LARGEST_SHARE
 
 
 def _check_corners(pictures: Sequence[_Boxes]) -> None:
@@ -113,6 +119,7 @@ def _check_fit(pictures: Sequence[_Boxes]) -> None:
     """Raise where the boxes of most pictures leave them."""
     outside = [item for item in pictures if _leaves(item)]
     if len(outside) <= _MOST * len(pictures):
+        _warn_of_small(pictures)
         return
     first = outside[0]
     right, low = first.boxes.max(axis=0)[2:]
@@ -126,6 +133,19 @@ def _check_fit(pictures: Sequence[_Boxes]) -> None:
         f"{seen}: they were measured in pictures of another size than the stated one; write that size, or, "
         f"{_AS_THEY_ARE}"
     )
+
+
+def _warn_of_small(pictures: Sequence[_Boxes]) -> None:
+    full = [item for item in pictures if len(item.boxes) >= _MANY_BOXES]
+    if len(full) < _MANY_PICTURES:
+        return
+    right, low = np.max([item.boxes.max(axis=0)[2:] / item.size for item in full], axis=0)
+    if max(right, low) < _SELDOM_REACHED:
+        logger.warning(
+            "boxes of the first %d pictures reach no further than %.0f%% of their width and %.0f%% of their height: "
+            "are they of pictures of the stated size, and not of smaller ones?",
+            len(full), 100 * right, 100 * low,
+        )  # fmt: skip
 
 
 def _leaves(item: _Boxes) -> bool:

@@ -18,9 +18,11 @@ import numpy as np
 
 from feature_extraction.foreign import ForeignRegions, box_count, picture_side, row_id, split_fields
 from feature_extraction.foreign_arrays import FloatType, ForeignError, base64_field, float_rows
+from feature_extraction.foreign_boxes import LARGEST_SHARE
 from feature_extraction.samples import Float
 
 GEOMETRY = 6
+"""Numbers that follow the features of a region: its box as shares of the picture."""
 _FEATURES = 2048
 _GEOMETRY_ERROR = 0.02  # Of the picture's side: sizes are whole pixels, and so are some rectangles.
 
@@ -148,6 +150,9 @@ def _checked_size(boxes: Float, geometry: Float, size: tuple[int, int] | None) -
     """
     if not len(boxes):
         return size
+    if boxes.max() <= LARGEST_SHARE and (size is None or max(size) > 1):
+        _check_geometry(boxes, geometry, (1, 1))  # They are shares themselves.
+        return size
     if size is None:
         # The box that reaches furthest right, or down, has the smallest error by rounding.
         right, low = boxes[:, 2].argmax(), boxes[:, 3].argmax()
@@ -155,6 +160,11 @@ def _checked_size(boxes: Float, geometry: Float, size: tuple[int, int] | None) -
         if not min(shares) > 0:
             raise ForeignError("the last six numbers of a feature are not its box as shares of the picture")
         size = (max(1, round(float(boxes[right, 2]) / shares[0])), max(1, round(float(boxes[low, 3]) / shares[1])))
+    _check_geometry(boxes, geometry, size)
+    return size
+
+
+def _check_geometry(boxes: Float, geometry: Float, size: tuple[int, int]) -> None:
     shares_of = boxes / np.array([*size, *size], np.float32)
     sides = shares_of[:, 2:] - shares_of[:, :2]
     error = float(np.abs(np.concatenate([shares_of, sides], axis=1) - geometry).max())
@@ -163,4 +173,3 @@ def _checked_size(boxes: Float, geometry: Float, size: tuple[int, int] | None) -
             f"the last six numbers of a feature differ by {error:.2g} from its box as shares of "
             f"{size[0]} x {size[1]} pixels; are features and labels of the same run?"
         )
-    return size

@@ -10,6 +10,7 @@ read in constant memory; COCO's JSON of 150 MB takes about five times its size.
 from __future__ import annotations
 
 import csv
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ Parsed = TypeVar("Parsed")
 _PARQUET_BATCH = 8192  # rows
 _PARQUET_BUFFER = 1 << 20  # bytes
 _DELIMITERS = (",", ";", "\t", "|")
+_SEPARATOR = re.compile(r'"?sep=.?"?\r?\n')
 _NO_TAB = "no tab between caption and URL"
 _FILE_COLUMNS = ("file", "file_name", "filename", "image", "url")
 
@@ -65,7 +67,8 @@ def token_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     """Comma-separated values, the first row naming the columns; quoting is csv's own.
 
-    Where the columns are found by parting the first row at semicolons, tabs or bars, so are the others.
+    Where the columns are found by parting the first row at semicolons, tabs or bars, so are the others; or a line
+    `sep=;` before it says what parts them, as Excel has it.
 
     Raises:
         UserError: a column is missing; or a line is longer than ROW_LIMIT, or the quoting of a row breaks off beyond
@@ -89,6 +92,8 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     csv.field_size_limit(max(ROW_LIMIT, csv.field_size_limit()))  # It is one for all of the process.
     texts = lines()
     first = next(texts, "")
+    if _SEPARATOR.fullmatch(first):
+        first = next(texts, "")  # It tells nothing that the first row does not.
     reader = csv.reader(chain([first] if first else [], texts), strict=True, delimiter=_delimiter(first, source, where))
     columns: list[str] | None = None
     caption_at = url_at = 0

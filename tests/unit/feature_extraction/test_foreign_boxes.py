@@ -92,6 +92,13 @@ def test_boxes_of_a_larger_picture_are_found_out():
     assert tell_box_form(pictures(lambda boxes, size: boxes * 1.01)) == "pixels"
 
 
+@pytest.mark.parametrize(("share", "warns"), [(0.5, True), (1, False)])
+def test_boxes_of_a_smaller_picture_are_warned_of(share, warns, caplog):
+    many = pictures(lambda boxes, size: boxes * share, count=36) * 3
+    assert tell_box_form(many) == "pixels"
+    assert ("and not of smaller ones?" in caplog.text) is warns
+
+
 def test_a_picture_that_is_not_as_the_others_is_refused():
     shares = pictures(as_shares)[0]
     with pytest.raises(ForeignError, match="all boxes lie between 0 and 1, in the first pixel"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from feature_extraction.foreign import ForeignError
+from feature_extraction.foreign_boxes import tell_box_form
 from feature_extraction.foreign_vinvl import read_vinvl_rows, vinvl_names
 from tests.foreign import made, text, vinvl_lines
 
@@ -22,6 +23,31 @@ def test_features_are_parted_from_the_geometry_and_the_two_tell_the_pictures_siz
     np.testing.assert_array_equal(found.features, truth["features"])
     np.testing.assert_array_equal(found.boxes, truth["boxes"])
     np.testing.assert_allclose(found.scores, truth["scores"])
+
+
+@pytest.mark.parametrize("about", [{}, {"image_w": 200, "image_h": 100}])
+def test_rectangles_that_are_shares_of_the_picture_are_those_of_the_geometry(about):
+    features, labels = lines()
+    objects = json.loads(labels.split(b"\t")[1])
+    for item in objects:
+        item["rect"] = [value / side for value, side in zip(item["rect"], (200, 100) * 2, strict=True)]
+    found = read_vinvl_rows(features, f"42\t{json.dumps({**about, 'objects': objects})}".encode())
+    assert found.size == ((200, 100) if about else None)
+    assert tell_box_form([found]) == "normalised"
+    objects[0]["rect"][2] += 0.1
+    with pytest.raises(ForeignError, match="same run"):
+        read_vinvl_rows(features, f"42\t{json.dumps({**about, 'objects': objects})}".encode())
+
+
+@pytest.mark.parametrize("numbers", ["float16", "float64"])
+def test_features_of_another_precision_are_parted_from_the_geometry_too(numbers):
+    truth = made(1, 3, 2048)
+    features, labels = (line.encode() for line in vinvl_lines("42", truth, NAMES, numbers))
+    found = read_vinvl_rows(features, labels, numbers)
+    assert found.size == (200, 100)
+    np.testing.assert_array_equal(found.features, truth["features"].astype(numbers).astype(np.float32))
+    with pytest.raises(ForeignError, match="which is not 3 rows of float64"):
+        read_vinvl_rows(*(line.encode() for line in vinvl_lines("42", made(1, 3, 2047), NAMES, "<f2")), "float64")
 
 
 def test_features_of_another_width_are_kept_whole():

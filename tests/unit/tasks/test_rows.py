@@ -544,6 +544,13 @@ def test_the_first_row_tells_what_parts_the_columns(tmp_path: Path, delimiter: s
     assert rows_of(write(tmp_path, "rows.csv", buffer.getvalue())) == [(row[2], row[1], "") for row in rows[1:]]
 
 
+def test_excels_line_of_the_separator_is_no_row(tmp_path: Path) -> None:
+    for line in ("sep=;\r\n", '"sep=\t"\n'):
+        delimiter = ";" if ";" in line else "\t"
+        text = f"{line}caption;url\na dog;http://a.example/1\n".replace(";", delimiter)
+        assert rows_of(write(tmp_path, "rows.csv", text.encode("utf-16"))) == [DOG]
+
+
 def test_commas_part_columns_where_anything_would(tmp_path: Path) -> None:
     assert rows_of(write(tmp_path, "rows.csv", "url,caption;url,caption\nhttp://a.example/1,x,a dog\n")) == [DOG]
     with pytest.raises(UserError, match="its columns are 'text;link'; set caption_column"):

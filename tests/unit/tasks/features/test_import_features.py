@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from feature_extraction.foreign import read_lxmert_row
 from feature_extraction.samples import parse_manifest, read_region_shard
 from model.data import FeatureStore
 from tasks import storage
@@ -565,3 +566,22 @@ def test_a_later_picture_with_other_boxes_fails_alone_and_can_be_asked_for(root,
     failed = pq.read_table(f"{summary.folder}/failed-00001.parquet").to_pylist()
     assert "'odd': all boxes lie between 0 and 1" in failed[0]["detail"]
     assert import_features(root, "coco", "train", config(path, shard_size=60, boxes="pixels")).counts["failed"] == 0
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="the real bottom-up-attention rows are not beside the project")
+def test_the_real_rows_in_half_precision_and_with_shares_are_the_same(root, tmp_path):
+    path = tmp_path / "half.tsv"
+    with path.open("wb") as stream:
+        for line in REAL.read_bytes().splitlines():
+            fields, found = line.split(b"\t"), read_lxmert_row(line)
+            fields[-2] = text(found.boxes / np.array([*found.size, *found.size]), "<f4").encode()
+            fields[-1] = text(found.features, "<f2").encode()
+            stream.write(b"\t".join(fields) + b"\n")
+    half = import_features(root, "coco", "half", config(path))
+    whole = import_features(root, "coco", "train", config(REAL))
+    assert half.extractor == whole.extractor
+    for one, other in zip(
+        read_set(root, half.extractor, split="half")[1][0], read_set(root, whole.extractor)[1][0], strict=True
+    ):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
+        np.testing.assert_allclose(one.features, other.features, atol=float(other.features.max()) / 100)
