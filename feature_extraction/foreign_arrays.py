@@ -20,6 +20,7 @@ from feature_extraction.samples import Float
 FloatType = Literal["float16", "float32", "float64"]
 
 _SIZES: dict[FloatType, int] = {"float16": 2, "float32": 4, "float64": 8}
+_WAY_OUT = "say with --feature-dim how many numbers a region has"
 _NAMES = "float16, float32 or float64"
 _LOOKED_AT = 1 << 16  # Bytes of a picture's features.
 _SMALLEST, _LARGEST = 2.0**-40, 65504.0  # Of the features of a network; what is misread lies far beyond both.
@@ -96,15 +97,15 @@ def tell_float_type(pictures: Iterable[tuple[int, bytes]], dims: tuple[int, ...]
         return "float32"
     row_bytes = lengths.most_common(1)[0][0]
     content = b"".join(heads[row_bytes])
-    if not dims:
-        return _type_of_content(content, row_bytes)
-    float_type = _type_of_length(row_bytes, dims)
+    float_type = _type_of_length(row_bytes, dims) if dims else _type_of_content(content, row_bytes)
+    if float_type == "float16":
+        _check_not_bytes(content, row_bytes)
     odd = _odd_share(_numbers(content, float_type))
-    if odd > _FEW_ODD and _is_of_another_type(content, row_bytes, float_type):
+    if dims and odd > _FEW_ODD and _is_of_another_type(content, row_bytes, float_type):
         made = f"{row_bytes // _SIZES[float_type]} {float_type} numbers"
         raise ForeignError(
             f"features have {row_bytes} bytes a region, and read as {made} {odd:.0%} of them are infinite, next to "
-            "nothing or the like"
+            f"nothing or the like; {_WAY_OUT}"
         )
     return float_type
 
@@ -123,7 +124,7 @@ def _type_of_length(row_bytes: int, dims: tuple[int, ...]) -> FloatType:
     made = " or ".join(f"{row_bytes // size} {name}" for name, size in _SIZES.items() if row_bytes % size == 0)
     raise ForeignError(
         f"features have {row_bytes} bytes a region, which are not {dims[0]} numbers of {_NAMES}"
-        + (f"; they may be {made}" if made else "")
+        + (f"; they may be {made}: {_WAY_OUT}" if made else "")
     )
 
 
@@ -154,8 +155,19 @@ def _type_of_content(content: bytes, row_bytes: int) -> FloatType:
         return "float32"
     raise ForeignError(
         f"features have {row_bytes} bytes a region, which may be {row_bytes // 2} float16 or {row_bytes // 4} float32 "
-        "numbers"
+        f"numbers; {_WAY_OUT}"
     )
+
+
+def _check_not_bytes(content: bytes, row_bytes: int) -> None:
+    """Raise where both bytes of half-precision numbers are alike: they are numbers of one byte."""
+    halves = np.frombuffer(content, np.uint8).reshape(-1, 2)
+    halves = halves[halves.any(axis=1)]
+    if len(halves) >= _ENOUGH and _distance(halves) <= _ALIKE:
+        raise ForeignError(
+            f"features have {row_bytes} bytes a region, which seem to be as many numbers of one byte; write them as "
+            "float32"
+        )
 
 
 def _distance(pairs: npt.NDArray[Any]) -> float:

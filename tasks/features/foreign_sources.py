@@ -225,9 +225,7 @@ class ForeignSource:
         try:
             return tell_float_type(self._first_features(source), dims)
         except ForeignError as error:
-            raise UserError(
-                f"{self.paths[source]}: {error}; say with --feature-dim how many numbers a region has"
-            ) from error
+            raise UserError(f"{self.paths[source]}: {error}") from error
 
     def _first_features(self, source: int) -> Iterator[tuple[int, bytes]]:
         for row in self.first_rows(source):

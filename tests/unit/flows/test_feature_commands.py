@@ -44,7 +44,7 @@ def test_features_go_in_are_whole_and_come_out(source, tmp_path):
 def test_what_a_tsv_does_not_say_can_be_said(source, tmp_path):
     another = bring_in(source, tmp_path / "data", "--feature-dim", "9")
     assert another.exit_code == 2
-    assert "they may be 16 float16 or 8 float32 or 4 float64; say with --feature-dim" in another.output
+    assert "they may be 16 float16 or 8 float32 or 4 float64: say with --feature-dim" in another.output
     shares = bring_in(source, tmp_path / "data", "--boxes", "normalised")
     assert shares.exit_code == 2
     assert "shares of width and height end at 1" in shares.output
