@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.config import RowsConfig
 from tasks.errors import UserError
-from tasks.row_input import ROW_LIMIT, decode, input_lines, input_texts, open_input, text_chunks
+from tasks.row_input import CONVERT, NOT_UTF8, ROW_LIMIT, decode, input_lines, input_texts, open_input, text_chunks
 
 RawRow = tuple[str, str, str]
 Parsed = TypeVar("Parsed")
@@ -342,6 +342,8 @@ def _parse(kind: type[Parsed], uri: str, where: str, expected: str) -> Parsed:
     try:
         return TypeAdapter(kind).validate_json(content.removeprefix(BOM_UTF8))
     except ValidationError as error:
+        if decode(content)[1] == NOT_UTF8:
+            raise UserError(f"{where}: {uri} is no UTF-8 text; {CONVERT}") from error
         problem = error.errors(include_url=False, include_input=False)[0]
         at = ".".join(str(part) for part in problem["loc"])
         raise UserError(f"{where}: {uri} is not {expected} ({at + ': ' if at else ''}{problem['msg']})") from error

@@ -25,6 +25,7 @@ from tasks.errors import UserError
 ROW_LIMIT = 1 << 20  # Bytes. What a longer row holds beyond them is not looked at.
 TOO_LONG = f"longer than {ROW_LIMIT:,} bytes"
 NOT_UTF8 = "not UTF-8 text"
+CONVERT = "if it is of Latin-1 or the like, convert it: iconv -f WINDOWS-1252 -t UTF-8"
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 _CHUNK = 1 << 20
 _HEAD = 4096  # Bytes that tell what a file is.

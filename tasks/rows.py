@@ -22,6 +22,7 @@ from tasks.errors import UserError
 from tasks.records import Outcome
 from tasks.row_forms import RawRow, coco_rows, csv_rows, karpathy_rows, parquet_rows, token_rows, tsv_rows
 from tasks.row_input import (
+    CONVERT,
     NOT_UTF8,
     PACKED_SUFFIXES,
     input_chunks,
@@ -159,10 +160,8 @@ def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
         raise _useless(source, where, found, first_url, first_problem)
     if unreadable:
         log.warning(
-            "%s: %d rows of %s are no UTF-8 and count as bad_row; if the file is of Latin-1 or the like, convert it: "
-            "iconv -f WINDOWS-1252 -t UTF-8",
-            where, unreadable, source.rows,
-        )  # fmt: skip
+            "%s: %d rows of %s are no UTF-8 text and count as bad_row; %s", where, unreadable, source.rows, CONVERT
+        )
     if missing:
         log.warning("%s: %d names of %s have no row, first %s", where, len(missing), source.names, min(missing))
 

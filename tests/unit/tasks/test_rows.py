@@ -17,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tasks import row_input
@@ -137,9 +137,22 @@ PIECES = st.one_of(
 )
 
 
+OTHER_FILES = (
+    *row_input._NO_TEXT,
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"<",
+)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(PIECES, max_size=20).map(b"".join), st.sampled_from([1, 7, 1 << 20]))
 def test_tsv_reader_equals_its_slow_twin_on_any_bytes_however_they_arrive(content: bytes, chunk: int) -> None:
+    assume(not content.startswith(OTHER_FILES))  # They are tested below.
     content += b"\nanchor\thttp://a.example/9\n"
     uri = in_memory(content, "any.tsv")
     with pytest.MonkeyPatch.context() as patch:
@@ -491,6 +504,15 @@ def test_rows_that_a_browser_unpacked_and_left_named_gz_are_read(tmp_path: Path)
     assert len(rows_of(write(tmp_path, "rows.tsv.gz", " " + accents + TSV))) == 3
     with pytest.raises(UserError, match="Not a gzipped file"):
         rows_of(write(tmp_path, "rows.tsv.gz", b"\0" * 100 + TSV.encode()))
+
+
+def test_json_in_an_encoding_of_one_byte_says_so(tmp_path: Path) -> None:
+    image = {"filename": "1.jpg", "split": "train", "sentences": [{"raw": "café"}]}
+    content = json.dumps({"images": [image]}, ensure_ascii=False).encode("latin-1")
+    with pytest.raises(
+        UserError, match=r"karpathy\.json is no UTF-8 text; if it is of Latin-1 or the like, convert it"
+    ):
+        rows_of(write(tmp_path, "karpathy.json", content), images=pictures(tmp_path))
 
 
 @pytest.mark.parametrize(
