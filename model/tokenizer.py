@@ -118,17 +118,18 @@ def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int
 
 
 def tokenize(vocabulary: Vocabulary, captions: Sequence[str], max_text_tokens: int) -> TokenTable:
-    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores."""
+    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores.
+
+    With the tokenizer's own library and not transformers, whose turning of each caption into lists takes a third of
+    the time, and one core of it.
+    """
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
+    backend = vocabulary.tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.enable_truncation(max_text_tokens)
     begun = reported = time.monotonic()
     for start in range(0, len(captions), _CHUNK):
-        rows = vocabulary.tokenizer(
-            list(captions[start : start + _CHUNK]),
-            truncation=True,
-            max_length=max_text_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        rows = [row.ids for row in backend.encode_batch_fast(list(captions[start : start + _CHUNK]))]
         lengths.append(np.array([len(row) for row in rows]))
         ids.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
         if time.monotonic() - reported > _REPORT_SECONDS:
