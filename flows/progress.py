@@ -65,6 +65,8 @@ class ProgressLog:
 
     def follow(self, progress: Progress) -> None:
         """Report what a training or scoring process says of itself."""
+        if progress.note:
+            self._logger.info("%s: %s", self._name, progress.note)
         self.report(progress.done, progress.total, progress.per_second, progress.unit, progress.metrics)
 
     def report(

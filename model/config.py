@@ -151,7 +151,12 @@ class LoopConfig(Config):
         description="processes of this machine that train together, a GPU each; they share the batch. None: as many as "
         "there are GPUs, or one; one, too, where device is cpu or cuda:N",
     )
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; weights stay fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="fp32",
+        description="bf16: autocast; weights stay fp32. auto: bf16 where all devices compute it and the model is wide "
+        "enough that it pays, else fp32; the log says which. Weights depend on it, so auto names a run of its own, "
+        "whichever it takes",
+    )
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
 
     @model_validator(mode="after")
@@ -357,7 +362,11 @@ class Shortlist(Config):
 class ScoringConfig(Config):
     """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
 
-    batch_size: int = Field(default=256, ge=1, description="pairs per forward pass")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="pairs per forward pass. auto: on a CPU 8 of a model of base size and 32 of a narrower "
+        "one, on a GPU 256",
+    )
     block_pairs: int = Field(
         default=200_000,
         ge=1,
@@ -371,7 +380,12 @@ class ScoringConfig(Config):
         description="processes of this machine that score, a GPU each, block by block. None: as many as there are "
         "GPUs, or one; one, too, where device is cpu or cuda:N",
     )
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast; scores are fp32 always")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto",
+        description="bf16: autocast; the matching head and the scores are fp32 always. auto: that of scores that stand "
+        "or are begun (fp32 first), else that of the last evaluation of the same data under this root, else bf16 "
+        "where the device computes it and the model is wide enough that it pays, else fp32; log and metrics say which",
+    )
     num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
     shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
     protocols: tuple[RecallProtocol, ...] = Field(

@@ -17,6 +17,7 @@ from model.errors import InputError
 from model.fit import check_features
 from model.hinge import retrieval_losses
 from model.identity import data_identity
+from model.precision import with_precision
 from model.pretrain import open_data
 from model.processes import join_processes
 from model.retrieval import RetrievalBatches
@@ -27,18 +28,18 @@ from model.validation import RECALL_VALUES, first_images, held_out_recall
 
 def run_finetuning(job: FinetuneJob) -> int:
     """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
-    config = job.finetune
-    set_up_torch(config.num_threads)
+    set_up_torch(job.finetune.num_threads)
     vocabulary = load_vocabulary(job.vocabulary_path)
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
 
     def fresh_model() -> UnicoderVL:
         if start is None:
-            return build_model(job.encoder, store, vocabulary, config.seed)
+            return build_model(job.encoder, store, vocabulary, job.finetune.seed)
         return _pretrained(start, job.encoder, store, vocabulary)
 
     start = _start(job)
-    with join_processes(config.device) as processes:
+    with join_processes(job.finetune.device) as processes:
+        config = with_precision(job.finetune, processes, job.encoder)
         task = Training(
             stage="task-specific" if start is None else "finetune",
             job=job,
@@ -46,7 +47,7 @@ def run_finetuning(job: FinetuneJob) -> int:
             config=config,
             store=store,
             identity={
-                "finetune": config.identity(),
+                "finetune": job.finetune.identity(),
                 "encoder": job.encoder.identity(),
                 "train": data_identity(store, captions),
                 "vocabulary": vocabulary.digest,

@@ -9,11 +9,12 @@ import torch
 
 from model.build import build_model
 from model.command import run_job
-from model.config import EncoderConfig, FeatureSource, PretrainJob
+from model.config import EncoderConfig, FeatureSource, PretrainConfig, PretrainJob
 from model.data import Captions, FeatureStore, load_captions, open_store
 from model.encoder import UnicoderVL
 from model.identity import data_identity
 from model.objectives import pretraining_losses
+from model.precision import with_precision
 from model.pretrain_batches import PretrainBatches
 from model.processes import join_processes
 from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
@@ -32,11 +33,11 @@ def open_data(
 
 def run_pretraining(job: PretrainJob) -> int:
     """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
-    config = job.pretrain
-    set_up_torch(config.num_threads)
+    set_up_torch(job.pretrain.num_threads)
     vocabulary = load_vocabulary(job.vocabulary_path)
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
-    with join_processes(config.device) as processes:
+    with join_processes(job.pretrain.device) as processes:
+        config = with_precision(job.pretrain, processes, job.encoder)
         task = Training(
             stage="pretrain",
             job=job,
@@ -44,7 +45,7 @@ def run_pretraining(job: PretrainJob) -> int:
             config=config,
             store=store,
             identity={
-                "pretrain": config.identity(),
+                "pretrain": job.pretrain.identity(),
                 "encoder": job.encoder.identity(),
                 "train": data_identity(store, captions),
                 "vocabulary": vocabulary.digest,
@@ -53,15 +54,16 @@ def run_pretraining(job: PretrainJob) -> int:
             make_batch=PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
             vocabulary_path=job.vocabulary_path,
-            validation=_validation(job, vocabulary, processes.device),
+            validation=_validation(job, config, vocabulary, processes.device),
         )
         done = train(task, processes)
     return 0 if done else STOPPED
 
 
-def _validation(job: PretrainJob, vocabulary: Vocabulary, device: torch.device) -> Validation | None:
+def _validation(
+    job: PretrainJob, config: PretrainConfig, vocabulary: Vocabulary, device: torch.device
+) -> Validation | None:
     """Losses over fixed held-out pairs and recall over fixed held-out images, if the job asks for them."""
-    config = job.pretrain
     if job.validation is None or config.validation_steps is None:
         return None
     store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)

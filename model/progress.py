@@ -19,6 +19,7 @@ class Progress(BaseModel):
     unit: str = Field(description="steps, pairs, images, ...")
     per_second: float
     metrics: dict[str, float] = {}
+    note: str = Field(default="", description="one line that people are told at once")
 
 
 class Ending(BaseModel):

@@ -1,7 +1,8 @@
 """The scores of one evaluation on disk: a matrix of images x captions in blocks of image rows, one file a block.
 
     FOLDER/plan.json           what the scores are of, and how they are cut
-           items.npz           image_keys, caption_ids, and caption_image: the row of each caption's image
+           items.npz           image_keys, caption_ids, caption_image: the row of each caption's image, and first_alike:
+                               the first row whose image reads as this row's does, whose scores are read in its place
            scores-00000.npy    (rows, captions) f32 matching logits; there under this name once it is whole
            metrics.json        written last
 
@@ -11,7 +12,7 @@ an approximate evaluation left out is -inf.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +96,8 @@ class Scores:
                 self.image_keys: list[str] = items["image_keys"].tolist()
                 self.caption_ids: list[str] = items["caption_ids"].tolist()
                 self.caption_image: Index = items["caption_image"]
+                # Scores of an older program do not say.
+                self._first_alike: Index = items.get("first_alike", np.arange(self.plan.images))
         except (OSError, ValueError, KeyError) as error:
             raise _damaged(folder / ITEMS, error) from error
         if missing := missing_blocks(folder, self.plan):
@@ -122,7 +125,18 @@ class Scores:
         return np.concatenate([scores[:, column] for _, scores in self.blocks()])
 
     def block(self, block: int) -> Floats:
-        """(rows, captions) of a block, by its number."""
+        """(rows, captions) of a block, by its number. Images that read alike have equal rows."""
+        scores, rows = self._stored(block), self.plan.rows_of(block)
+        first = self._first_alike[rows.start : rows.stop]
+        if len(again := np.flatnonzero(first != rows)):
+            scores = np.array(scores)
+            for place in again.tolist():
+                other, row = divmod(int(first[place]), self.plan.rows)
+                scores[place] = self._stored(other)[row]
+        return scores
+
+    def _stored(self, block: int) -> Floats:
+        """A block as it was computed: the rows of images that read alike may differ by rounding."""
         path = self.folder / block_name(block)
         try:
             scores: Floats = np.load(path, mmap_mode="r")
@@ -135,9 +149,17 @@ class Scores:
 
 
 def begin_scores(
-    folder: Path, plan: Plan, image_keys: Sequence[str], caption_ids: Sequence[str], caption_image: Index
+    folder: Path,
+    plan: Plan,
+    image_keys: Sequence[str],
+    caption_ids: Sequence[str],
+    caption_image: Index,
+    find_alike: Callable[[], Index] | None = None,
 ) -> Plan:
     """Make the folder ready for blocks, or go on with what stands there.
+
+    Args:
+        find_alike: gives (images,) the first row whose image reads as each one's does; asked for a new folder only.
 
     Returns:
         The plan by which the folder's blocks are cut: of the same scores, cut otherwise, those that stand are kept.
@@ -151,9 +173,14 @@ def begin_scores(
         if standing.model_copy(update={"rows": plan.rows}) != plan:
             raise InputError(f"{folder} holds scores of other weights or data; remove it, or score into another folder")
         return standing
+    first_alike = np.arange(plan.images) if find_alike is None else find_alike()
     with part_of(folder / ITEMS).open("wb") as stream:
         np.savez(
-            stream, image_keys=np.array(image_keys), caption_ids=np.array(caption_ids), caption_image=caption_image
+            stream,
+            image_keys=np.array(image_keys),
+            caption_ids=np.array(caption_ids),
+            caption_image=caption_image,
+            first_alike=first_alike,
         )
     publish(folder / ITEMS)
     write_whole(folder / PLAN, plan.model_dump_json(indent=2) + "\n")

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.alike import first_alike, image_digests
 from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
 from model.config import ScoreJob, ScoringConfig
@@ -31,9 +33,11 @@ from model.data import Captions, FeatureStore, Regions, load_captions, open_stor
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features
+from model.forecast import forecast
 from model.identity import data_identity
 from model.metrics import measure
 from model.pairs import PairScorer, Tokens
+from model.precision import Asked, Taken, agree_on_precision
 from model.processes import Processes, join_processes
 from model.progress import Progress, report
 from model.publish import Lock, write_whole
@@ -42,6 +46,7 @@ from model.scores import (
     PLAN,
     SCORES_FORMAT,
     Floats,
+    Index,
     Plan,
     Scores,
     begin_scores,
@@ -55,7 +60,9 @@ from model.training import set_up_torch
 
 _MOST_IMAGES = 512
 """Images of a block at most, however few captions there are: their features and states are held together."""
+_HASHED_AT_ONCE = 64
 _FIRST = "first-pass"
+_PRECISIONS: tuple[Asked, ...] = ("auto", "fp32", "bf16")
 _REPORT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
@@ -87,6 +94,13 @@ class Split:
         """Of consecutive images."""
         return self.store.read(self.images[rows.start : rows.stop], max_regions)
 
+    def first_alike(self, max_regions: int) -> Index:
+        """(images,) the first image of which so many regions read as each one's do. Reads the features once."""
+        images = len(self.images)
+        rows = [range(start, min(start + _HASHED_AT_ONCE, images)) for start in range(0, images, _HASHED_AT_ONCE)]
+        digests = prefetch(lambda part: image_digests(self.regions(rows[part], max_regions)), 0, len(rows))
+        return first_alike(chain.from_iterable(digests))
+
 
 def score_split(
     model: UnicoderVL,
@@ -104,7 +118,11 @@ def score_split(
     plan = split.plan(config)
     rows = [plan.rows_of(block) for block in range(plan.blocks)]
     regions = prefetch(lambda block: split.regions(rows[block], model.bert.max_regions), 0, plan.blocks, ahead=1)
-    return np.concatenate([scorer.score(some, split.texts) for some in regions])
+    scores, digests = [], []
+    for some in regions:
+        scores.append(scorer.score(some, split.texts))
+        digests += image_digests(some)
+    return np.concatenate(scores)[first_alike(digests)]
 
 
 def run_scoring(job: ScoreJob) -> int:
@@ -118,14 +136,17 @@ def run_scoring(job: ScoreJob) -> int:
         captions = load_captions(job.data, store)
         split = Split(store, captions, load_tokens(vocabulary, captions, model.config.max_text_tokens))
         folder.mkdir(parents=True, exist_ok=True)
-        identity = {
-            "weights": weights_sha256(Path(job.checkpoint_path)),
-            "vocabulary": vocabulary.digest,
-            "data": data_identity(store, captions),
-            "precision": config.precision,
-        }
         with _alone(folder, processes):
-            blocks = _Blocks(split, PairScorer(model.to(processes.device), config, processes.device), processes)
+            precision = _precision(folder, config, processes, model.config.hidden_size)
+            identity = {
+                "weights": weights_sha256(Path(job.checkpoint_path)),
+                "vocabulary": vocabulary.digest,
+                "data": data_identity(store, captions),
+                "precision": precision,
+            }
+            config = config.model_copy(update={"precision": precision})
+            scorer = PairScorer(model.to(processes.device), config, processes.device)
+            blocks = _Blocks(split, scorer, processes, config)
             if config.shortlist is None:
                 plan = split.plan(config, processes.count, identity)
                 blocks.score(folder, plan, model.bert.max_regions, "score")
@@ -148,11 +169,24 @@ def _alone(folder: Path, processes: Processes) -> Iterator[None]:
         yield
 
 
+def _precision(folder: Path, config: ScoringConfig, processes: Processes, hidden_size: int) -> Taken:
+    """What is asked for; of auto, that of the scores which the folder holds, or is begun with, else the devices'."""
+    standing = config.precision
+    if processes.is_first and standing == "auto" and (folder / PLAN).exists():
+        standing = read_plan(folder).identity.get("precision", "fp32")
+    # The others must not look: by then the first one may have begun.
+    asked: Asked = _PRECISIONS[int(processes.add(torch.tensor(_PRECISIONS.index(standing) * processes.is_first)))]
+    taken = agree_on_precision(asked, processes, hidden_size)
+    if processes.is_first:
+        _log.info("scoring in %s%s", taken, "" if config.precision == taken else ", for precision=auto")
+    return taken
+
+
 class _Blocks:
     """Makes the blocks of a matrix that are not there yet, shared among the processes."""
 
-    def __init__(self, split: Split, scorer: PairScorer, processes: Processes) -> None:
-        self._split, self._scorer, self._processes = split, scorer, processes
+    def __init__(self, split: Split, scorer: PairScorer, processes: Processes, config: ScoringConfig) -> None:
+        self._split, self._scorer, self._processes, self._config = split, scorer, processes, config
 
     def score(
         self,
@@ -173,14 +207,19 @@ class _Blocks:
         split, processes = self._split, self._processes
         if processes.is_first:
             keys = [split.store.keys[row] for row in split.images.tolist()]
-            begin_scores(folder, plan, keys, split.captions.ids[:], split.captions.image_of)
+            alike = partial(split.first_alike, max_regions)
+            begin_scores(folder, plan, keys, split.captions.ids[:], split.captions.image_of, alike)
         processes.meet()
         plan = read_plan(folder)
         missing = missing_blocks(folder, plan)
         # All have seen the same before any of them adds a block.
         processes.meet()
         mine = missing[processes.rank :: processes.count]
-        meter = _Meter(stage, folder, plan) if processes.is_first else None
+        meter = None
+        if processes.is_first:
+            if wanted is None:
+                self._foretell(stage, plan, missing, max_regions)
+            meter = _Meter(stage, folder, plan)
         rows = [plan.rows_of(block) for block in mine]
         regions = prefetch(lambda number: split.regions(rows[number], max_regions), 0, len(mine), ahead=1)
         for block, some in zip(mine, regions, strict=True):
@@ -192,6 +231,24 @@ class _Blocks:
                 meter.block_is_done()
         processes.meet()
         return Scores(folder)
+
+    def _foretell(self, stage: str, plan: Plan, missing: list[int], max_regions: int) -> None:
+        """Tell how long it will take, if it is long."""
+        split, total = self._split, plan.images * plan.captions
+        left = sum(len(plan.rows_of(block)) for block in missing) * plan.captions
+        found = forecast(
+            self._scorer,
+            split.texts,
+            plan.images,
+            lambda rows: split.store.read(split.images[rows], max_regions),
+            left,
+            self._processes.count,
+            self._config,
+        )
+        if found is not None:
+            rate, note = found
+            _log.info("%s: %s", stage, note)
+            report(Progress(stage=stage, done=total - left, total=total, unit="pairs", per_second=rate, note=note))
 
     def _check(self, scores: Floats, rows: range) -> None:
         bad = np.argwhere(np.isnan(scores) | np.isposinf(scores))
@@ -230,7 +287,8 @@ def _write_metrics(folder: Path, job: ScoreJob) -> None:
         )
     measured = measure(scores, scores.caption_image, job.scoring.protocols, approximate=approximate)
     main, *also = [metrics.model_dump(mode="json") for metrics in measured]
-    content = {"format": SCORES_FORMAT, "data": job.data.name, **main, "also": also}
+    taken = scores.plan.identity["precision"]
+    content = {"format": SCORES_FORMAT, "data": job.data.name, "precision": taken, **main, "also": also}
     write_whole(folder / METRICS, json.dumps(content, indent=2) + "\n")
     if (folder / _FIRST).exists():
         shutil.rmtree(folder / _FIRST)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from feature_extraction.samples import RegionLayout, ShardError
+from model.alike import first_alike
 from model.config import ScoringConfig
 from model.data import Captions, FeatureStore, Index, Regions, prefetch
 from model.encoder import UnicoderVL
@@ -148,16 +149,23 @@ class Ranker:
 
         def score(rows: Index, max_regions: int, add: Callable[[int], object]) -> Floats:
             regions, scores = image(max_regions), []
-            for start in range(0, len(rows), _CAPTIONS_AT_ONCE):
-                texts = [self._tokens[row] for row in rows[start : start + _CAPTIONS_AT_ONCE].tolist()]
+            distinct, of = np.unique(self._first_alike[rows], return_inverse=True)
+            for start in range(0, len(distinct), _CAPTIONS_AT_ONCE):
+                texts = [self._tokens[row] for row in distinct[start : start + _CAPTIONS_AT_ONCE].tolist()]
                 scores.append(self._scorer.score(regions, texts, on_pairs=add)[0])
-            return np.concatenate(scores)
+            add(len(rows) - len(distinct))
+            return np.concatenate(scores)[of]
 
         return self._rank(len(self._captions.texts), score, on_pairs)
 
     @cached_property
     def _tokens(self) -> TokenTable:
         return load_tokens(self._vocabulary, self._captions, self._max_text_tokens)
+
+    @cached_property
+    def _first_alike(self) -> Index:
+        """(captions,) the first caption of the same tokens."""
+        return first_alike(self._tokens[row].tobytes() for row in range(len(self._tokens)))
 
     def _rank(self, count: int, score: _Score, on_pairs: OnPairs) -> Ranking:
         rows, done = np.arange(count), 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb, fsum
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 from model.config import ScoreJob, ScoringConfig
 from model.errors import InputError
 from model.metrics import RECALL_DEPTHS
+from model.precision import is_wide
 from model.progress import Progress
 from model.protocols import protocol_rows
-from model.scores import METRICS, SCORES_FORMAT, Scores, missing_blocks, read_plan
+from model.scores import METRICS, PLAN, SCORES_FORMAT, Scores, missing_blocks, read_plan
+from tasks import tether
 from tasks.errors import StageError, UserError
-from tasks.history import append_history, code_version, find_row, measured
+from tasks.history import append_history, code_version, find_row, measured, read_history
 from tasks.launch import run_module
-from tasks.local_copy import local_checkpoint, with_local_captions
+from tasks.local_copy import local_checkpoint, local_copy, with_local_captions
 from tasks.mirror import SCORES, mirrored
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
 from tasks.reports.setting_row import SettingRow, setting_rows
@@ -82,6 +85,7 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
         UserError: features do not fit the checkpoint, or a file of the scores is damaged.
         StageError: scoring failed; the message names its log.
     """
+    spec = with_precision(root, spec)
     protocols = spec.scoring.protocols
     with mirrored(root, scores_folder(spec.name), SCORES) as output:
         metrics = _standing_metrics(output, protocols)
@@ -125,8 +129,70 @@ def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable
 
 
 def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:
-    """The history's row of an evaluation, if it was ever made."""
-    return find_row(root, spec.setting, spec.checkpoint.fingerprint, spec.data_fingerprint, spec.scoring.protocols)
+    """The history's row of an evaluation, if it was ever made; in any precision where that is auto."""
+    for one in _in_each_precision(spec):
+        row = find_row(root, one.setting, one.checkpoint.fingerprint, one.data_fingerprint, one.scoring.protocols)
+        if row is not None:
+            return row
+    return None
+
+
+def with_precision(root: Root, spec: EvaluationSpec) -> EvaluationSpec:
+    """The evaluation in the precision that it is made in, where that is auto.
+
+    It decides what the scores are, so it is part of their name; and the same command, on whichever machine, finds them
+    again: complete ones before begun ones, fp32 before bf16. New ones are made as those before, of these weights or at
+    least of these features and captions, for their numbers are to be compared. Only then does the machine decide.
+
+    Raises:
+        UserError: the checkpoint is gone.
+        StageError: the machine cannot be asked.
+    """
+    choices = _in_each_precision(spec)
+    if len(choices) == 1:
+        return spec
+    for name in (METRICS, PLAN):
+        for one in choices:
+            path = f"{scores_folder(one.name)}/{name}"
+            if root.exists(path) or local_copy(root).exists(path):
+                return one
+    of_data = {one.data_fingerprint: one for one in choices}
+    rows = [row for row in read_history(root) if row.data_fingerprint in of_data]
+    if rows:
+        own = [row for row in rows if row.checkpoint_fingerprint == spec.checkpoint.fingerprint]
+        return of_data[(own or rows)[-1].data_fingerprint]
+    taken = _machines_precision(local_checkpoint(root, spec.checkpoint), spec.scoring.device)
+    return next(one for one in choices if one.scoring.precision == taken)
+
+
+def _in_each_precision(spec: EvaluationSpec) -> list[EvaluationSpec]:
+    """The one evaluation that it is, or where its precision is auto those that it may be, fp32 first."""
+    if spec.scoring.precision != "auto":
+        return [spec]
+    return [
+        replace(spec, scoring=spec.scoring.model_copy(update={"precision": precision}))
+        for precision in ("fp32", "bf16")
+    ]
+
+
+def _machines_precision(checkpoint: str, device: str) -> str:
+    """What this machine computes a checkpoint in."""
+    try:
+        hidden_size = int(json.loads((Path(checkpoint) / "config.json").read_bytes())["encoder"]["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "fp32"  # It is no checkpoint, as whoever is to load it will say.
+    return _ask_machine(device, hidden_size) if is_wide(hidden_size) else "fp32"
+
+
+def _ask_machine(device: str, hidden_size: int) -> str:
+    """What torch computes such a model in; in a process of its own, for torch takes seconds, and may take a GPU."""
+    command = tether.command("model.precision", device, str(hidden_size))
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    answer = done.stdout.strip()
+    if done.returncode or answer not in ("fp32", "bf16"):
+        why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise StageError(f"torch does not say whether {device} computes bf16 ({why}); set scoring.precision=fp32")
+    return answer
 
 
 def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
@@ -139,8 +205,9 @@ def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
     """What an evaluation's scores depend on beside the weights.
 
     Of the scoring config, precision and a shortlist enter: the rest changes rounding at most, or what is measured on
-    the scores.
+    the scores. A precision of auto has to be decided before, see `with_precision`.
     """
+    assert scoring.precision != "auto"
     scored = {**data.identity, "precision": scoring.precision}
     if scoring.shortlist is not None:
         scored["shortlist"] = fingerprint(scoring.shortlist.model_dump(mode="json"))

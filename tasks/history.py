@@ -21,6 +21,7 @@ from tasks.records import HistoryRow
 from tasks.storage import HISTORY, Root
 
 _ROOMS = ("flows", "tasks", "model", "feature_extraction")
+_NOT_MEASURED = ("format", "data", "precision", "also")
 _append_lock = threading.Lock()
 
 
@@ -55,7 +56,7 @@ def measured(metrics: Mapping[str, Any]) -> list[RetrievalMetrics]:
     Raises:
         ValidationError: these are no metrics of retrieval.
     """
-    main = {name: value for name, value in metrics.items() if name not in ("format", "data", "also")}
+    main = {name: value for name, value in metrics.items() if name not in _NOT_MEASURED}
     return [RetrievalMetrics.model_validate(one) for one in (main, *metrics.get("also", ()))]
 
 

@@ -1,4 +1,4 @@
-"""Scoring all pairs: ours against a plain loop on the CPU; its memory at COCO's size; and its speed on a GPU.
+"""Scoring all pairs: ours against a plain loop on the CPU; precisions and batch sizes; memory at COCO's size; a GPU.
 
 The plain loop takes the pairs as they come, embeds both sides of each, pads each batch to its longest member and
 computes the last layer whole: same model, same data, same batch size. It goes caption by caption through the images, as
@@ -26,6 +26,7 @@ from model.embeddings import dequantise
 from model.encoder import UnicoderVL
 from model.metrics import measure
 from model.pairs import PairScorer, Tokens
+from model.precision import computes_bf16
 from model.scores import Plan, Scores, begin_scores, write_block
 from tests.bench.clock import cpu_seconds
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
@@ -36,6 +37,14 @@ LENGTHS = (11, 15, 19)
 LARGE = (5_000, 25_000)
 GPU_IMAGES, GPU_CAPTIONS, GPU_BATCH = 40, 5_000, 512
 TARGET_PAIRS = 1_000 * 5_000
+
+BATCHES = (8, 32, 256)
+WIDTHS = (
+    (128, EncoderConfig(hidden_size=128, num_layers=2, num_heads=4, intermediate_size=512), 8, 64),
+    (256, EncoderConfig(hidden_size=256, num_layers=4, num_heads=4, intermediate_size=1024), 30, 32),
+    (768, EncoderConfig(num_layers=2), 100, 8),
+)
+"""Widths, with fewer layers than such models have, regions an image, and images enough for the clock."""
 
 Order = Literal["caption by caption", "image by image"]
 
@@ -55,6 +64,8 @@ def run() -> Iterator[str]:
         plain = {order: _cost(partial(_plain, padding, regions, texts, order)) for order in orders}
         ratios = ", ".join(f"{seconds / ours:.2f} x the plain loop {order}" for order, seconds in plain.items())
         yield f"  {what}: {rate:.2f} pairs a CPU-second, {ratios}"
+    for width, encoder, count, images in WIDTHS:
+        yield _choices(width, encoder, count, images)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         before, block, whole = pool.submit(_memory).result()
     images, captions = LARGE
@@ -77,15 +88,33 @@ def scoring_flops(words: int, regions: int, encoder: EncoderConfig) -> float:
     return (encoder.num_layers - 1) * whole + last
 
 
-def _cost(work: Callable[[], None]) -> float:
+def _cost(work: Callable[[], object]) -> float:
     """CPU seconds of one run: it is long enough to need no second one."""
     begun = cpu_seconds()
     work()
     return cpu_seconds() - begun
 
 
+def _choices(width: int, encoder: EncoderConfig, count: int, images: int) -> str:
+    """What `auto` chooses between, and what it takes."""
+    cpu, model, regions, texts = torch.device("cpu"), _model(encoder), _regions([count] * images), _texts(CAPTIONS)
+    figures = []
+    for precision in ("fp32", "bf16") if computes_bf16(cpu) else ("fp32",):
+        rates = []
+        for batch_size in BATCHES:
+            scorer = PairScorer(model, ScoringConfig(precision=precision, batch_size=batch_size), cpu)
+            scorer.score(_regions([count]), texts[:1])
+            rates.append(images * CAPTIONS / _cost(partial(scorer.score, regions, texts)))
+        figures.append(f"{precision} {', '.join(f'{rate:,.1f}' for rate in rates)}")
+    taken = PairScorer(model, ScoringConfig(), cpu)
+    return (
+        f"  {width} wide, {encoder.num_layers} layers, {count} regions, {', '.join(map(str, BATCHES))} a pass: "
+        f"{'; '.join(figures)} pairs a CPU-second; auto takes {taken.precision}, {taken.batch_size} a pass"
+    )
+
+
 def _ours(model: UnicoderVL, regions: Regions, texts: list[Tokens]) -> None:
-    PairScorer(model, ScoringConfig(batch_size=BATCH), torch.device("cpu")).score(regions, texts)
+    PairScorer(model, ScoringConfig(precision="fp32", batch_size=BATCH), torch.device("cpu")).score(regions, texts)
 
 
 @torch.inference_mode()
@@ -114,8 +143,9 @@ def _memory() -> tuple[int, int, int]:
     images, captions = LARGE
     rows = ScoringConfig().block_pairs // captions
     wanted = np.zeros((rows, captions), np.bool_)
-    wanted.ravel()[np.random.default_rng(0).choice(wanted.size, ScoringConfig().batch_size // 4, replace=False)] = True
-    PairScorer(model, ScoringConfig(), torch.device("cpu")).score(_regions([100] * rows), _texts(captions), wanted)
+    wanted.ravel()[np.random.default_rng(0).choice(wanted.size, 64, replace=False)] = True
+    config = ScoringConfig(precision="fp32", batch_size=256)
+    PairScorer(model, config, torch.device("cpu")).score(_regions([100] * rows), _texts(captions), wanted)
     block = _peak()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from model.config import FeatureSource, ScoreJob, ScoringConfig, Shortlist
 from model.metrics import measure
 from model.scores import METRICS, Plan, Scores, begin_scores, missing_blocks, write_block
 from tasks.errors import StageError, UserError
-from tasks.evaluate import Evaluation, EvaluationSpec, chance_row, evaluate, find_evaluation
+from tasks.evaluate import Evaluation, EvaluationSpec, _ask_machine, chance_row, evaluate, find_evaluation
 from tasks.history import read_history
 from tasks.records import CheckpointRef, HistoryRow, Stage, fingerprint
 from tasks.reports.setting_row import setting_rows
@@ -112,15 +113,17 @@ def spec(scoring: ScoringConfig, data: str = "d", weights: str = "w") -> Evaluat
 
 
 def test_an_evaluation_is_named_by_what_its_scores_depend_on() -> None:
-    plain = spec(ScoringConfig())
-    alike = ScoringConfig(batch_size=7, block_pairs=9, device="cpu", num_processes=2, protocols=("first:3",))
+    plain = spec(ScoringConfig(precision="fp32"))
+    alike = ScoringConfig(
+        precision="fp32", batch_size=7, block_pairs=9, device="cpu", num_processes=2, protocols=("first:3",)
+    )
     assert spec(alike).name == plain.name
     others = [
         spec(ScoringConfig(precision="bf16")),
-        spec(ScoringConfig(shortlist=Shortlist())),
-        spec(ScoringConfig(shortlist=Shortlist(size=50))),
-        spec(ScoringConfig(), data="e"),
-        spec(ScoringConfig(), weights="x"),
+        spec(ScoringConfig(precision="fp32", shortlist=Shortlist())),
+        spec(ScoringConfig(precision="fp32", shortlist=Shortlist(size=50))),
+        spec(ScoringConfig(precision="fp32"), data="e"),
+        spec(ScoringConfig(precision="fp32"), weights="x"),
     ]
     names = [other.name for other in others]
     assert len({plain.name, *names}) == 6
@@ -129,7 +132,8 @@ def test_an_evaluation_is_named_by_what_its_scores_depend_on() -> None:
 
 def test_data_of_an_older_program_keeps_its_fingerprint() -> None:
     """So that what its history tells was evaluated is not told again."""
-    assert spec(ScoringConfig()).data_fingerprint == fingerprint({"features": "d", "precision": "fp32"})
+    fp32 = spec(ScoringConfig(precision="fp32"))
+    assert fp32.data_fingerprint == fingerprint({"features": "d", "precision": "fp32"})
 
 
 class Scorer:
@@ -248,3 +252,73 @@ def test_every_gpu_scores(
     monkeypatch.setattr("tasks.train.visible_gpus", lambda: gpus)
     run(root, scoring)
     assert scorer.processes == [processes]
+
+
+def checkpoint(tmp_path: Path, hidden_size: int, weights: str) -> CheckpointRef:
+    folder = tmp_path / f"checkpoint-{weights}"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"encoder": {"hidden_size": hidden_size}}))
+    return CheckpointRef(run="pretrain-1", stage=Stage.PRETRAIN, uri=str(folder), step=7, fingerprint=weights)
+
+
+def made_in(root: Root, tmp_path: Path, scorer: Scorer, precision: str, width: int = 768, weights: str = "w") -> str:
+    """Evaluate; the precision of the job that was started, or "none" where nothing was scored."""
+    before = len(scorer.jobs)
+    wanted = replace(
+        spec(ScoringConfig(precision=precision), weights=weights), checkpoint=checkpoint(tmp_path, width, weights)
+    )
+    done = evaluate(root, wanted, lambda progress: None)
+    assert find_evaluation(root, wanted) == done.row
+    return scorer.jobs[-1].scoring.precision if len(scorer.jobs) > before else "none"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the machine says it computes in; changeable."""
+    answer = ["bf16"]
+    monkeypatch.setattr("tasks.evaluate._ask_machine", lambda device, hidden_size: answer[0])
+    return answer
+
+
+def test_auto_finds_what_an_older_program_scored_in_fp32(
+    root: Root, tmp_path: Path, scorer: Scorer, machine: list[str]
+) -> None:
+    assert made_in(root, tmp_path, scorer, "fp32") == "fp32"
+    assert made_in(root, tmp_path, scorer, "auto") == "none"
+    assert len(read_history(root)) == len(list((tmp_path / "scores").iterdir())) == 1
+
+
+def test_auto_asks_the_machine_only_where_nothing_stands(
+    root: Root, tmp_path: Path, scorer: Scorer, machine: list[str]
+) -> None:
+    assert made_in(root, tmp_path, scorer, "auto", width=128) == "fp32"  # Too narrow to ask.
+    shutil.rmtree(tmp_path / "scores")
+    (tmp_path / "history.jsonl").unlink()
+    assert made_in(root, tmp_path, scorer, "auto") == "bf16"
+    machine[0] = "fp32"  # Another machine.
+    assert made_in(root, tmp_path, scorer, "auto") == "none"
+    # Numbers of one split are to be compared: other weights are scored as these were.
+    assert made_in(root, tmp_path, scorer, "auto", weights="x") == "bf16"
+    assert [row.checkpoint_fingerprint for row in read_history(root)] == ["w", "x"]
+    # What is asked for by name is not what auto took.
+    assert made_in(root, tmp_path, scorer, "fp32") == "fp32"
+    assert made_in(root, tmp_path, scorer, "auto") == "none"
+
+
+def test_auto_goes_on_with_scores_that_are_begun(
+    root: Root, tmp_path: Path, scorer: Scorer, machine: list[str]
+) -> None:
+    assert made_in(root, tmp_path, scorer, "bf16") == "bf16"
+    (folder,) = (tmp_path / "scores").iterdir()
+    (folder / "metrics.json").unlink()
+    (folder / "scores-00001.npy").unlink()
+    (tmp_path / "history.jsonl").unlink()
+    machine[0] = "fp32"
+    assert made_in(root, tmp_path, scorer, "auto") == "bf16"
+    assert len(list((tmp_path / "scores").iterdir())) == 1
+
+
+def test_the_machine_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a processor that is kept from its instructions for bf16, if it has them.
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert _ask_machine("cpu", 768) == "fp32"
