@@ -25,6 +25,8 @@ from model.publish import part_of, publish, write_whole
 
 SCORES_FORMAT = "scores/2"
 PLAN, ITEMS, METRICS = "plan.json", "items.npz", "metrics.json"
+FIRST_SCORES = "first-pass"
+"""Folder beside them, until they are whole, of the scores that a shortlist is taken from."""
 
 Floats = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]

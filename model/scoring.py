@@ -42,6 +42,7 @@ from model.processes import Processes, join_processes
 from model.progress import Progress, report
 from model.publish import Lock, write_whole
 from model.scores import (
+    FIRST_SCORES,
     METRICS,
     PLAN,
     SCORES_FORMAT,
@@ -61,7 +62,6 @@ from model.training import set_up_torch
 _MOST_IMAGES = 512
 """Images of a block at most, however few captions there are: their features and states are held together."""
 _HASHED_AT_ONCE = 64
-_FIRST = "first-pass"
 _PRECISIONS: tuple[Asked, ...] = ("auto", "fp32", "bf16")
 _REPORT_SECONDS = 2.0
 _log = logging.getLogger(__name__)
@@ -172,8 +172,9 @@ def _alone(folder: Path, processes: Processes) -> Iterator[None]:
 def _precision(folder: Path, config: ScoringConfig, processes: Processes, hidden_size: int) -> Taken:
     """What is asked for; of auto, that of the scores which the folder holds, or is begun with, else the devices'."""
     standing = config.precision
-    if processes.is_first and standing == "auto" and (folder / PLAN).exists():
-        standing = read_plan(folder).identity.get("precision", "fp32")
+    if processes.is_first and standing == "auto":
+        begun = [some for some in (folder, folder / FIRST_SCORES) if (some / PLAN).exists()]
+        standing = read_plan(begun[0]).identity.get("precision", "fp32") if begun else "auto"
     # The others must not look: by then the first one may have begun.
     asked: Asked = _PRECISIONS[int(processes.add(torch.tensor(_PRECISIONS.index(standing) * processes.is_first)))]
     taken = agree_on_precision(asked, processes, hidden_size)
@@ -271,7 +272,7 @@ def _score_shortlist(
             return
     few = min(shortlist.regions, max_regions)
     first_pass = plan.model_copy(update={"identity": identity | {"regions": few}})
-    first = blocks.score(folder / _FIRST, first_pass, few, "first pass")
+    first = blocks.score(folder / FIRST_SCORES, first_pass, few, "first pass")
     best = Shortlist(first, shortlist.size)
     # Cut as the first pass is, so that a block of one belongs to a block of the other.
     plan = plan.model_copy(update={"rows": first.plan.rows})
@@ -290,8 +291,8 @@ def _write_metrics(folder: Path, job: ScoreJob) -> None:
     taken = scores.plan.identity["precision"]
     content = {"format": SCORES_FORMAT, "data": job.data.name, "precision": taken, **main, "also": also}
     write_whole(folder / METRICS, json.dumps(content, indent=2) + "\n")
-    if (folder / _FIRST).exists():
-        shutil.rmtree(folder / _FIRST)
+    if (folder / FIRST_SCORES).exists():
+        shutil.rmtree(folder / FIRST_SCORES)
 
 
 class _Meter:

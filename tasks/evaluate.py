@@ -18,7 +18,7 @@ from model.metrics import RECALL_DEPTHS
 from model.precision import is_wide
 from model.progress import Progress
 from model.protocols import protocol_rows
-from model.scores import METRICS, PLAN, SCORES_FORMAT, Scores, missing_blocks, read_plan
+from model.scores import FIRST_SCORES, METRICS, PLAN, SCORES_FORMAT, Scores, missing_blocks, read_plan
 from tasks import tether
 from tasks.errors import StageError, UserError
 from tasks.history import append_history, code_version, find_row, measured, read_history
@@ -151,7 +151,7 @@ def with_precision(root: Root, spec: EvaluationSpec) -> EvaluationSpec:
     choices = _in_each_precision(spec)
     if len(choices) == 1:
         return spec
-    for name in (METRICS, PLAN):
+    for name in (METRICS, PLAN, f"{FIRST_SCORES}/{PLAN}"):
         for one in choices:
             path = f"{scores_folder(one.name)}/{name}"
             if root.exists(path) or local_copy(root).exists(path):

@@ -39,15 +39,15 @@ def world():
 
 def test_scores_in_fp32_are_those_of_the_cpu(world):
     model, regions, texts = world
-    here = PairScorer(model, ScoringConfig(), torch.device("cpu")).score(regions, texts)
+    here = PairScorer(model, ScoringConfig(precision="fp32"), torch.device("cpu")).score(regions, texts)
     for batch_size in (16, 1000):
-        there = PairScorer(model.cuda(), ScoringConfig(batch_size=batch_size), torch.device("cuda"))
+        there = PairScorer(model.cuda(), ScoringConfig(precision="fp32", batch_size=batch_size), torch.device("cuda"))
         np.testing.assert_allclose(there.score(regions, texts), here, atol=1e-4, rtol=0)
 
 
 def test_scores_in_bf16_are_near_and_do_not_tie(world):
     model, regions, texts = world
-    exact = PairScorer(model, ScoringConfig(), torch.device("cpu")).score(regions, texts)
+    exact = PairScorer(model, ScoringConfig(precision="fp32"), torch.device("cpu")).score(regions, texts)
     scorer = PairScorer(model.cuda(), ScoringConfig(precision="bf16"), torch.device("cuda"))
     scores = scorer.score(regions, texts)
     assert np.corrcoef(scores.ravel(), exact.ravel())[0, 1] > 0.99

@@ -282,3 +282,11 @@ def test_a_short_list_waits_for_a_tenth_of_it(logger: logging.Logger, caplog: py
     first, second = caplog.messages
     assert "left unknown" in first
     assert "left unknown" not in second
+
+
+def test_a_note_is_told_at_once(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
+    progress = ProgressLog(logger, "evaluate", "pairs", clock=Clock())
+    report = Progress(stage="score", done=0, total=9, unit="pairs", per_second=1.5, note="9 pairs to score in fp32")
+    progress.follow(report)
+    progress.follow(report.model_copy(update={"note": ""}))
+    assert caplog.messages == ["evaluate: 9 pairs to score in fp32"]

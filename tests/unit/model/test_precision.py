@@ -170,6 +170,18 @@ def test_scores_that_are_begun_keep_their_precision(score_job, bf16, tmp_path, m
         run_scoring(score_job(precision="bf16"))
 
 
+def test_a_shortlist_that_is_begun_keeps_its_precision(score_job, bf16, tmp_path, monkeypatch):
+    folder, honest = tmp_path / "scores", PairScorer.score
+    monkeypatch.setattr(PairScorer, "score", lambda *arguments: pytest.exit("killed"))
+    with pytest.raises(pytest.exit.Exception):
+        run_scoring(score_job(shortlist={"size": 10, "regions": 1}))
+    assert not (folder / "plan.json").exists() and (folder / "first-pass/plan.json").exists()
+    monkeypatch.setattr(PairScorer, "score", honest)
+    monkeypatch.setattr(precision, "is_wide", lambda width: True)
+    run_scoring(score_job(shortlist={"size": 10, "regions": 1}))
+    assert json.loads((folder / "metrics.json").read_text())["precision"] == "fp32"
+
+
 def test_a_scorer_of_auto_is_one_of_what_it_takes(make_world, bf16, monkeypatch):
     source, vocabulary = make_world([[0], [1]], [(0, "red"), (1, "blue")])
     store = FeatureStore(source.features_path)
