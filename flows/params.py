@@ -102,7 +102,7 @@ class FinetuneParams(Params):
             )
         if self.finetune.start == "scratch" and self.pretraining is not None:
             raise ValueError("finetune.start='scratch' reads no pretraining run; leave pretraining out")
-        if self.pretraining is not None and self.pretraining.encoder != self.encoder:
+        if self.pretraining is not None and self.pretraining.encoder.identity() != self.encoder.identity():
             raise ValueError("encoder differs from pretraining.encoder; a checkpoint is finetuned as it was trained")
         return self
 

@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from model.config import EncoderConfig
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
@@ -28,6 +30,7 @@ from model.publish import sync, write_whole
 from model.tokenizer import Vocabulary, load_vocabulary
 
 _WEIGHTS = "model.safetensors"
+_DIGEST_SHOWN = 12
 
 
 class CheckpointError(InputError):
@@ -175,25 +178,73 @@ def write_job(run: Path, job: BaseModel) -> None:
         ) from error
 
 
-def load_model(path: str | Path) -> tuple[UnicoderVL, Vocabulary]:
+def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[UnicoderVL, Vocabulary]:
     """A checkpoint's model (in evaluation mode) and its vocabulary.
+
+    Args:
+        path: folder of the checkpoint.
+        encoder: of the job that goes on from here, which decides what is no part of a model's identity
+            (`EncoderConfig.identity`). None: the checkpoint's own.
 
     Raises:
         CheckpointError: not a checkpoint of this program, or weights are missing or of another shape.
-        InputError: its vocabulary is missing, damaged or not of the size of its embeddings.
+        InputError: it was trained with another encoder than the job's; its vocabulary is missing, damaged or not of
+            the size of its embeddings.
     """
     folder = Path(path)
     _weights(folder)
+    settings = {}
+    if encoder is not None:
+        _check_encoder(folder, encoder)
+        settings = {"encoder": encoder.model_dump(mode="json")}
     try:
         # strict: a missing, unexpected or mis-shaped weight is an error, never a random layer. The weights are copied
         # into torch's own memory; views of the mapped file lie at any alignment, and by alignment the CPU's matrix
         # kernels may round differently, so that a resumed run would not equal the undisturbed one bit for bit.
-        model = UnicoderVL.from_pretrained(folder, local_files_only=True, strict=True)
+        model = UnicoderVL.from_pretrained(folder, local_files_only=True, strict=True, **settings)
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be loaded ({error}); train this run again") from error
     vocabulary = load_vocabulary(folder / "vocab.txt")
     check_vocabulary(model, vocabulary, str(folder))
     return model.eval(), vocabulary
+
+
+def _check_encoder(folder: Path, encoder: EncoderConfig) -> None:
+    """Raise InputError, naming every difference, unless the checkpoint's encoder is this one in all that decides
+    weights."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        own = EncoderConfig.model_validate(config["encoder"] or {})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read ({error}); train this run again") from error
+    if found := differences({"encoder": own.identity()}, {"encoder": encoder.identity()}):
+        raise InputError(
+            f"{folder} was trained with another encoder than this job's: {'; '.join(found)}; use the encoder that it "
+            "was trained with, or train it again"
+        )
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two nested records of settings, such as `pretrain.seed was 0, is 3`, by name."""
+    old, new = dict(_flat(then)), dict(_flat(now))
+    return [
+        f"{name} was {_shown(old.get(name))}, is {_shown(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 64 else text[:_DIGEST_SHOWN]
 
 
 def load_training(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def run_finetuning(job: FinetuneJob) -> int:
             job=job,
             run=Path(job.run_path),
             config=config,
+            encoder=job.encoder,
             store=store,
             identity={
                 "finetune": job.finetune.identity(),
@@ -86,12 +87,10 @@ def _validation(job: FinetuneJob, vocabulary: Vocabulary, device: torch.device) 
 
 
 def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> UnicoderVL:
-    model, own = load_model(path)
+    model, own = load_model(path, encoder)
     check_features(model, store, str(path))
     if own.digest != vocabulary.digest:
         raise InputError(f"{path} was trained with another vocabulary than this job's; set vocabulary_path to its own")
-    if model.config != encoder:
-        raise InputError(f"{path} was trained with another encoder than this job's; use the same encoder config")
     return model
 
 

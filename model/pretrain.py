@@ -43,6 +43,7 @@ def run_pretraining(job: PretrainJob) -> int:
             job=job,
             run=Path(job.run_path),
             config=config,
+            encoder=job.encoder,
             store=store,
             identity={
                 "pretrain": job.pretrain.identity(),

@@ -29,7 +29,7 @@ from model.checkpoint import (
     save_checkpoint,
     write_job,
 )
-from model.config import LoopConfig
+from model.config import EncoderConfig, LoopConfig
 from model.data import FeatureStore, Part
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
@@ -64,6 +64,7 @@ class Training(Generic[B]):
     """What was asked for; written to the run folder."""
     run: Path
     config: LoopConfig
+    encoder: EncoderConfig
     store: FeatureStore
     identity: dict[str, Any]
     """What the weights depend on, as JSON; a run resumes only where it is the same."""
@@ -106,7 +107,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     if start:
         check_resumable(start, task.identity)
     first = start.step if start else 0
-    model = load_model(start.path)[0] if start else task.fresh_model()
+    model = load_model(start.path, task.encoder)[0] if start else task.fresh_model()
     for name in task.untrained:
         model.get_submodule(name).requires_grad_(False)
     model.to(device).train()

@@ -46,6 +46,8 @@ def test_finetuning_a_pretrained_run_needs_its_parameters_and_its_encoder() -> N
     other = full["encoder"] | {"num_layers": 3}
     with pytest.raises(ValidationError, match=r"encoder differs from pretraining\.encoder"):
         FinetuneParams.model_validate(full | {"encoder": other})
+    # What is no part of a run may differ.
+    FinetuneParams.model_validate(full | {"encoder": full["encoder"] | {"sequences": "padded"}})
 
 
 def test_a_setting_scores_the_run_it_names() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
-from model.config import FinetuneConfig, FinetuneJob, OptimConfig, PretrainJob, ScoreJob, ScoringConfig
+from model.config import EncoderConfig, FinetuneConfig, FinetuneJob, OptimConfig, PretrainJob, ScoreJob, ScoringConfig
 from model.errors import InputError, TrainingError
 from model.finetune import run_finetuning
 from model.journal import Journal
@@ -126,6 +126,41 @@ def test_what_only_changes_speed_and_looks_may_change_between_starts(job):
     other = {"log_steps": 3, "checkpoint_steps": 2, "device": "cpu", "keep_last": 1, "device_batch_size": 2}
     assert run_pretraining(job(steps=12, **other)) == 0
     assert newest(job()).step == 12
+
+
+def encoder_of(job: PretrainJob | FinetuneJob) -> EncoderConfig:
+    """That of the newest checkpoint."""
+    config = json.loads((list_checkpoints(Path(job.run_path))[-1].path / "config.json").read_text())
+    return EncoderConfig.model_validate(config["encoder"])
+
+
+def test_finetuning_takes_the_jobs_value_of_what_is_no_part_of_a_runs_encoder(job, tmp_path):
+    begun = job(steps=2)
+    assert run_pretraining(begun) == 0
+    path, other = newest(begun).path, {"sequences": "padded", "bert": "a folder that is not there"}
+    finetuning = FinetuneJob(
+        run_path=str(tmp_path / "finetuned"),
+        train=begun.train,
+        vocabulary_path=begun.vocabulary_path,
+        encoder=begun.encoder.model_copy(update=other),
+        finetune=FinetuneConfig(steps=1, batch_size=2, num_threads=1),
+        checkpoint_path=str(path),
+    )
+    assert run_finetuning(finetuning) == 0
+    assert encoder_of(finetuning) == finetuning.encoder
+    model, _ = load_model(path, finetuning.encoder)
+    assert model.bert._config == finetuning.encoder
+    assert load_model(path)[0].config == begun.encoder
+
+
+def test_a_run_that_goes_on_takes_the_jobs_layout_of_sequences(job):
+    begun = job(checkpoint_steps=1, keep_last=12)
+    assert run_pretraining(begun) == 0
+    for checkpoint in list_checkpoints(Path(begun.run_path))[-3:]:
+        checkpoint.path.rename(Path(begun.run_path) / f"gone-{checkpoint.step}")
+    other = begun.encoder.model_copy(update={"sequences": "padded", "bert": "google-bert/bert-base-uncased"})
+    assert run_pretraining(begun.model_copy(update={"encoder": other})) == 0
+    assert newest(begun).step == 12 and encoder_of(begun) == other
 
 
 def validating(job: PretrainJob, **changes) -> PretrainJob:
@@ -344,7 +379,7 @@ def test_finetuning_and_scoring_go_on_from_a_pretrained_checkpoint(job, tmp_path
     assert metrics["images"] == metrics["captions"] == 8
     assert metrics["text_to_image_recall"]["1"] == lines[-1]["validation_text_to_image_r1"]
     other = task.encoder.model_copy(update={"num_layers": 1})
-    with pytest.raises(ValueError, match="another encoder"):
+    with pytest.raises(InputError, match="another encoder than this job's: encoder.num_layers was 2, is 1; use the"):
         run_finetuning(task.model_copy(update={"encoder": other, "run_path": str(tmp_path / "other")}))
 
 
