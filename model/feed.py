@@ -14,10 +14,12 @@ from model.errors import InputError
 
 
 class Countable(Protocol):
-    """A batch that knows how many targets each loss has in it, and can move."""
+    """A batch that knows how many targets each loss has in it, and how many negatives were not found; it can move."""
 
     @property
     def counts(self) -> Tensor: ...
+    @property
+    def missing(self) -> Tensor: ...
     def to(self, device: torch.device, non_blocking: bool = False) -> Self: ...
     def pin_memory(self) -> Self: ...
     def record_stream(self, stream: torch.Stream) -> None: ...
@@ -71,10 +73,14 @@ def split_batch(batch_size: int, device_batch_size: int | None, processes: int) 
 
 @dataclass(frozen=True)
 class Step(Generic[B]):
-    """A process's parts of one step, on its device; targets (K,) f32 on the CPU: how many its parts have together."""
+    """A process's parts of one step, on its device.
+
+    On the CPU, of its parts together: targets (K,) f32, how many each loss has, and missing, negatives not found.
+    """
 
     parts: list[B]
     targets: Tensor
+    missing: int
     copied: torch.cuda.Event | None
 
     def take(self) -> list[B]:
@@ -99,12 +105,13 @@ def feed(
     def prepare(step: int) -> Step[B]:
         made = [make(step, part) for part in parts]
         targets = torch.stack([part.counts for part in made]).sum(0)
+        missing = sum(int(part.missing) for part in made)
         if stream is None:
-            return Step([part.to(device) for part in made], targets, None)
+            return Step([part.to(device) for part in made], targets, missing, None)
         with torch.cuda.stream(stream):
             moved = [part.pin_memory().to(device, non_blocking=True) for part in made]
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copied.record(stream)
-        return Step(moved, targets, copied)
+        return Step(moved, targets, missing, copied)
 
     return prefetch(prepare, first, stop)

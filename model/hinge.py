@@ -69,7 +69,7 @@ def hardest_negatives(model: UnicoderVL, batch: RetrievalBatch, pairs_at_once: i
     columns = torch.stack([own, 1 + wrong_captions, 1 + scores.shape[1] // 2 + wrong_images], dim=1)
     images, image_slots = torch.unique(batch.image_slots.gather(1, columns), return_inverse=True)
     words, word_slots = torch.unique(batch.word_slots.gather(1, columns), return_inverse=True)
-    return RetrievalBatch(batch.words.take(words), batch.regions.take(images), image_slots, word_slots)
+    return RetrievalBatch(batch.words.take(words), batch.regions.take(images), image_slots, word_slots, batch.missing)
 
 
 def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, average: bool = False) -> Tensor:

@@ -10,6 +10,9 @@ import numpy.typing as npt
 from model.order import Index
 from model.tokenizer import TokenTable
 
+NEGATIVE_TRIES = 16
+"""Draws of a negative, at most: where all of them would be true, its place stays empty, and is counted."""
+
 
 class Matches:
     """True of an image are its own captions, any number of them, and others of the same word pieces as one of these."""

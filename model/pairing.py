@@ -13,18 +13,17 @@ import numpy as np
 
 from model.config import PretrainConfig
 from model.draws import draw_uniforms
-from model.matches import Matches
+from model.matches import NEGATIVE_TRIES, Matches
 from model.order import BatchOrder, Index
 from model.tokenizer import TokenTable
-
-_TRIES = 16
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image (row of the feature store) and a caption (row of the split), and whether they belong together.
 
-    `epoch` and `sample` name the turn that the pair is made for: all its random choices derive from them.
+    `epoch` and `sample` name the turn that the pair is made for: all its random choices derive from them. `opposed` is
+    False where the turn has no wrong pair that the right one could be told from: then it teaches no matching.
     """
 
     epoch: int
@@ -32,6 +31,7 @@ class Pair:
     image: int
     caption: int
     matched: bool
+    opposed: bool = True
 
 
 class Pairing:
@@ -39,8 +39,9 @@ class Pairing:
 
     A wrong pair is never a true one: a wrong image is another image than the caption's own, a wrong caption belongs to
     another image than the one shown. An image may have several captions, and two images may share a text; a stranger
-    that would make such a true pair is drawn again, up to 16 times (in a window where all captions read alike there is
-    no other).
+    that would make such a true pair is drawn again, up to 16 times. Where all draws would, as in a window of captions
+    that read alike, the sample's right pair is shown and no match is asked of it, whichever of the two was its turn: so
+    right pairs and wrong ones stay equally many, and that a caption occurs often does not give its pair away.
     """
 
     def __init__(self, order: BatchOrder, image_rows: Index, tokens: TokenTable, config: PretrainConfig) -> None:
@@ -53,18 +54,21 @@ class Pairing:
         self._matches = Matches(image_rows, tokens)
 
     def pairs(self, turns: Sequence[tuple[int, int]]) -> list[Pair]:
-        """One pair for each (epoch, sample), or with matching="paired" the right and a wrong one."""
+        """One pair for each (epoch, sample), or with matching="paired" the right one and a wrong one if there is any."""
         made = []
-        draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * _TRIES)
+        draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * NEGATIVE_TRIES)
         for (epoch, sample), (is_wrong, replaces_image, *strangers) in zip(turns, draws.tolist(), strict=True):
             right = Pair(epoch, sample, int(self._image_rows[sample]), sample, True)
-            match self._config.matching:
-                case "none":
-                    made.append(right)
-                case "paired":
-                    made += [right, self._wrong(right, replaces_image, strangers)]
-                case "replace":
-                    made.append(self._wrong(right, replaces_image, strangers) if is_wrong < 0.5 else right)
+            if self._config.matching == "none":
+                made.append(right)
+                continue
+            wrong = self._wrong(right, replaces_image, strangers)
+            if wrong is None:
+                made.append(replace(right, opposed=False))
+            elif self._config.matching == "paired":
+                made += [right, wrong]
+            else:
+                made.append(wrong if is_wrong < 0.5 else right)
         return made
 
     def another_image(self, pair: Pair, draw: float) -> int:
@@ -73,9 +77,8 @@ class Pairing:
         number = int(draw * (len(window) - 1))
         return int(window[number + (number >= np.searchsorted(window, pair.image))])
 
-    def _wrong(self, right: Pair, replaces_image: float, strangers: Sequence[float]) -> Pair:
-        """A wrong pair; `strangers` holds two draws for each try: an image, and which of its captions."""
-        wrong = right
+    def _wrong(self, right: Pair, replaces_image: float, strangers: Sequence[float]) -> Pair | None:
+        """The first wrong pair; `strangers` holds two draws for each try: an image, and which of its captions."""
         for image_draw, caption_draw in zip(strangers[::2], strangers[1::2], strict=True):
             other = self.another_image(right, image_draw)
             if self._config.negative == "image" or replaces_image < 0.5:
@@ -84,5 +87,5 @@ class Pairing:
                 captions = self._matches.captions_of(other)
                 wrong = replace(right, caption=int(captions[int(caption_draw * len(captions))]), matched=False)
             if not self._matches.is_true(wrong.caption, wrong.image):
-                break
-        return wrong
+                return wrong
+        return None

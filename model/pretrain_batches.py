@@ -67,7 +67,10 @@ class Replacements(Movable):
 
 @dataclass(frozen=True)
 class PretrainBatch(Movable):
-    """B pairs. `matching` holds the pairs whose match is to be predicted (place 0), label 1 for a right one."""
+    """B pairs. `matching` holds the pairs whose match is to be predicted (place 0), label 1 for a right one.
+
+    missing: () i64, captions for which no wrong pair was found.
+    """
 
     words: Words
     regions: Regions
@@ -75,6 +78,7 @@ class PretrainBatch(Movable):
     word_targets: Targets
     region_targets: Targets
     matching: Targets
+    missing: Tensor
 
     @property
     def counts(self) -> Tensor:
@@ -111,7 +115,7 @@ class PretrainBatches:
         """Read these pairs, choose what is hidden of them, and pad."""
         config = self._config
         turns = np.array([(pair.epoch, pair.sample) for pair in pairs], np.int64)
-        matched = np.array([pair.matched for pair in pairs])
+        matched, opposed = (np.array([getattr(pair, name) for pair in pairs]) for name in ("matched", "opposed"))
         learns = (matched | config.mismatched_losses)[:, None]
         hides_words = hides_regions = np.ones((len(pairs), 1), np.bool_)
         if config.hide == "one":
@@ -137,7 +141,8 @@ class PretrainBatches:
             region_targets=self._region_targets(regions, (fates != SEEN) & learns),
             matching=_NO_TARGETS
             if config.matching == "none"
-            else Targets.of(np.arange(len(pairs)), np.zeros(len(pairs)), matched),
+            else Targets.of(np.flatnonzero(opposed), np.zeros(opposed.sum()), matched[opposed]),
+            missing=torch.tensor(int((~opposed).sum())),
         )
 
     def _word_draws(self, turns: Index, width: int) -> WordDraws:

@@ -19,10 +19,8 @@ from model.config import FinetuneConfig
 from model.data import WHOLE, BatchOrder, Captions, FeatureStore, Index, Movable, Part, Regions, Words, pad_words
 from model.errors import InputError
 from model.masking import generator
-from model.matches import Matches
+from model.matches import NEGATIVE_TRIES, Matches
 from model.tokenizer import TokenTable, Vocabulary
-
-_TRIES = 16
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,15 @@ class RetrievalBatch(Movable):
 
     Shapes: image_slots and word_slots (B, 1 + 2 N) i64, positions in `regions` and `words`: column 0 is the matched
     pair, then N wrong captions, then N wrong images. A place for which there is no wrong one repeats the matched pair.
+    missing: () i64, how many of the places asked for are such: of the 2 N sampled of a pair, or of its two sides where
+    the batch is searched for the hardest.
     """
 
     words: Words
     regions: Regions
     image_slots: Tensor
     word_slots: Tensor
+    missing: Tensor
 
     @property
     def counts(self) -> Tensor:
@@ -46,8 +47,12 @@ class RetrievalBatch(Movable):
     @property
     def is_wrong(self) -> Tensor:
         """(B, 2 N) bool: False where the matched pair stands in the place of a wrong one."""
-        other_image = self.image_slots[:, 1:] != self.image_slots[:, :1]
-        return other_image | (self.word_slots[:, 1:] != self.word_slots[:, :1])
+        return differs_from_first(self.image_slots) | differs_from_first(self.word_slots)
+
+
+def differs_from_first(slots: Tensor) -> Tensor:
+    """(B, K) bool of slots (B, 1 + K): which of them are not the first one's."""
+    return slots[:, 1:] != slots[:, :1]
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,13 @@ class RetrievalBatches:
         images, image_slots = np.unique([image for image, _ in pairs], return_inverse=True)
         texts, word_slots = np.unique([text for _, text in pairs], return_inverse=True)
         shape = (len(pairs), 1 + 2 * self._config.negatives)
+        slots = [torch.from_numpy(side.reshape(shape)) for side in (image_slots, word_slots)]
         return RetrievalBatch(
             words=self._words(texts),
             regions=self._store.read(images, self._max_regions),
-            image_slots=torch.from_numpy(image_slots.reshape(shape)),
-            word_slots=torch.from_numpy(word_slots.reshape(shape)),
+            image_slots=slots[0],
+            word_slots=slots[1],
+            missing=(~(differs_from_first(slots[0]) | differs_from_first(slots[1]))).sum(),
         )
 
     def _sample(self, epoch: int, sample: int) -> tuple[list[int], list[int]]:
@@ -151,11 +158,13 @@ class RetrievalBatches:
         # No more images than captions, so these are places enough.
         first = 1 + captions
         image_slots[:, first : first + images] = np.where(whole.true[:, caption[:, 0]].T, image, np.arange(images))
+        sides = whole.true[image[:, 0]].all(1), whole.true[:, caption[:, 0]].all(0)
         return RetrievalBatch(
             words=whole.words,
             regions=whole.regions,
             image_slots=torch.from_numpy(image_slots),
             word_slots=torch.from_numpy(word_slots),
+            missing=torch.tensor(int(np.sum(sides))),
         )
 
     def _meet(self, step: int) -> _Company:
@@ -178,7 +187,7 @@ class RetrievalBatches:
 def _first_wrong(first: int, draw: Callable[[], int], is_true: Callable[[int], bool], matched: int) -> int:
     """The first of up to 16 draws that is not true; the matched one where all of them are."""
     candidate = first
-    for _ in range(_TRIES - 1):
+    for _ in range(NEGATIVE_TRIES - 1):
         if not is_true(candidate):
             return candidate
         candidate = draw()

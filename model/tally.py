@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,11 @@ from model.processes import Processes
 
 
 class Tally:
-    """Losses, right answers, gradient lengths and skipped steps of an interval, over all processes."""
+    """Losses, right answers, gradient lengths and skipped steps of an interval, over all processes.
+
+    An interval that a checkpoint cuts goes on in the run that resumes from it (`state`, `restore`), so that its line
+    of metrics is of all its steps.
+    """
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
@@ -41,6 +47,26 @@ class Tally:
         self._in_row = torch.where(finite, 0, self._in_row + 1)
         self._longest = torch.maximum(self._longest, self._in_row)
         self._steps += 1
+
+    def state(self) -> dict[str, Any]:
+        """The interval so far, for a checkpoint. Every process must call it at the same step."""
+        own = self._processes.add(self._own)
+        return {
+            "names": list(self._names),
+            "own": own.to("cpu", copy=True),
+            "common": self._common.to("cpu", copy=True),
+            "in_row": self._in_row.to("cpu", copy=True),
+            "longest": self._longest.to("cpu", copy=True),
+            "steps": self._steps,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the interval of a checkpoint, whatever number of processes it was written by."""
+        device = self._processes.device
+        self._names, self._steps = tuple(state["names"]), int(state["steps"])
+        # The first process takes what all had.
+        self._own = state["own"].to(device) * int(self._processes.is_first)
+        self._common, self._in_row, self._longest = (state[name].to(device) for name in ("common", "in_row", "longest"))
 
     def take(self) -> tuple[dict[str, float], int, int]:
         """The interval's means, and begin the next. Every process must call it at the same step.

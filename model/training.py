@@ -37,6 +37,7 @@ from model.feed import B, Split, Step, feed, split_batch
 from model.identity import check_resumable
 from model.journal import Journal, Pace
 from model.losses import LossSums
+from model.matches import NEGATIVE_TRIES
 from model.optim import clip_and_step, make_optimizer, make_schedule
 from model.processes import Processes, held
 from model.progress import Ending, report
@@ -122,7 +123,9 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     if processes.is_first:
         write_job(task.run, task.job)
     journal = Journal(task.stage, task.run, first, config.steps) if processes.is_first else None
-    tally, pace, skipped = Tally(processes), Pace(device), 0
+    tally, pace, skipped, missing = Tally(processes), Pace(device), 0, Missing(task.stage)
+    if start and (interval := saved.get("interval")):  # Absent from checkpoints of earlier versions.
+        tally.restore(interval)
     if journal:
         log.info("%s, step %d of %d: %s", task.stage, first, config.steps, split)
 
@@ -131,9 +134,14 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     def checkpoint(step: int, measured: dict[str, float]) -> None:
         nonlocal saved_at
         with pace.paused():
+            interval = tally.state()
             if processes.is_first:
                 state = State(step=step, identity=task.identity, split=str(split), validation=measured)
-                training = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+                training = {
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "interval": interval,
+                }
                 save_checkpoint(task.run, state, model, task.vocabulary_path, training, keep)
             # No process may end while the first one writes: torchrun would kill that one too.
             processes.meet()
@@ -157,7 +165,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
             asked = time.monotonic()
             batch = next(steps)
             pace.step_begins(asked)
-            targets, stops = _agree(processes, batch.targets, stop.asked)
+            targets, not_found, stops = _agree(processes, batch.targets, batch.missing, stop.asked)
             if stops:
                 if saved_at != step - 1:
                     checkpoint(step - 1, {})
@@ -181,6 +189,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             tally.add(done, targets, norm)
+            missing.add(not_found)
             pace.step_ends()
 
             last = step == config.steps
@@ -196,8 +205,9 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                         "lower optim.learning_rate or look for broken features"
                     )
                 if journal:
+                    missing.tell(step, last)
                     speed = pace.take(config.batch_size)
-                    left = {"skipped": skipped, "skipped_samples": left_out}
+                    left = {"skipped": skipped, "skipped_samples": left_out, "skipped_negatives": missing.count}
                     journal.write(step, means | {"learning_rate": rate} | speed | left)
             if journal:
                 journal.progress(step)
@@ -240,10 +250,37 @@ def check_same_start(processes: Processes, step: int, run: Path) -> None:
         )
 
 
-def _agree(processes: Processes, targets: Tensor, stop: bool) -> tuple[Tensor, bool]:
-    """Targets (K,) of the global batch, and whether any process was asked to stop. On the CPU: no GPU is waited for."""
-    total = processes.add(torch.cat([targets, torch.tensor([float(stop)])]))
-    return total[:-1], bool(total[-1])
+def _agree(processes: Processes, targets: Tensor, missing: int, stop: bool) -> tuple[Tensor, int, bool]:
+    """Of the global batch, targets (K,) and negatives not found; and whether any process was asked to stop.
+
+    On the CPU: no GPU is waited for.
+    """
+    total = processes.add(torch.cat([targets, torch.tensor([float(missing), float(stop)])]))
+    return total[:-2], int(total[-2]), bool(total[-1])
+
+
+class Missing:
+    """Counts the negatives that were not found since this process started, and says so, once when it begins and once
+    at the run's end."""
+
+    def __init__(self, stage: str) -> None:
+        self.count, self._stage, self._told = 0, stage, False
+
+    def add(self, number: int) -> None:
+        self.count += number
+
+    def tell(self, step: int, last: bool) -> None:
+        """Log it, if there is anything to say that was not said."""
+        if self.count and (last or not self._told):
+            self._told = True
+            log.warning(
+                "%s step %d: %d negatives were not found, all of %d draws being true of the other side, as where many "
+                "captions read alike; their places stay empty (skipped_negatives in metrics.jsonl)",
+                self._stage,
+                step,
+                self.count,
+                NEGATIVE_TRIES,
+            )
 
 
 def _backward(

@@ -17,7 +17,7 @@ from tasks.storage import Root, run_folder
 
 # Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
 _NOT_DRAWN = re.compile(
-    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples)?"
+    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?"
     r"|(validation_)?recall_sum|.*_r(?!1$)\d+"
 )
 _FRACTION = re.compile(r".*accuracy|.*_r1")

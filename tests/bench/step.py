@@ -221,4 +221,5 @@ def _batch(lengths: Lengths) -> PretrainBatch:
         word_targets=Targets.of(word_pairs, word_places, ids.numpy()[word_pairs, word_places]),
         region_targets=Targets.of(region_pairs, region_places, regions.labels.numpy()[region_pairs, region_places]),
         matching=Targets.of(pairs, np.zeros(len(pairs)), pairs % 2),
+        missing=torch.tensor(0),
     )

@@ -55,11 +55,12 @@ def test_a_step_holds_its_parts_in_order_and_their_targets_together():
     def make(step, part):
         asked.append((step, part))
         slots = torch.full((part.index + 1, 3), step)
-        return RetrievalBatch(NO_TENSORS, NO_TENSORS, slots, slots)
+        return RetrievalBatch(NO_TENSORS, NO_TENSORS, slots, slots, torch.tensor(part.index))
 
     steps = list(feed(make, split_batch(4, 1, 2).of(1), torch.device("cpu"), 5, 7))
     assert asked == [(5, Part(2, 4)), (5, Part(3, 4)), (6, Part(2, 4)), (6, Part(3, 4))]
     assert [step.targets.tolist() for step in steps] == [[7.0], [7.0]]
+    assert [step.missing for step in steps] == [5, 5]
     assert [part.image_slots.tolist() for part in steps[1].take()] == [[[6] * 3] * 3, [[6] * 3] * 4]
 
 

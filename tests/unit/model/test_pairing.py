@@ -5,7 +5,7 @@ import pytest
 
 from model.config import PretrainConfig
 from model.order import BatchOrder
-from model.pairing import Pairing
+from model.pairing import Pair, Pairing
 from model.tokenizer import TokenTable
 
 
@@ -79,9 +79,36 @@ def test_paired_gives_both_and_none_gives_the_right_pair_alone():
     assert [(pair.image, pair.caption, pair.matched) for pair in alone.pairs([(0, 3)])] == [(3, 3, True)]
 
 
-def test_where_every_caption_reads_alike_another_image_must_do():
+@pytest.mark.parametrize("matching", ["paired", "replace"])
+def test_where_every_caption_reads_alike_no_pair_is_wrong_and_none_asks_for_a_match(matching):
     rows = np.arange(4)
-    _, pairing = make_pairing(rows, np.zeros(4, int), matching="paired")
-    for epoch in range(20):
-        wrong = pairing.pairs([(epoch, 0)])[1]
-        assert rows[wrong.caption] != wrong.image
+    _, pairing = make_pairing(rows, np.zeros(4, int), matching=matching)
+    assert draw(pairing, 4) == [Pair(epoch, row, row, row, True, False) for epoch in range(40) for row in range(4)]
+
+
+@pytest.mark.parametrize("negative", ["image", "image_or_caption"])
+def test_where_most_captions_read_alike_no_wrong_pair_is_true_and_both_kinds_stay_equally_many(negative):
+    """Ten of twelve, as in a list of stock pictures: one try in eleven finds another caption, or an image without."""
+    rows, texts = np.arange(12), np.array([0] * 10 + [1, 2])
+    _, pairing = make_pairing(rows, texts, negative=negative)
+    pairs = draw(pairing, 12, epochs=200)
+    wrong = [pair for pair in pairs if not pair.matched]
+    assert all(texts[pair.caption] != texts[pair.image] for pair in wrong)
+    asked = [pair for pair in pairs if pair.opposed]
+    assert abs(len(wrong) - len(asked) / 2) <= 5 * math.sqrt(len(asked) * 0.25)
+    # A caption that reads like ten finds no other in (9/11)^16 = 4% of its turns.
+    unopposed = [pair for pair in pairs if not pair.opposed]
+    assert abs(len(unopposed) - 2000 * (9 / 11) ** 16) <= 5 * math.sqrt(2000 * 0.04)
+    assert all(pair.matched and pair.image == pair.caption == pair.sample < 10 for pair in unopposed)
+    _, paired = make_pairing(rows, texts, negative=negative, matching="paired")
+    both = draw(paired, 12, epochs=200)
+    assert sum(not pair.opposed for pair in both) == len(unopposed)
+    assert sum(pair.matched and pair.opposed for pair in both) == sum(not pair.matched for pair in both)
+
+
+def test_pairs_are_those_of_earlier_versions_where_a_wrong_one_is_found():
+    """So that runs that were begun go on as they were: what is drawn, and in which order, is part of a run."""
+    rows, texts = np.arange(8) // 2, np.array([0, 1, 0, 3, 4, 5, 6, 7])
+    _, pairing = make_pairing(rows, texts)
+    shown = [f"{pair.image}{'=' if pair.matched else '/'}{pair.caption}" for pair in draw(pairing, 8, epochs=2)]
+    assert " ".join(shown) == "0/6 1/1 2/2 3/3 2=4 0/5 2/6 2/7 2/0 1/1 1=2 1/4 1/4 0/5 3=6 3=7"

@@ -61,7 +61,7 @@ def test_sampled_negatives_are_wrong_and_come_one_side_at_a_time(open_world):
     make = world.batches(batch_size=6, negatives=3)
     for step in range(60):
         batch = make(step)
-        assert len(batch.regions.mask) <= 6 and batch.is_wrong.all()
+        assert len(batch.regions.mask) <= 6 and batch.is_wrong.all() and batch.missing == 0
         for own, *negatives in world.pairs(batch):
             image, text = own
             assert text in world.texts_of[image]
@@ -86,8 +86,10 @@ def test_every_wrong_caption_and_image_is_sampled_alike_often(open_world):
 def test_where_all_captions_read_alike_a_pair_has_no_sampled_negative(open_world):
     world = open_world(captions=[(image, "red cat") for image in range(6)])
     batch = world.batches(batch_size=6, negatives=2)(0)
-    assert not batch.is_wrong.any()
+    assert not batch.is_wrong.any() and batch.missing == 6 * 4
     assert all(row == [row[0]] * 5 for row in world.pairs(batch))
+    mined = world.batches(batch_size=6, negatives_from="batch")(0)
+    assert not mined.is_wrong.any() and mined.missing == 6 * 2
 
 
 @pytest.mark.parametrize("captions", [CAPTIONS, [(i % 6, "red cat dog"[: 3 + 4 * (i % 3)]) for i in range(18)]])

@@ -44,6 +44,21 @@ def test_skipped_steps_count_as_such_only_and_the_longest_row_is_remembered():
     assert (means["words"], skipped, in_row) == (3.0, 2, 3), "the row goes on over the end of an interval"
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interval_goes_on_from_a_checkpoint(processes):
+    tally, resumed = Tally(ALONE), [Tally(Processes(rank, processes, ALONE.device)) for rank in range(processes)]
+    parts = [sums(6.0, 1.0, 1.0, 0.0), sums(2.0, 0.0, 1.0, 0.0)]
+    tally.add(parts, torch.tensor([4.0, 1.0]), torch.tensor(3.0))
+    tally.add(parts, torch.ones(2), torch.tensor(float("nan")))
+    for other in resumed:
+        other.restore(tally.state())
+    assert torch.equal(sum(other._own for other in resumed), tally._own)
+    tally.add(parts, torch.tensor([4.0, 1.0]), torch.tensor(3.0))
+    resumed[0].add(parts, torch.tensor([4.0, 1.0]), torch.tensor(3.0))
+    resumed[0]._processes = ALONE
+    assert resumed[0].take() == tally.take()
+
+
 def test_an_interval_of_skipped_steps_has_no_means():
     tally = Tally(ALONE)
     tally.add([sums(1.0, 1.0, 0.0, 0.0)], torch.ones(2), torch.tensor(float("inf")))

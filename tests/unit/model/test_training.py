@@ -19,6 +19,7 @@ from model.scoring import run_scoring
 from model.tokenizer import load_vocabulary
 from model.training import check_same_start
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses
+from tests.toy import WORDS
 
 
 def weights(job: PretrainJob) -> dict[str, torch.Tensor]:
@@ -161,6 +162,59 @@ def test_a_run_that_goes_on_takes_the_jobs_layout_of_sequences(job):
     other = begun.encoder.model_copy(update={"sequences": "padded", "bert": "google-bert/bert-base-uncased"})
     assert run_pretraining(begun.model_copy(update={"encoder": other})) == 0
     assert newest(begun).step == 12 and encoder_of(begun) == other
+
+
+def test_the_first_line_after_a_resume_is_of_all_the_steps_of_its_interval(job):
+    """Lines at 4, 8 and 12, checkpoints at 5 and 10."""
+    whole, killed = job("whole", log_steps=4), job("killed", log_steps=4)
+    assert run_pretraining(whole) == 0
+    assert run_pretraining(killed) == 0
+    newest(killed).path.rename(Path(killed.run_path) / "gone")
+    assert newest(killed).step == 10
+    assert run_pretraining(killed) == 0
+    rates = {"steps_per_second", "samples_per_second", "wait_share", "peak_memory_gib"}
+    first, second = (
+        [{n: v for n, v in row.items() if n not in rates} for row in rows(task)] for task in (whole, killed)
+    )
+    assert first == second
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_without_the_interval_it_lacks(job):
+    begun = job(log_steps=4)
+    assert run_pretraining(begun) == 0
+    newest(begun).path.rename(Path(begun.run_path) / "gone")
+    saved = newest(begun).path / "optimizer.pt"
+    content = torch.load(saved, weights_only=True)
+    assert content.pop("interval")["steps"] == 2
+    torch.save(content, saved)
+    assert run_pretraining(begun) == 0
+    assert rows(begun)[-1]["step"] == 12 and math.isfinite(rows(begun)[-1]["loss"])
+
+
+@pytest.mark.parametrize("texts", ["alike", "different"])
+def test_negatives_that_were_not_found_are_counted_and_told(job, make_world, tmp_path, caplog, texts):
+    captions = [(image, "red cat" if texts == "alike" else WORDS[image]) for image in range(6)]
+    source, _ = make_world([[image] for image in range(6)], captions)
+    pretraining = job(steps=4, device_batch_size=2).model_copy(update={"train": source})
+    assert run_pretraining(pretraining) == 0
+    finetuning = FinetuneJob(
+        run_path=str(tmp_path / "finetuned"),
+        train=source,
+        vocabulary_path=pretraining.vocabulary_path,
+        encoder=pretraining.encoder,
+        finetune=FinetuneConfig(start="scratch", steps=4, batch_size=4, log_steps=2, negatives=2, num_threads=1),
+    )
+    assert run_finetuning(finetuning) == 0
+    counts = {"alike": ([8, 16], [32, 64]), "different": ([0, 0], [0, 0])}[texts]
+    assert [row["skipped_negatives"] for row in rows(pretraining)] == counts[0]
+    assert [row["skipped_negatives"] for row in rows(finetuning)] == counts[1]
+    assert ("vlm" in rows(pretraining)[-1]) == (texts == "different")
+    told = [record.getMessage() for record in caplog.records if "negatives" in record.getMessage()]
+    assert [line.partition(" negatives")[0] for line in told] == (
+        ["pretrain step 2: 8", "pretrain step 4: 16", "task-specific step 2: 32", "task-specific step 4: 64"]
+        if texts == "alike"
+        else []
+    )
 
 
 def validating(job: PretrainJob, **changes) -> PretrainJob:
@@ -379,7 +433,7 @@ def test_finetuning_and_scoring_go_on_from_a_pretrained_checkpoint(job, tmp_path
     assert metrics["images"] == metrics["captions"] == 8
     assert metrics["text_to_image_recall"]["1"] == lines[-1]["validation_text_to_image_r1"]
     other = task.encoder.model_copy(update={"num_layers": 1})
-    with pytest.raises(InputError, match="another encoder than this job's: encoder.num_layers was 2, is 1; use the"):
+    with pytest.raises(InputError, match=r"another encoder than this job's: encoder\.num_layers was 2, is 1; use"):
         run_finetuning(task.model_copy(update={"encoder": other, "run_path": str(tmp_path / "other")}))
 
 
