@@ -143,11 +143,16 @@ class ExtractorConfig(BaseModel):
         return fields | {"model": ZOO_PRESETS.get(self.model, self.model)}
 
 
+_SEED_DIGITS = 20
+
+
 def _random_seed(weights: str) -> int | None:
     """The seed in 'random' (0) or 'random:SEED'; None for the name of a file."""
     name, colon, seed = weights.partition(":")
     if name != "random":
         return None
-    if colon and not (seed.isascii() and seed.isdigit()):
-        raise ValueError(f"weights={weights!r} has no seed; give 'random' or 'random:SEED' with a number from 0")
+    if colon and not (seed.isascii() and seed.isdigit() and len(seed) < _SEED_DIGITS and int(seed) < 2**63):
+        raise ValueError(
+            f"weights={weights!r} has no seed; give 'random' or 'random:SEED' with a number from 0 to {2**63 - 1}"
+        )
     return int(seed or 0)

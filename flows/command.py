@@ -26,7 +26,11 @@ Recipe = Annotated[str | None, typer.Option("--recipe", help=_RECIPE_HELP)]
 Params = Annotated[
     Path | None, typer.Option("--params", help="JSON file of parameters; `unicoder-vl params` prints one to edit.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every training run; data stays as it is.")]
+MOST_SEED = 2**63 - 1
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=MOST_SEED, help="Seed of every training run; data stays as it is."),
+]
 Changed = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from feature_extraction.samples import ShardError
 from flows import checks
-from flows.command import Json, Params, Recipe, exit_codes
+from flows.command import MOST_SEED, Json, Params, Recipe, exit_codes
 from flows.command import Root as RootOption
 from tasks.errors import StageError, UserError, is_disk_full
 from tasks.extractor import extractor_fingerprint
@@ -64,7 +64,7 @@ def inspect(
     count: Annotated[
         int, typer.Option("--count", min=0, max=200, help="Without --keys: images to show, drawn at random.")
     ] = 12,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of that draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST_SEED, help="Of that draw.")] = 0,
     shards: Annotated[str | None, typer.Option("--shards", help="Look at these shards only, such as 0-9,12.")] = None,
     min_score: Annotated[
         float, typer.Option("--min-score", min=0, max=1, help="Draw no regions below this score.")

@@ -25,6 +25,7 @@ from tasks.training_data import DataSpec, resolve_data
 Setting = runs.Setting
 
 
+_ROOT = Field(description="folder or fsspec URI under which everything is kept")
 _NODES = Field(
     default=None,
     description="the machines that train this run together, of which this is one; each is given the same parameters "
@@ -35,18 +36,18 @@ _NODES = Field(
 class PretrainParams(Params):
     """Feature shards of the pretraining dataset to a pretrained checkpoint."""
 
-    root_uri: str
-    dataset: Name
-    split: Name = "train"
+    root_uri: str = _ROOT
+    dataset: Name = Field(description="name of the dataset")
+    split: Name = Field(default="train", description="of the dataset: what is learnt from")
     validation_split: Name | None = Field(
         default=None, description="held-out pairs of the dataset, see pretrain.validation_steps"
     )
-    extractor: ExtractorConfig
-    vocabulary_path: str
-    encoder: EncoderConfig = EncoderConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    scoring: ScoringConfig = ScoringConfig()
-    loader: LoaderConfig = LoaderConfig()
+    extractor: ExtractorConfig = Field(description="which detector found the regions")
+    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
+    pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objectives and loop of pretraining")
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
     nodes: NodesConfig | None = _NODES
 
     @model_validator(mode="after")
@@ -77,16 +78,18 @@ def _check_validated(config: LoopConfig, validation_split: str | None, name: str
 class FinetuneParams(Params):
     """Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
 
-    root_uri: str
-    dataset: Name
-    split: Name = "train"
-    validation_split: Name | None = "val"
-    extractor: ExtractorConfig
-    vocabulary_path: str
-    encoder: EncoderConfig = EncoderConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
-    scoring: ScoringConfig = ScoringConfig()
-    loader: LoaderConfig = LoaderConfig()
+    root_uri: str = _ROOT
+    dataset: Name = Field(description="name of the dataset")
+    split: Name = Field(default="train", description="of the dataset: what is learnt from")
+    validation_split: Name | None = Field(
+        default="val", description="held-out split of the dataset, see finetune.validation_steps"
+    )
+    extractor: ExtractorConfig = Field(description="which detector found the regions")
+    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
+    finetune: FinetuneConfig = Field(default=FinetuneConfig(), description="loss and loop of finetuning")
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
     pretraining: PretrainParams | None = Field(
         default=None, description="which pretraining run to start from; needed where finetune.start is 'pretrained'"
     )
@@ -134,13 +137,13 @@ class EvaluateParams(Params):
     finetuning), or of one that is named (run) and so says all that by itself.
     """
 
-    root_uri: str
+    root_uri: str = _ROOT
     run: str | None = Field(default=None, description="name of a run under ROOT/runs, instead of its parameters")
     setting: Setting | None = Field(default=None, description="row of the table, and by it which run is scored")
     variant: str | None = Field(default=None, description="see RebuildParams.variant")
-    dataset: Name
-    split: Name = "test"
-    extractor: ExtractorConfig | None = None
+    dataset: Name = Field(description="name of the dataset")
+    split: Name = Field(default="test", description="of the dataset: what is scored")
+    extractor: ExtractorConfig | None = Field(default=None, description="which detector found the regions")
     checkpoint: CheckpointChoice = Field(
         default="result",
         description="result: that of a complete run; newest: the one of most steps, of a run under way, too; or a step",
@@ -152,8 +155,8 @@ class EvaluateParams(Params):
         description="fail where the mean of R@1, R@5 and R@10 both ways (recall sum / 6) is more than this below the "
         "best earlier one of the same setting, data and main protocol; .02 is two percentage points. None: never",
     )
-    scoring: ScoringConfig = ScoringConfig()
-    loader: LoaderConfig = LoaderConfig()
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
     pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
     finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")
 
@@ -241,21 +244,21 @@ class EvaluateParams(Params):
 class RebuildParams(Params):
     """One whole experiment: from caption/URL rows to the retrieval table."""
 
-    root_uri: str = "data"
-    pretraining_dataset: DatasetConfig
-    retrieval_dataset: DatasetConfig
-    download: DownloadConfig = DownloadConfig()
-    extractor: ExtractorConfig = ExtractorConfig()
-    vocabulary_path: str
-    encoder: EncoderConfig = EncoderConfig()
-    pretrain: PretrainConfig = PretrainConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
+    root_uri: str = Field(default="data", description="folder or fsspec URI under which everything is kept")
+    pretraining_dataset: DatasetConfig = Field(description="with a split train, and val where validation is asked for")
+    retrieval_dataset: DatasetConfig = Field(description="with the splits train and evaluation_split, and perhaps val")
+    download: DownloadConfig = Field(default=DownloadConfig(), description="how images are fetched and stored")
+    extractor: ExtractorConfig = Field(default=ExtractorConfig(), description="which detector, and what it keeps")
+    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
+    pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objectives and loop of pretraining")
+    finetune: FinetuneConfig = Field(default=FinetuneConfig(), description="loss and loop of finetuning")
     task_specific: FinetuneConfig | None = Field(
         default=None, description="training without pretraining, for comparison; None leaves that row out"
     )
-    scoring: ScoringConfig = ScoringConfig()
-    loader: LoaderConfig = LoaderConfig()
-    evaluation_split: Name = "test"
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+    evaluation_split: Name = Field(default="test", description="of retrieval_dataset: what the table is measured on")
     variant: str | None = Field(
         default=None,
         description="what an ablation changed, such as 3 layers: over time, such evaluations are compared with each "
@@ -312,11 +315,12 @@ class RebuildParams(Params):
 
     def with_seed(self, seed: int) -> RebuildParams:
         """The same experiment with another seed for every training run; images and regions stay."""
+        loops = {name: getattr(self, name) for name in ("pretrain", "finetune", "task_specific")}
         return self.model_copy(
             update={
-                "pretrain": self.pretrain.model_copy(update={"seed": seed}),
-                "finetune": self.finetune.model_copy(update={"seed": seed}),
-                "task_specific": self.task_specific and self.task_specific.model_copy(update={"seed": seed}),
+                name: type(loop).model_validate(loop.model_dump() | {"seed": seed})
+                for name, loop in loops.items()
+                if loop is not None
             }
         )
 

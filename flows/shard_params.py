@@ -20,7 +20,7 @@ class ShardParams(Params):
     """Datasets under a root, and which of their splits and shards are worked on."""
 
     root_uri: Uri = Field(description="folder or fsspec URI under which everything is kept")
-    datasets: tuple[DatasetConfig, ...] = Field(min_length=1)
+    datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="what each is and where its rows are")
     only: tuple[str, ...] | None = Field(default=None, description="dataset/split names to work on; None: all")
     shards: str | None = Field(
         default=None,
@@ -73,7 +73,7 @@ class ShardParams(Params):
 class DownloadParams(ShardParams):
     """Caption/URL rows to image shards, for one or more datasets."""
 
-    download: DownloadConfig = DownloadConfig()
+    download: DownloadConfig = Field(default=DownloadConfig(), description="how images are fetched and stored")
     max_workers: int = Field(default=2, ge=1, description="shards downloaded at once, one process each")
     retry: RetryConfig | None = Field(
         default=None, description="try failures of finished shards again, and do nothing else; None: download"
@@ -104,7 +104,7 @@ class DownloadParams(ShardParams):
 class ExtractParams(ShardParams):
     """Image shards to feature shards."""
 
-    extractor: ExtractorConfig = ExtractorConfig()
+    extractor: ExtractorConfig = Field(default=ExtractorConfig(), description="which detector, and what it keeps")
     max_workers: int = Field(
         default=1, ge=1, description="shards extracted at once, one process each: as many as there are GPUs"
     )

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.bert import load_bert
 from model.config import EncoderConfig
 from model.data import FeatureStore
 from model.embeddings import Standardise, dequantise
 from model.encoder import UnicoderVL
+from model.errors import InputError
 from model.fit import check_features
 from model.tokenizer import Vocabulary
 
 _STANDARDISE_IMAGES = 1024
-"""Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible."""
+"""Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible; where none
+of them has a region, the next as many, and so on."""
 
 
 def build_model(encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary, seed: int) -> UnicoderVL:
     """A model whose widths fit the features and the vocabulary, with new weights or, on the text side, BERT's.
 
     Raises:
-        InputError: the encoder wants more regions than were extracted; `encoder.bert` cannot be had or does not fit.
+        InputError: the encoder wants more regions than were extracted; `encoder.bert` cannot be had or does not fit;
+            features are to be standardised and no image has a region.
     """
     torch.manual_seed(seed)
     model = UnicoderVL(
@@ -37,6 +41,17 @@ def build_model(encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabul
         load_bert(model, encoder.bert, vocabulary)
     norm = model.bert.region_embeddings.feature_norm
     if isinstance(norm, Standardise):
-        regions = store.read(np.arange(min(len(store), _STANDARDISE_IMAGES)), encoder.max_regions)
-        norm.fit(dequantise(regions)[regions.mask])
+        norm.fit(_features_to_measure(store, encoder.max_regions))
     return model
+
+
+def _features_to_measure(store: FeatureStore, max_regions: int) -> Tensor:
+    """Features (N, D), N at least 1, of the first images that have any region."""
+    for first in range(0, len(store), _STANDARDISE_IMAGES):
+        regions = store.read(np.arange(first, min(len(store), first + _STANDARDISE_IMAGES)), max_regions)
+        if regions.mask.any():
+            return dequantise(regions)[regions.mask]
+    raise InputError(
+        f"{store.folder}: none of {len(store)} images has a region, so encoder.feature_norm='standard' has nothing to "
+        "measure; extract with settings that find regions (a lower min_score), or set encoder.feature_norm to 'none'"
+    )

@@ -13,6 +13,10 @@ RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)
 """Over which images recall is measured: all, first:N or folds:N."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of random numbers. Larger ones would not fit all of the generators: some would take two seeds for one."""
+
+
 class Config(BaseModel):
     """Base of this room's configs: immutable, and unknown fields are errors."""
 
@@ -23,8 +27,8 @@ class EncoderConfig(Config):
     """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
 
     hidden_size: int = Field(default=768, ge=8, description="H")
-    num_layers: int = Field(default=12, ge=1)
-    num_heads: int = Field(default=12, ge=1)
+    num_layers: int = Field(default=12, ge=1, description="Transformer layers")
+    num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
     intermediate_size: int = Field(default=3072, ge=8, description="width of the feed-forward layers")
     max_positions: int = Field(default=512, ge=4, description="length of the word position table")
     max_text_tokens: int = Field(
@@ -69,8 +73,8 @@ class EncoderConfig(Config):
         description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
     )
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    attention_dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
 
     sequences: Literal["auto", "padded", "packed"] = Field(
         default="auto",
@@ -106,11 +110,11 @@ class OptimConfig(Config):
     """AdamW with linear warm-up and linear decay to zero."""
 
     learning_rate: float = Field(default=1e-4, gt=0, description="peak")
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean gradient, a step")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean squared gradient, a step")
     weight_decay: float = Field(default=0.01, ge=0, description="not on biases and LayerNorms")
     warmup_share: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, description="longer gradients are scaled to this length")
 
 
 class LoopConfig(Config):
@@ -118,8 +122,10 @@ class LoopConfig(Config):
 
     steps: int = Field(ge=1, description="optimiser steps")
     batch_size: int = Field(ge=1, description="captions per optimiser step, over all devices")
-    seed: int = Field(default=0, ge=0)
-    optim: OptimConfig = OptimConfig()
+    seed: Seed = Field(
+        default=0, description="of weights, order, masks, wrong pairs and dropout: another one is another run"
+    )
+    optim: OptimConfig = Field(default=OptimConfig(), description="the optimiser and its rate")
     device_batch_size: int | None = Field(
         default=None,
         ge=1,
@@ -240,10 +246,10 @@ class RegionMasking(Config):
 class PretrainConfig(LoopConfig):
     """The three pretraining tasks: masked words, masked object labels, visual-linguistic matching."""
 
-    steps: int = Field(default=150_000, ge=1)
-    batch_size: int = Field(default=192, ge=1)
-    word_masking: WordMasking = WordMasking()
-    region_masking: RegionMasking = RegionMasking()
+    steps: int = Field(default=150_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(default=192, ge=1, description="captions per optimiser step, over all devices")
+    word_masking: WordMasking = Field(default=WordMasking(), description="which word pieces are hidden, and how")
+    region_masking: RegionMasking = Field(default=RegionMasking(), description="which regions are hidden, and how")
     hide: Literal["both", "one"] = Field(
         default="both",
         description="both: words and regions of a pair are hidden at once (v1, v3); one: only words or only regions, "
@@ -287,12 +293,14 @@ class FinetuneConfig(LoopConfig):
     start: Literal["pretrained", "scratch"] = Field(
         default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
     )
-    steps: int = Field(default=10_000, ge=1)
-    batch_size: int = Field(default=64, ge=1)
+    steps: int = Field(default=10_000, ge=1, description="optimiser steps")
+    batch_size: int = Field(default=64, ge=1, description="matched pairs per optimiser step, over all devices")
     score: Literal["sigmoid", "logit"] = Field(
         default="sigmoid", description="what the hinge compares: sigmoid (v3, margin .2) or raw logit (v1, margin .5)"
     )
-    margin: float = Field(default=0.2, gt=0)
+    margin: float = Field(
+        default=0.2, gt=0, description="by how much a matched pair is to score above a wrong one, in units of `score`"
+    )
     negatives: int = Field(
         default=3,
         ge=1,
@@ -429,31 +437,31 @@ class FeatureSource(Config):
         "model/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
         "anew at every start and kept in memory, and features must be local",
     )
-    loader: LoaderConfig = LoaderConfig()
+    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
 
 
 class PretrainJob(Config):
     """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
 
-    run_path: str
-    train: FeatureSource
+    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
+    train: FeatureSource = Field(description="what is learnt from")
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description="word-piece vocabulary, one token a line")
-    encoder: EncoderConfig
-    pretrain: PretrainConfig
-    scoring: ScoringConfig = ScoringConfig()
+    encoder: EncoderConfig = Field(description="size and wiring of the model")
+    pretrain: PretrainConfig = Field(description="objectives and the loop")
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
 
 
 class FinetuneJob(Config):
     """Everything `python -m model.finetune --config FILE` needs."""
 
-    run_path: str
-    train: FeatureSource
-    validation: FeatureSource | None = None
-    vocabulary_path: str
-    encoder: EncoderConfig
-    finetune: FinetuneConfig
-    scoring: ScoringConfig = ScoringConfig()
+    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
+    train: FeatureSource = Field(description="what is learnt from")
+    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
+    vocabulary_path: str = Field(description="word-piece vocabulary, one token a line")
+    encoder: EncoderConfig = Field(description="size and wiring of the model")
+    finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
     checkpoint_path: str | None = Field(default=None, description="pretrained checkpoint; None with start=scratch")
 
 
@@ -461,6 +469,6 @@ class ScoreJob(Config):
     """Everything `python -m model.scoring --config FILE` needs."""
 
     output_path: str = Field(description="folder for the blocks of scores and metrics.json, see model/scores.py")
-    checkpoint_path: str
-    data: FeatureSource
-    scoring: ScoringConfig
+    checkpoint_path: str = Field(description="folder of the checkpoint that is scored")
+    data: FeatureSource = Field(description="images and captions, each scored with each")
+    scoring: ScoringConfig = Field(description="how they are scored")

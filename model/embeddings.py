@@ -86,7 +86,7 @@ class Standardise(nn.Module):
 
     def fit(self, features: Tensor) -> None:
         """Measure on features (N, D). A dimension that never changes is left at spread 1."""
-        spread = features.std(0)
+        spread = features.std(0) if len(features) > 1 else torch.zeros_like(features[0])
         self.mean.copy_(features.mean(0))
         self.spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
 

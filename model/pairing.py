@@ -54,7 +54,7 @@ class Pairing:
         self._matches = Matches(image_rows, tokens)
 
     def pairs(self, turns: Sequence[tuple[int, int]]) -> list[Pair]:
-        """One pair for each (epoch, sample), or with matching="paired" the right one and a wrong one if there is any."""
+        """The right pair or a wrong one of each (epoch, sample); with matching="paired" both."""
         made = []
         draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * NEGATIVE_TRIES)
         for (epoch, sample), (is_wrong, replaces_image, *strangers) in zip(turns, draws.tolist(), strict=True):

@@ -111,6 +111,10 @@ class PretrainBatches:
         """The batch of a step, or one part of it."""
         return self.collate(self._pairing.pairs(self._order.step(step, part)))
 
+    def slice(self, step: int, first: int, stop: int) -> PretrainBatch:
+        """The captions first, ..., stop - 1 of the batch of a step."""
+        return self.collate(self._pairing.pairs(self._order.step(step)[first:stop]))
+
     def collate(self, pairs: Sequence[Pair]) -> PretrainBatch:
         """Read these pairs, choose what is hidden of them, and pad."""
         config = self._config

@@ -10,13 +10,15 @@ from model.data import Captions, FeatureStore, prefetch
 from model.encoder import UnicoderVL
 from model.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.objectives import LOSS_NAMES, pretraining_losses
-from model.pretrain_batches import PretrainBatches
+from model.pretrain_batches import PretrainBatch, PretrainBatches
 from model.scores import WholeMatrix
 from model.scoring import score_split
 from model.tally import loss_means
 from model.tokenizer import TokenTable, Vocabulary
 
 _BATCH_SIZE = 64
+_SEED = 0
+"""Of the choice, the masks and the wrong pairs of held-out captions: runs of all training seeds are measured alike."""
 
 LOSS_VALUES = (
     "validation_loss",
@@ -30,7 +32,10 @@ RECALL_VALUES = (
 
 
 class HeldOutLosses:
-    """The pretraining losses and accuracies over a fixed choice of pairs, masked and mismatched the same each time."""
+    """The pretraining losses and accuracies over a fixed choice of pairs, masked and mismatched the same each time.
+
+    The choice depends on the split and `validation_pairs` alone: not on the run's seed, nor on what its device takes.
+    """
 
     def __init__(
         self,
@@ -41,19 +46,17 @@ class HeldOutLosses:
         max_regions: int,
         config: PretrainConfig,
     ) -> None:
-        pairs = min(config.validation_pairs, len(tokens))
-        most = config.device_batch_size or _BATCH_SIZE
-        # Equal batches of the first epoch's order, each pair once; of 1,000 pairs in batches of 64, 992 are read.
-        self._steps = -(-pairs // most)
-        size = pairs // self._steps
-        self._config = config.model_copy(update={"batch_size": size})
+        self._pairs = min(config.validation_pairs, len(tokens))
+        self._steps = -(-self._pairs // (config.device_batch_size or _BATCH_SIZE))
+        # The first places of an order of their own, each caption once.
+        self._config = config.model_copy(update={"batch_size": self._pairs, "seed": _SEED})
         self._batches = PretrainBatches(store, captions, tokens, vocabulary, max_regions, self._config)
 
     @torch.inference_mode()
     def __call__(self, model: UnicoderVL, device: torch.device) -> dict[str, float]:
         """Values named as in `LOSS_VALUES`; without those of a task that has no target among the pairs."""
         sums, counts = torch.zeros(2 * len(LOSS_NAMES), device=device), torch.zeros(len(LOSS_NAMES))
-        for batch in prefetch(self._batches, 0, self._steps):
+        for batch in prefetch(self._slice, 0, self._steps):
             counts += batch.counts
             with torch.autocast(device.type, torch.bfloat16, enabled=self._config.precision == "bf16"):
                 part = pretraining_losses(model, batch.to(device), self._config)
@@ -61,6 +64,11 @@ class HeldOutLosses:
         totals, correct = sums.view(2, -1).tolist()
         means = loss_means(LOSS_NAMES, totals, correct, counts.tolist())
         return {f"validation_{name}": value for name, value in means.items()}
+
+    def _slice(self, number: int) -> PretrainBatch:
+        """One of as equal slices as possible of the pairs."""
+        first, stop = (part * self._pairs // self._steps for part in (number, number + 1))
+        return self._batches.slice(0, first, stop)
 
 
 def held_out_recall(

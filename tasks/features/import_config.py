@@ -59,9 +59,9 @@ class ImportSummary(Record):
     """What an import came to. Counts are of the whole split, whenever its shards were made."""
 
     extractor: str = Field(description="fingerprint of the feature set; its first twelve digits name the folder")
-    folder: str
-    form: str
-    shards: int
+    folder: str = Field(description="where the feature shards lie")
+    form: str = Field(description="whose form the files are of")
+    shards: int = Field(description="of the split")
     skipped: int = Field(description="shards that stood already")
     replaced: int = Field(description="shards that stood already, made from other files or pictures")
     counts: dict[str, int] = Field(

@@ -15,7 +15,7 @@ class InspectConfig(Record):
     )
     keys: tuple[str, ...] | None = Field(default=None, description="images to show; None: drawn at random")
     count: int = Field(default=12, ge=0, le=200, description="images to show, without keys")
-    seed: int = Field(default=0, ge=0, description="of the draw")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of the draw")
     min_score: float = Field(default=0.2, ge=0, le=1, description="regions below are not drawn; statistics have all")
     max_drawn: int = Field(default=10, ge=1, description="regions drawn on a picture, best first")
     max_images: int = Field(

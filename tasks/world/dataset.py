@@ -57,7 +57,7 @@ class WorldConfig(Config):
     retrieval_train: int = Field(default=300, ge=1, le=900_000, description="retrieval pictures to finetune on")
     retrieval_val: int = Field(default=100, ge=1, le=900_000, description="retrieval pictures to choose steps on")
     retrieval_test: int = Field(default=100, ge=1, le=900_000, description="retrieval pictures of the table")
-    seed: int = Field(default=0, ge=0, description="of pictures, captions and faults")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="of pictures, captions and faults")
     workers: int = Field(default=2, ge=1, description="processes that draw; their number changes no byte")
 
 

@@ -11,6 +11,7 @@ from feature_extraction.config import ExtractorConfig
         ({"top_labels": 11}, "less than or equal to 10"),
         ({"weights": "random:x"}, "give 'random' or 'random:SEED'"),
         ({"weights": "random:-1"}, "give 'random' or 'random:SEED'"),
+        ({"weights": f"random:{2**63}"}, "with a number from 0 to 9223372036854775807"),
         ({"model": "vg-r101-c4", "vocabulary": "objects.txt"}, "set weights to faster_rcnn_from_caffe.pkl"),
         ({"model": "vg-r101-c4", "weights": "w.pkl"}, "set vocabulary to the objects_vocab.txt of 1,600 lines"),
     ],

@@ -50,6 +50,20 @@ def test_finetuning_a_pretrained_run_needs_its_parameters_and_its_encoder() -> N
     FinetuneParams.model_validate(full | {"encoder": full["encoder"] | {"sequences": "padded"}})
 
 
+@pytest.mark.parametrize("seed", [2**63, 2**64, -1])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "task_specific"])
+def test_a_seed_that_not_all_generators_take_is_refused(name: str, seed: int) -> None:
+    with pytest.raises(ValidationError, match=rf"{name}\.seed\n.* (less|greater) than"):
+        RebuildParams.model_validate(changed(f"{name}.seed", seed))
+    with pytest.raises(ValidationError, match="seed"):
+        recipe("demo", "data").with_seed(seed)
+
+
+def test_the_largest_seed_is_one_of_its_own() -> None:
+    params = recipe("demo", "data").with_seed(2**63 - 1)
+    assert {params.pretrain.seed, params.finetune.seed, params.task_specific.seed} == {2**63 - 1}
+
+
 def test_a_setting_scores_the_run_it_names() -> None:
     params = recipe("demo", "data")
     full = params.for_evaluate("pretrain+finetune").model_dump()
