@@ -17,8 +17,11 @@ from flows.progress import counts_text
 from flows.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
 from flows.results import EvaluationResult, FailedShard, RebuildResult, StageSummary
 from tasks.records import Outcome, Stage
+from tasks.reports.curves import runs_behind
+from tasks.reports.matching import matching_warnings
 from tasks.reports.recall_table import protocol_of
 from tasks.reports.setting_row import SettingRow
+from tasks.storage import Root
 
 MOST_FAILED = 1_000
 """Rows of the table of failed shards: an artifact is one field of the server's database."""
@@ -70,17 +73,20 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
         ],
         description="What was done by this run, and what stood already: shards, training runs and evaluations",
     )
+    trained = [summary.name for summary in result.stages if summary.stage == Stage.PRETRAIN]
     create_markdown_artifact(
-        key="result", markdown=rebuild_card(params, result, tables), description="What came of the experiment"
+        key="result",
+        markdown=rebuild_card(params, result, tables, matching_warnings(Root(params.root_uri), trained)),
+        description="What came of the experiment",
     )
 
 
 def show_evaluation(root_uri: str, result: EvaluationResult) -> None:
     """The card of one evaluation."""
-    row = result.row
+    row, root = result.row, Root(root_uri)
     create_markdown_artifact(
         key=artifact_key("result", row.name, row.dataset, row.split),
-        markdown=evaluation_card(root_uri, result),
+        markdown=evaluation_card(root_uri, result, matching_warnings(root, runs_behind(root, row.run))),
         description=f"What came of scoring {code(row.run)}",
     )
 

@@ -15,6 +15,7 @@ from flows.progress_bar import progress_bar
 from tasks import train
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
+from tasks.reports.matching import matching_warning
 from tasks.storage import Root
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ def pretrain_task(params: PretrainParams) -> CheckpointRef:
     with progress_bar(run) as show:
         checkpoint = train.pretrain(root, spec, ProgressLog(log, run, "steps", show=show).follow, params.nodes)
     log.info("%s: %s, %d steps", run, "already done" if checkpoint.skipped else "done", checkpoint.step)
+    if (warning := matching_warning(root, run)) is not None:
+        log.warning("%s", warning)
     return checkpoint
 
 

@@ -60,13 +60,19 @@ def stage_rows(stages: Sequence[StageSummary]) -> list[dict[str, str]]:
     ]
 
 
-def rebuild_card(params: RebuildParams, result: RebuildResult, tables: Sequence[Sequence[SettingRow]]) -> str:
+def rebuild_card(
+    params: RebuildParams,
+    result: RebuildResult,
+    tables: Sequence[Sequence[SettingRow]],
+    warnings: Sequence[str] = (),
+) -> str:
     """What was trained on what, how it retrieves, what was lost on the way, and what shows more.
 
     Args:
         params: of the experiment.
         result: of the rebuild.
         tables: rows of the recall table for each protocol, the main one first.
+        warnings: what was found wrong with its training runs, a sentence each.
     """
     data, test = params.pretraining_dataset.name, f"{params.retrieval_dataset.name}/{params.evaluation_split}"
     root = shlex.quote(params.root_uri)
@@ -76,6 +82,7 @@ def rebuild_card(params: RebuildParams, result: RebuildResult, tables: Sequence[
         f"under {code(params.root_uri)} on {code(platform.node())}.",
         *(f"{table(recall_rows(rows))}\n\n{_protocol(rows)}" for rows in tables),
         RECALL_NOTE,
+        *_warnings(warnings),
     ]
     lost = losses(result.stages)
     if lost:
@@ -92,8 +99,12 @@ def rebuild_card(params: RebuildParams, result: RebuildResult, tables: Sequence[
     return "\n\n".join(parts)
 
 
-def evaluation_card(root_uri: str, result: EvaluationResult) -> str:
-    """What was scored, how well, beside chance and what it was before, and what shows more."""
+def evaluation_card(root_uri: str, result: EvaluationResult, warnings: Sequence[str] = ()) -> str:
+    """What was scored, how well, beside chance and what it was before, and what shows more.
+
+    Args:
+        warnings: what was found wrong with the training runs behind it, a sentence each.
+    """
     row = result.row
     tables = [(result.chance, result.table_row), *((one.chance, one.row) for one in result.also)]
     step = "" if row.step is None else f" at step {row.step:,}"
@@ -107,11 +118,16 @@ def evaluation_card(root_uri: str, result: EvaluationResult) -> str:
         f"Run {code(row.run)}{step}, under {code(root_uri)} on {code(platform.node())}.",
         *(f"{table(recall_rows(rows))}\n\n{_protocol(rows)}" for rows in tables),
         RECALL_NOTE,
+        *_warnings(warnings),
         f"{escaped(_capital(result.comparison))}.",
         page,
         code_block([f"unicoder-vl history --root {shlex.quote(root_uri)}"]),
     ]
     return "\n\n".join(parts)
+
+
+def _warnings(warnings: Sequence[str]) -> list[str]:
+    return [f"**Warning.** {escaped(warning)}." for warning in warnings]
 
 
 def _protocol(rows: Sequence[SettingRow]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from model.errors import TrainingError
+from model.matching_watch import STALLED
 from model.progress import Progress, report
 from model.tensorboard import EventFile
 
@@ -64,7 +65,7 @@ class Journal:
 
 def _is_told(name: str, value: float) -> bool:
     """Whether a person who watches wants it: losses, accuracies, and what goes wrong. The rest is in the files."""
-    return name not in _NOT_TOLD and (value > 0 or not name.startswith("skipped"))
+    return name not in _NOT_TOLD and (value > 0 or not name.startswith(("skipped", STALLED)))
 
 
 class Pace:

@@ -13,6 +13,7 @@ from model.config import EncoderConfig, FeatureSource, PretrainConfig, PretrainJ
 from model.data import Captions, FeatureStore, load_captions, open_store
 from model.encoder import UnicoderVL
 from model.identity import data_identity
+from model.matching_watch import MatchingWatch
 from model.objectives import pretraining_losses
 from model.precision import with_precision
 from model.pretrain_batches import PretrainBatches
@@ -56,6 +57,7 @@ def run_pretraining(job: PretrainJob) -> int:
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
             vocabulary_path=job.vocabulary_path,
             validation=_validation(job, config, vocabulary, processes.device),
+            watch=MatchingWatch(config),
         )
         done = train(task, processes)
     return 0 if done else STOPPED

@@ -28,6 +28,8 @@ class Tally:
         self._in_row = torch.zeros((), device=processes.device)
         self._longest = torch.zeros((), device=processes.device)
         self._steps = 0
+        self.taken: dict[str, float] = {}
+        """Targets of each loss in the interval that was taken last."""
 
     def add(self, parts: list[LossSums], targets: Tensor, gradient_norm: Tensor) -> None:
         """Count a step.
@@ -82,6 +84,7 @@ class Tally:
         sums, correct, targets = numbers[:count], numbers[count : 2 * count], numbers[2 * count : 3 * count]
         norms, good, longest = numbers[3 * count :]
         means = loss_means(self._names, sums, correct, targets)
+        self.taken = dict(zip(self._names, targets, strict=True))
         if good:
             means["gradient_norm"] = norms / good
         skipped = self._steps - round(good)

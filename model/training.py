@@ -77,6 +77,8 @@ class Training(Generic[B]):
     untrained: tuple[str, ...] = ()
     """Submodules that the losses never reach."""
     validation: Validation | None = None
+    watch: Callable[[int, dict[str, float], dict[str, float]], dict[str, float]] | None = None
+    """Looks at a step's line of metrics and at how many targets each loss had; gives what to add to the line."""
 
 
 def train(task: Training[B], processes: Processes) -> Checkpoint | None:
@@ -206,6 +208,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     )
                 if journal:
                     missing.tell(step, last)
+                    means |= task.watch(step, means, tally.taken) if task.watch else {}
                     speed = pace.take(config.batch_size)
                     left = {"skipped": skipped, "skipped_samples": left_out, "skipped_negatives": missing.count}
                     journal.write(step, means | {"learning_rate": rate} | speed | left)

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.charts import line_chart
 from tasks.errors import UserError
+from tasks.reports.matching import matching_warnings
 from tasks.storage import Root, run_folder
 
 # Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
 _NOT_DRAWN = re.compile(
-    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?"
+    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled"
     r"|(validation_)?recall_sum|.*_r(?!1$)\d+"
 )
 _FRACTION = re.compile(r".*accuracy|.*_r1")
@@ -70,7 +71,8 @@ def training_curves(root: Root, runs: Sequence[str]) -> str:
         charts = [line_chart("losses", losses, "step", percent=False)] if losses else []
         charts += [line_chart("accuracy and recall@1", fractions, "step", percent=True)] if fractions else []
         if charts:
-            blocks.append(f'<h3>{escape(run)}</h3><div class="charts">{"".join(charts)}</div>')
+            warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in matching_warnings(root, [run]))
+            blocks.append(f'<h3>{escape(run)}</h3>{warnings}<div class="charts">{"".join(charts)}</div>')
     return "".join(blocks)
 
 

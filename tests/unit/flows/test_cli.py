@@ -176,6 +176,13 @@ def test_params_command_prints_what_params_option_reads(tmp_path: Path) -> None:
     assert RebuildParams.model_validate_json(printed) == recipe("demo", "somewhere").with_seed(3)
 
 
+@pytest.mark.parametrize("command", ["params --recipe demo", "inspect --recipe demo --of web/train"])
+def test_a_seed_that_not_all_generators_take_is_refused_by_name(command: str) -> None:
+    result = run(*command.split(), "--seed", str(2**64))
+    assert result.exit_code == 2
+    assert "Invalid value for '--seed'" in result.output and "9223372036854775807" in result.output
+
+
 def test_result_text_tells_losses_and_what_was_skipped() -> None:
     row = SettingRow(
         setting="chance", image_to_text={1: 0.01}, text_to_image={1: 0.01}, images=2, captions=4, seed=None

@@ -95,12 +95,13 @@ def test_the_card_tells_what_was_trained_on_what_and_what_is_missing() -> None:
         report_path="my data/[x](y)/report.html",
         seconds=61,
     )
-    card = rebuild_card(params, result, [(CHANCE, TRAINED)])
+    card = rebuild_card(params, result, [(CHANCE, TRAINED)], ["Matching was no better than a guess"])
     for text in (
         "# Retrieval on `retrieval/test`\n",
         "Pretrained on `web/train`, finetuned on `retrieval/train`, under `my data/[x](y)` on ",
         "| `zero-shot` | 26.0 ± 9.0 | 57.0 | 1.0 | 5.0 | 89.0 |",
         "100 images x 500 captions.",
+        "\n\n**Warning.** Matching was no better than a guess.\n\n",
         "## Made without all of the data\n\n- download of web\\/train went on without 1 of 5 shards \\(8 rows\\)",
         "- `web/train`: 30 of 40 have an image; lost: 8 shard_failed, 2 not_found",
         "## This run (1 min 1 s)",

@@ -1,0 +1,63 @@
+"""Says of a pretraining run that its matching ended no better than a guess (see `model.matching_watch`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from model.matching_watch import STALLED, remedies
+from tasks.storage import Root, run_folder
+
+
+class _Optim(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    learning_rate: float = 0.0
+
+
+class _Pretrain(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    matching: str = ""
+    matching_weight: float = 0.0
+    optim: _Optim = _Optim()
+
+
+class _Job(BaseModel):
+    """The part of a run's job.json that says how it learnt matching. Other fields come and go with versions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pretrain: _Pretrain | None = None
+
+
+def matching_warnings(root: Root, runs: Sequence[str]) -> list[str]:
+    """A sentence for each run whose matching, when last judged, was no better than a guess."""
+    return [warning for run in runs if (warning := matching_warning(root, run)) is not None]
+
+
+def matching_warning(root: Root, run: str) -> str | None:
+    """The sentence, or None where matching learnt something, or too few pairs were seen to tell."""
+    path = f"{run_folder(run)}/metrics.jsonl"
+    if not root.exists(path):
+        return None
+    judged = None
+    for line in root.read_bytes(path).splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # Still being written; a broken line is named where the curves are drawn.
+        if isinstance(row, dict) and STALLED in row:
+            judged = row
+    if judged is None or not judged[STALLED]:
+        return None
+    job = root.read_model(f"{run_folder(run)}/job.json", _Job)
+    how = job.pretrain if job is not None and job.pretrain is not None else _Pretrain()
+    accuracy = judged.get("vlm_accuracy")
+    share = f" ({100 * accuracy:.1f}% of the pairs right)" if isinstance(accuracy, float) else ""
+    return (
+        f"Matching of {run} was no better than a guess at step {judged['step']:,}{share}, so retrieval starts from "
+        f"chance; {remedies(how.matching, how.matching_weight, how.optim.learning_rate)}"
+    )
