@@ -130,7 +130,8 @@ class LoopConfig(Config):
         default=None,
         ge=1,
         description="most captions that one device takes at once; a larger share of the batch is worked off in equal "
-        "parts, their gradients added. None: the share as a whole",
+        "parts, their gradients added. None: the share as a whole. Another value only rounds otherwise, but where "
+        "dropout is on it draws other units: as good a run, and another one",
     )
     checkpoint_steps: int = Field(default=1000, ge=1, description="steps between checkpoints")
     keep_last: int = Field(default=2, ge=1, description="newest checkpoints kept")
@@ -172,8 +173,11 @@ class LoopConfig(Config):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What the weights depend on, as JSON: a run may be resumed with other values of the rest, and of no field
-        here. Splitting a batch otherwise only rounds otherwise."""
+        """What a run is, as JSON: it may be resumed with other values of the rest, and of no field here.
+
+        Of the rest, how a batch is split (`device_batch_size`, `num_processes`) rounds otherwise, and with dropout draws
+        other units; so weights are repeated bit for bit only by the same split.
+        """
         return self.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
 
 

@@ -145,7 +145,7 @@ class RetrievalBatches:
     def _against_batch(self, step: int, part: Part) -> RetrievalBatch:
         """The pairs of this part, each with all captions and images of the step's whole batch as candidates.
 
-        N is the number of distinct captions. So what is learnt does not depend on how the batch is split.
+        N is the number of distinct captions. So the candidates do not depend on how the batch is split.
         """
         whole = self._company(step)
         size = len(whole.samples) // part.count

@@ -84,10 +84,12 @@ class Training(Generic[B]):
 def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     """Train to `config.steps` from the newest checkpoint of the run, or from a fresh model.
 
-    Each step minimises the sum over the losses of their mean per target of the *global* batch, so that neither the
-    number of processes nor that of the parts a process works off changes what is learnt. Batches and random numbers
-    of a step depend on (seed, step, part) alone: on one CPU process a resumed run repeats bit for bit what the
-    undisturbed run would have done. A step whose gradient is not finite is left out.
+    Each step minimises the sum over the losses of their mean per target of the *global* batch, whatever number of
+    processes and parts works it off. So another split gives the same gradient but for rounding where dropout is off;
+    where it is on, other units drop out, for their random numbers are those of a part: the gradient is another sample
+    of the same expectation. Batches and random numbers of a step depend on (seed, step, part) alone: on one CPU process
+    a resumed run repeats bit for bit what the undisturbed run would have done. A step whose gradient is not finite is
+    left out.
 
     Returns:
         The last checkpoint, which the first process wrote on its machine's disk; None when SIGTERM, to any of the

@@ -87,6 +87,21 @@ def test_splitting_the_batch_changes_nothing_but_rounding(job, monkeypatch):
         assert logs[2][step] == pytest.approx(logs[0][step], rel=1e-4)
 
 
+@pytest.mark.parametrize(("dropout", "same"), [(0.0, True), (0.1, False)])
+def test_the_split_of_a_batch_decides_which_units_drop_out_and_nothing_else(job, dropout, same):
+    """As `device_batch_size` says. The first step's losses, before any weight differs."""
+    lines = []
+    for size in (8, 4):
+        whole = job(f"in-{size}", steps=1, batch_size=8, device_batch_size=size)
+        assert run_pretraining(whole.model_copy(update={"encoder": encoder_with(whole, dropout)})) == 0
+        lines.append(rows(whole)[0])
+    assert (lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)) == same
+
+
+def encoder_with(job: PretrainJob, dropout: float) -> EncoderConfig:
+    return job.encoder.model_copy(update={"dropout": dropout, "attention_dropout": dropout})
+
+
 def test_a_batch_larger_than_the_device_takes_is_refused_where_it_does_not_come_out_even(job):
     with pytest.raises(InputError, match="set batch_size to 4 or 8"):
         run_pretraining(job(batch_size=7, device_batch_size=4))
