@@ -175,8 +175,8 @@ class LoopConfig(Config):
     def identity(self) -> dict[str, Any]:
         """What a run is, as JSON: it may be resumed with other values of the rest, and of no field here.
 
-        Of the rest, how a batch is split (`device_batch_size`, `num_processes`) rounds otherwise, and with dropout draws
-        other units; so weights are repeated bit for bit only by the same split.
+        Of the rest, how a batch is split (`device_batch_size`, `num_processes`) decides rounding and, with dropout,
+        which units are drawn; so weights are repeated bit for bit only by the same split.
         """
         return self.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
 
