@@ -130,6 +130,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     tally, pace, skipped, missing = Tally(processes), Pace(device), 0, Missing(task.stage)
     if start and (interval := saved.get("interval")):  # Absent from checkpoints of earlier versions.
         tally.restore(interval)
+        skipped, missing.count = saved["skipped"], saved["skipped_negatives"]
     if journal:
         log.info("%s, step %d of %d: %s", task.stage, first, config.steps, split)
 
@@ -145,6 +146,8 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
                     "interval": interval,
+                    "skipped": skipped,
+                    "skipped_negatives": missing.count,
                 }
                 save_checkpoint(task.run, state, model, task.vocabulary_path, training, keep)
             # No process may end while the first one writes: torchrun would kill that one too.
@@ -265,8 +268,7 @@ def _agree(processes: Processes, targets: Tensor, missing: int, stop: bool) -> t
 
 
 class Missing:
-    """Counts the negatives that were not found since this process started, and says so, once when it begins and once
-    at the run's end."""
+    """Counts the negatives that were not found, and says so: once when this process finds the first, and at the end."""
 
     def __init__(self, stage: str) -> None:
         self.count, self._stage, self._told = 0, stage, False

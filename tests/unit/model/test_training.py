@@ -179,9 +179,12 @@ def test_a_run_that_goes_on_takes_the_jobs_layout_of_sequences(job):
     assert newest(begun).step == 12 and encoder_of(begun) == other
 
 
-def test_the_first_line_after_a_resume_is_of_all_the_steps_of_its_interval(job):
-    """Lines at 4, 8 and 12, checkpoints at 5 and 10."""
+@pytest.mark.parametrize("captions", ["different", "alike"])
+def test_the_first_line_after_a_resume_is_of_all_the_steps_of_its_interval(job, make_world, captions):
+    """Lines at 4, 8 and 12, checkpoints at 5 and 10; counts of what was left out go on, too."""
     whole, killed = job("whole", log_steps=4), job("killed", log_steps=4)
+    if captions == "alike":
+        make_world([[image] for image in range(6)], [(image, "red cat") for image in range(6)])
     assert run_pretraining(whole) == 0
     assert run_pretraining(killed) == 0
     newest(killed).path.rename(Path(killed.run_path) / "gone")
@@ -192,6 +195,7 @@ def test_the_first_line_after_a_resume_is_of_all_the_steps_of_its_interval(job):
         [{n: v for n, v in row.items() if n not in rates} for row in rows(task)] for task in (whole, killed)
     )
     assert first == second
+    assert first[-1]["skipped_negatives"] == (48 if captions == "alike" else 0)
 
 
 def test_a_checkpoint_of_an_earlier_version_goes_on_without_the_interval_it_lacks(job):
