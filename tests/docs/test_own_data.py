@@ -42,7 +42,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "and", "somethi
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the page begins with, and what its commands made of it."""
     folder = tmp_path_factory.mktemp("own")
-    for name in ("pictures", "features", "small-bert"):
+    for name in ("pictures", "features"):
         (folder / name).mkdir()
     for number in range(8):
         key = f"{number:06d}"
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, numbers in (("val", (3, 4)), ("test", (5, 6, 7))):
         rows = "".join(f"{number:06d}.jpg,a {COLOURS[number % len(COLOURS)]} circle\n" for number in numbers)
         (folder / f"mine-{split}.csv").write_text(f"file,caption\n{rows}")
-    (folder / "small-bert/vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     return folder
 
 
@@ -77,7 +77,7 @@ def params(folder: Path, typed: dict[str, str]) -> RebuildParams:
     (extractor,) = {model for said in typed.values() for model in re.findall(r'"model": "(\w{12})"', said)}
     content = json.loads(BLOCKS["mine.json"])
     content["extractor"]["model"] = extractor
-    content["encoder"] |= {"hidden_size": 24, "num_heads": 2, "intermediate_size": 32, "bert": None, "max_regions": 2}
+    content["encoder"] |= {"hidden_size": 24, "num_heads": 2, "intermediate_size": 32, "max_regions": 2}
     content["pretrain"] |= {"steps": 2, "batch_size": 2, "validation_steps": 2, "num_threads": 1, "device": "cpu"}
     (folder / "toy.json").write_text(json.dumps(content))
     return read_params(folder / "toy.json")
@@ -116,7 +116,7 @@ def test_the_pages_commands_bring_the_data_in_and_its_experiment_trains_on_it(
     )
     assert run_pretraining(job) == 0
     last = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert any("vlm_accuracy" in row for row in last) and any("validation_text_to_image_r1" in row for row in last)
+    assert any("vlm_accuracy" in row for row in last) and any("validation_vlm_accuracy" in row for row in last)
 
 
 @pytest.mark.parametrize("field", sorted(set(re.findall(r"`((?:encoder|pretrain)\.[\w.]+)`", PAGE))))
