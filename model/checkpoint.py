@@ -193,7 +193,7 @@ def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[
     """
     folder = Path(path)
     _weights(folder)
-    settings = {}
+    settings: dict[str, Any] = {}
     if encoder is not None:
         _check_encoder(folder, encoder)
         settings = {"encoder": encoder.model_dump(mode="json")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,7 +44,7 @@ def matching_warning(root: Root, run: str) -> str | None:
     path = f"{run_folder(run)}/metrics.jsonl"
     if not root.exists(path):
         return None
-    judged = None
+    judged: dict[str, Any] | None = None
     for line in root.read_bytes(path).splitlines():
         try:
             row = json.loads(line)
