@@ -17,6 +17,7 @@ from tasks.download_settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.logins import without_login
+from tasks.made_from import check_no_order
 from tasks.manifest import manifest_receipt
 from tasks.rows import check_rows
 from tasks.storage import Root
@@ -77,7 +78,7 @@ def check_download(params: DownloadParams) -> None:
     """Raise UserError unless the selected splits can be downloaded.
 
     Their rows can be read (where failures are tried again: there is a manifest), the settings are those that they
-    were begun with, and the root can be written.
+    were begun with, no features were imported for other pictures, and the root can be written.
     """
     root = Root(params.root_uri)
     for dataset, split in params.selected_splits():
@@ -87,6 +88,7 @@ def check_download(params: DownloadParams) -> None:
             manifest_receipt(root, dataset.name, split)
         if not params.accepts_changes:
             check_settings(root, dataset, split, params.download)
+        check_no_order(root, dataset.name, split)
     root.check_writable()
 
 

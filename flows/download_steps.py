@@ -20,6 +20,7 @@ from tasks.download_report import DownloadSummary
 from tasks.download_settings import check_settings, keep_settings
 from tasks.errors import StageError, UserError
 from tasks.journal import is_locked, journal_file, journaled_shards
+from tasks.made_from import check_no_order
 from tasks.manifest import drop_shards_beyond, list_shards, manifest_receipt
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import Root, image_receipt_path
@@ -54,6 +55,7 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     splits = params.selected_splits()
     _check_alone(root, splits, params)
     for dataset, split in splits:
+        check_no_order(root, dataset.name, split)
         if not params.accepts_changes:
             check_settings(root, dataset, split, params.download)
         if params.retry is None:

@@ -20,6 +20,7 @@ from tasks.errors import UserError
 from tasks.evaluate import find_evaluation
 from tasks.extractor import extractor_fingerprint
 from tasks.journal import journaled_shards
+from tasks.made_from import captions_are_stale, stale_features
 from tasks.manifest import list_shards
 from tasks.records import Outcome, Receipt, Record, Stage
 from tasks.storage import (
@@ -50,6 +51,7 @@ class SplitStatus(Record):
     extract_done: bool
     without_images: int = Field(description="shards that captions go without, because their download failed")
     without_regions: int = Field(description="shards with images that the finished features go without")
+    of_other_images: int = Field(default=0, description="feature shards made from other images than stand now")
 
 
 class RunStatus(Record):
@@ -152,6 +154,8 @@ def status_text(status: Status) -> str:
             lines.append(f"  captions go without {_shards_text(split.without_images)}, whose download failed")
         if split.without_regions:
             lines.append(f"  features go without {_shards_text(split.without_regions)} with images")
+        if split.of_other_images:
+            lines.append(f"  features of {_shards_text(split.of_other_images)} are of other images than stand now")
     if status.runs:
         lines.append("")
     for run in status.runs:
@@ -170,22 +174,24 @@ def _shards_text(number: int) -> str:
 def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str | None) -> SplitStatus:
     manifest = root.read_model(manifest_receipt_path(dataset.name, split), Receipt)
     shards = [] if manifest is None else list_shards(root, dataset, split)
-    found = [root.read_model(image_receipt_path(dataset.name, split, ref.shard), Receipt) for ref in shards]
+    found = root.read_models([image_receipt_path(dataset.name, split, ref.shard) for ref in shards], Receipt)
     receipts = [receipt for receipt in found if receipt is not None]
     begun = journaled_shards(root, dataset.name, split)
     captions = root.read_model(captions_receipt_path(dataset.name, split), Receipt)
     outcomes: Counter[str] = Counter()
     for receipt in receipts if captions is None else [captions]:
         outcomes.update({Outcome(name).value: number for name, number in receipt.counts.items()})
-    standing = {ref.shard for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
+    standing = {ref.shard: receipt for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
+    stale = manifest is not None and captions is not None and captions_are_stale(manifest, captions, standing)
     without_images = set() if captions is None else set(captions.missing)
     listed: set[int] | None = None
-    extracted = 0
+    extracted = of_others = 0
     if extractor is not None:
         listed = _listed_shards(root, feature_manifest_path(extractor, dataset.name, split))
         names = root.names(features_folder(extractor, dataset.name, split))
-        extracted = sum(re.fullmatch(r"regions-\d+\.json", name) is not None for name in names)
-    without_regions = set() if listed is None else standing - without_images - listed
+        of_others = len(stale_features(root, dataset.name, split, extractor))
+        extracted = sum(re.fullmatch(r"regions-\d+\.json", name) is not None for name in names) - of_others
+    without_regions = set() if listed is None else set(standing) - without_images - listed
     return SplitStatus(
         name=f"{dataset.name}/{split}",
         rows=None if manifest is None else manifest.counts["rows"],
@@ -193,9 +199,14 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
         downloaded=len(receipts),
         begun=len(begun),
         outcomes=dict(outcomes),
-        download_done=captions is not None and len(receipts) == len(shards) > 0 and not begun and not without_images,
+        download_done=captions is not None
+        and not stale
+        and len(receipts) == len(shards) > 0
+        and not begun
+        and not without_images,
         extracted=extracted,
-        extract_done=listed is not None and not without_regions,
+        extract_done=listed is not None and not without_regions and not of_others,
+        of_other_images=of_others,
         without_images=len(without_images),
         without_regions=len(without_regions),
     )

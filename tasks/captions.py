@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
+from tasks.made_from import CAPTIONS_FORMAT, captions_fingerprint
 from tasks.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
 from tasks.outcomes import read_outcome_columns
-from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
+from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import (
     Root,
     Stopwatch,
@@ -28,7 +29,6 @@ from tasks.storage import (
     now,
 )
 
-CAPTIONS_FORMAT = "captions/1"
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("caption_id", "image_key", "text", "split")],
     metadata={"format": CAPTIONS_FORMAT},
@@ -60,12 +60,7 @@ def make_captions(root: Root, dataset: DatasetConfig, split: str, missing: Colle
     watch = Stopwatch()
     shards = [ref for ref in list_shards(root, dataset, split) if ref.shard not in missing]
     receipts = _shard_receipts(root, dataset, split, shards)
-    identity = {
-        "format": CAPTIONS_FORMAT,
-        "manifest": manifest_receipt(root, dataset.name, split).content_digest(),
-        "shards": [receipt.content_digest() for receipt in receipts],
-    }
-    stamp = fingerprint(identity | ({"missing": sorted(missing)} if missing else {}))
+    stamp = captions_fingerprint(manifest_receipt(root, dataset.name, split), receipts, sorted(missing))
     receipt_path = captions_receipt_path(dataset.name, split)
     done = root.done(receipt_path, stamp)
     if done is not None:

@@ -13,7 +13,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples import (
-    REGION_FORMAT,
     RegionLayout,
     ShardError,
     encode_regions,
@@ -25,7 +24,8 @@ from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.failed_regions import failure_table
 from tasks.features.imported import imported_shard
-from tasks.records import Receipt, ShardRef, ShardResult, Stage, fingerprint
+from tasks.made_from import features_fingerprint
+from tasks.records import Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import Root, Stopwatch
 
 if TYPE_CHECKING:
@@ -61,14 +61,12 @@ def plan_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardPlan:
         raise UserError(f"image shard {ref} is not complete under {root.uri}; run: unicoder-vl download")
     extractor, details = extractor_fingerprint(config)
     folder = storage.features_folder(extractor, ref.dataset, ref.split)
-    # Of the tar alone: the outcome table beside it also tells how long each request took, which changes no region.
-    pictures = images.files[storage.image_shard_path(ref.dataset, ref.split, ref.shard).rsplit("/", 1)[-1]].sha256
     return ShardPlan(
         extractor=extractor,
         details=details,
         folder=folder,
         receipt_path=f"{folder}/{storage.region_receipt_name(ref.shard)}",
-        fingerprint=fingerprint({"format": REGION_FORMAT, "extractor": extractor, "images": pictures}),
+        fingerprint=features_fingerprint(extractor, images),
         images=images.counts.get("ok", 0),
     )
 

@@ -12,8 +12,9 @@ from tasks.errors import UserError
 from tasks.extract import plan_shard
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.imported import imported_manifest
+from tasks.made_from import check_captions, check_features, image_digests, publish_features
 from tasks.records import Receipt, ShardRef
-from tasks.storage import Root
+from tasks.storage import Root, region_shard_number
 
 
 def write_feature_manifest(
@@ -31,10 +32,13 @@ def write_feature_manifest(
         missing: further shards to do without, where they have no regions.
 
     Raises:
-        UserError: image shards are missing, or have no feature shard made from them with this extractor.
+        UserError: image shards are missing, or have no feature shard made from them with this extractor; or captions
+            were made from others.
     """
     if config.backend == "imported":
-        return imported_manifest(root, dataset, split, config.model)
+        manifest = imported_manifest(root, dataset, split, config.model)
+        check_features(root, dataset, split, config.model)
+        return manifest
     shards = _image_shards(root, dataset, split)
     receipts = [_region_receipt(root, ref, config) for ref in shards]
     absent = [ref.shard for ref, receipt in zip(shards, receipts, strict=True) if receipt is None]
@@ -67,7 +71,8 @@ def write_feature_manifest(
             if receipt is not None
         ),
     )
-    root.publish_model(storage.feature_manifest_path(extractor, dataset, split), manifest)
+    images = image_digests(root, dataset, split, [region_shard_number(entry.name) for entry in manifest.shards])
+    publish_features(root, dataset, split, manifest, images)
     return manifest
 
 
@@ -96,4 +101,5 @@ def _image_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
     complete = captions is not None and set(numbers) | missing == set(range(len(numbers) + len(missing)))
     if not numbers or not complete:
         raise UserError(f"images of {dataset}/{split} are not complete under {root.uri}; run: unicoder-vl download")
+    check_captions(root, dataset, split)
     return [ShardRef(dataset=dataset, split=split, shard=number) for number in numbers]

@@ -11,6 +11,7 @@
     ROOT/features/EXTRACTOR/DATASET/SPLIT/regions-00042.tar                            + regions-00042.json
                                           failed-00042.parquet  (where pictures failed)
                                           manifest.json                                (written last)
+                                          made-from.json   which rows and images these features are of
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
                   checkpoints/step-0000700/files.json  on an object store: what this checkpoint's files are
     ROOT/scores/EVALUATION/                           blocks of scores, metrics.json, report.html; see model/scores.py
@@ -32,7 +33,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +50,8 @@ from tasks.records import FileDigest, Receipt
 
 Model = TypeVar("Model", bound=BaseModel)
 PART = ".part"
+_READERS = 16
+"""Small files that are read from an object store at once."""
 
 
 class Root:
@@ -248,6 +252,13 @@ class Root:
                 f"{self.path(relative)} is not a {model.__name__} ({where}: {problem['msg']}); "
                 "it was changed by hand or by another version: remove it to have it made again"
             ) from error
+
+    def read_models(self, relatives: Sequence[str], model: type[Model]) -> list[Model | None]:
+        """The same for many small files, in their order; of an object store, many at once. Raises as `read_model`."""
+        if self.is_local:
+            return [self.read_model(relative, model) for relative in relatives]
+        with ThreadPoolExecutor(_READERS, "read") as pool:
+            return list(pool.map(lambda relative: self.read_model(relative, model), relatives))
 
     def append_line(self, relative: str, line: str) -> None:
         """Append one line to a text file, durably. On an object store the whole file is written again."""

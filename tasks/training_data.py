@@ -10,6 +10,7 @@ from model.config import FeatureSource, LoaderConfig
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.local_copy import local_copy
+from tasks.made_from import check_features
 from tasks.records import Receipt
 from tasks.storage import (
     CACHE,
@@ -50,7 +51,7 @@ def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
     """Find a split's features and captions.
 
     Raises:
-        UserError: they are not there yet.
+        UserError: they are not there yet, or were made from other rows or images than stand now.
     """
     extractor, _ = extractor_fingerprint(data.extractor)
     return resolve_features(root, data.dataset, data.split, extractor, data.loader)
@@ -68,6 +69,7 @@ def resolve_features(root: Root, dataset: str, split: str, extractor: str, loade
             f"{name} has no finished features of this extractor ({extractor[:12]}) under {root.uri}; "
             "run `unicoder-vl extract` with the same parameters"
         )
+    check_features(root, dataset, split, extractor)
     return ResolvedData(
         source=FeatureSource(
             features_path=root.path(features_folder(extractor, dataset, split)),

@@ -20,6 +20,7 @@ from feature_extraction.samples import RegionSample, parse_manifest, read_region
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.import_pictures import picture_name
+from tasks.made_from import check_features
 from tasks.outcomes import read_outcome_columns
 from tasks.records import Record, ShardRef
 from tasks.storage import PART, Root, region_shard_number
@@ -61,7 +62,8 @@ def export_features(
         on_progress: hears of every shard.
 
     Raises:
-        UserError: the features are not finished, something stands at `path`, or names are not unique.
+        UserError: the features are not finished, or not of the images that stand now; something stands at `path`, or
+            names are not unique.
         ShardError: a shard is damaged.
     """
     if path.exists():
@@ -69,6 +71,7 @@ def export_features(
     where = f"{features.folder}/manifest.json"
     if not root.exists(where):
         raise UserError(f"features {features} are not finished under {root.uri}; run: unicoder-vl verify")
+    check_features(root, features.dataset, features.split, features.extractor)
     manifest = parse_manifest(root.read_bytes(where), root.path(where))
     pictures = regions = 0
 

@@ -41,6 +41,7 @@ from tasks.features.import_config import ImportConfig, ImportSummary
 from tasks.features.import_pictures import Picture, ShardPictures, name_function
 from tasks.features.import_probe import probe
 from tasks.features.region_statistics import boxes_outside
+from tasks.made_from import begin_import, check_captions, image_digests, made_from_path, publish_features
 from tasks.records import Receipt, Stage, fingerprint
 from tasks.storage import Root, Stopwatch
 
@@ -103,6 +104,10 @@ class _Importer:
             self._mark(list(self.pictures.of_shard(shard)))
         if not any(self.used):
             raise UserError(self._nothing_fits())
+        by_order = self.config.match == "order"
+        if not by_order:
+            check_captions(self.root, self.dataset, self.split)
+        images = {} if by_order else image_digests(self.root, self.dataset, self.split, range(self.pictures.shards))
         receipts = []
         skipped = 0
         try:
@@ -116,7 +121,7 @@ class _Importer:
             self._take_back()  # What is refused can never be finished; what is stopped can.
             raise
         self._publish_record()
-        self._publish_manifest(receipts)
+        self._publish_manifest(receipts, images, by_order)
         return self._summary(receipts, skipped)
 
     def _mark(self, wanted: list[Picture]) -> None:
@@ -166,6 +171,7 @@ class _Importer:
             # Nothing refuses the shard any more. The manifest promises all shards, and is written again when all stand.
             self.root.remove(storage.feature_manifest_path(self.extractor, self.dataset, self.split))
             self._publish_record()
+            begin_import(self.root, self.dataset, self.split, self.extractor, self.config.match == "order")
 
         if not stood:
             self.added.append(number)
@@ -254,6 +260,9 @@ class _Importer:
             self.root.remove(f"{self.folder}/{storage.region_receipt_name(number)}")
             for name in (storage.region_shard_name(number), storage.failed_regions_name(number)):
                 self.root.remove(f"{self.folder}/{name}")
+        about = made_from_path(self.extractor, self.dataset, self.split)
+        if self.root.names(self.folder) == [about.rpartition("/")[2]]:
+            self.root.remove(about)
         self.root.remove_empty_folders(self.folder)
         record = storage.extractor_path(self.extractor)
         folder, _, name = record.rpartition("/")
@@ -281,7 +290,7 @@ class _Importer:
             )
             self.root.publish_model(path, record)
 
-    def _publish_manifest(self, receipts: list[Receipt]) -> None:
+    def _publish_manifest(self, receipts: list[Receipt], images: dict[int, str], by_order: bool) -> None:
         names = [storage.region_shard_name(receipt.shard) for receipt in receipts]
         manifest = FeatureManifest(
             max_regions=self.layout.max_regions,
@@ -300,7 +309,7 @@ class _Importer:
                 for name, receipt in zip(names, receipts, strict=True)
             ),
         )
-        self.root.publish_model(storage.feature_manifest_path(self.extractor, self.dataset, self.split), manifest)
+        publish_features(self.root, self.dataset, self.split, manifest, images, by_order)
 
     def _summary(self, receipts: list[Receipt], skipped: int) -> ImportSummary:
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))

@@ -14,6 +14,7 @@ from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.lookup import read_layout
+from tasks.made_from import check_shards
 from tasks.records import Receipt
 from tasks.storage import Root
 
@@ -69,7 +70,8 @@ def open_features(root: Root, features: FeatureSet, selects: Callable[[int], boo
     """Read the receipts of the shards whose numbers are selected.
 
     Raises:
-        UserError: there is no such feature set, or none of its shards is selected.
+        UserError: there is no such feature set, or none of its shards is selected; or one of them was made from other
+            images than stand now.
     """
     path = storage.extractor_path(features.extractor)
     record = root.read_model(path, ExtractorRecord)
@@ -89,4 +91,5 @@ def open_features(root: Root, features: FeatureSet, selects: Callable[[int], boo
             f"none of the {len(there)} feature shards of {features} is selected: they are {there[0]} to {there[-1]}"
         )
     receipts = {shard: receipt for shard, receipt in found.items() if receipt is not None}
+    check_shards(root, features.dataset, features.split, features.extractor, receipts)
     return OpenFeatures(root, features, record, receipts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import IO
 
 from pydantic import Field
 
 from feature_extraction.samples import (
-    REGION_FORMAT,
     FeatureManifest,
     RegionLayout,
     ShardEntry,
@@ -24,6 +25,7 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
+from tasks.made_from import stale_shards
 from tasks.records import FileDigest, Receipt, Record, fingerprint
 from tasks.storage import Root
 
@@ -222,22 +224,23 @@ class _Check:
             raise ShardError("it was written after manifest.json, or is another's: their checksums differ")
         if entry is not None and entry.samples != receipt.counts["ok"]:
             raise ShardError(f"its receipt counts {receipt.counts['ok']} images, manifest.json {entry.samples}")
-        stamp = self._stamp(receipt)
-        if stamp is not None and stamp != receipt.fingerprint:
+        if receipt.shard in self._stale:
             raise ShardError("it was made by another extractor, or from pictures that have changed since")
 
-    def _stamp(self, receipt: Receipt) -> str | None:
-        """The fingerprint that an extracted shard's receipt should have; None where its pictures are not here."""
-        if self.imported or self.record is None:
-            return None
-        images = storage.image_receipt_path(receipt.dataset, receipt.split, receipt.shard)
-        name = storage.image_shard_path(receipt.dataset, receipt.split, receipt.shard).rpartition("/")[2]
-        pictures = self.root.read_model(images, Receipt)
-        if pictures is None or name not in pictures.files:
-            return None
-        return fingerprint(
-            {"format": REGION_FORMAT, "extractor": self.record.fingerprint, "images": pictures.files[name].sha256}
-        )
+    @cached_property
+    def _stale(self) -> list[int]:
+        """Numbers of the shards that were made from other pictures than are here."""
+        if self.record is None:
+            return []
+        receipts = {}
+        for name in self.root.names(self.folder):
+            if re.fullmatch(r"regions-\d{5,}\.json", name):
+                with suppress(UserError):  # A damaged one is told of when its shard's turn comes.
+                    receipt = self.root.read_model(f"{self.folder}/{name}", Receipt)
+                    if receipt is not None:
+                        receipts[receipt.shard] = receipt
+        features = self.features
+        return stale_shards(self.root, features.dataset, features.split, features.extractor, receipts)
 
     def _read_layout(self, name: str, receipt: Receipt, manifest: FeatureManifest | None) -> RegionLayout | None:
         """The layout in a shard's first record, which is all of theirs; None where it has no record.
