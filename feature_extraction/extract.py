@@ -7,6 +7,7 @@ takes the results does something with them. The detector waits for nobody while 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -15,12 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.detector import Detections, Detector, Prepared
 from feature_extraction.pictures import PictureError, decode_picture
-from feature_extraction.samples import ImageSample, RegionSample
+from feature_extraction.samples import ImageSample, RegionSample, ShardError, check_regions
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,13 @@ _WINDOWS_AHEAD = 2
 """Windows beyond the one whose results are taken: one to be detected, one to be decoded."""
 _LANES_ON_GPU = 2
 """Batches with the detector at once: while one waits for the host to select its regions, the GPU works on the other."""
+
+_LONGEST_DETAIL = 300
+_LARGEST_FEATURE = float(np.finfo(np.float16).max)
+_DEVICE_ERROR = re.compile(r"CUDA|cuDNN|CUDNN|CUBLAS|HIP error|NCCL|can't allocate memory")
+"""In what torch says of a device. A picture that is odd is never told of in these words."""
+_PLAIN = np.repeat(np.add.outer(np.arange(96), np.arange(128))[..., None], 3, axis=2).astype(np.uint8)
+"""A picture that no detector has trouble with: a slope of grey."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,11 @@ def extract_regions(
     """One result per image, in the order of the images.
 
     Images that are of exactly equal shape once prepared go through the detector together, up to `config.batch_size`;
-    a padded batch would change the regions of its smaller images. A picture that cannot be decoded, or is not of the
-    size its sample states, is one failure.
+    a padded batch would change the regions of its smaller images.
+
+    A picture that cannot be decoded, is not of the size its sample states, or of which the detector makes an error or
+    something that is not finite, is one failure; the others of its batch are detected one by one. The detector itself
+    is at fault where a plain picture fails, too.
 
     Where a batch does not fit in the GPU's memory, batches are half as large from then on, and the log says so. The
     regions are those of any batch size.
@@ -94,7 +106,8 @@ def extract_regions(
         clock: counts how much of its time the detector is busy.
 
     Raises:
-        ValueError: the detector gave something that is not finite, or one image is too much for the GPU's memory.
+        ValueError: the detector is at fault, or one image is too much for the GPU's memory.
+        RuntimeError, MemoryError, OSError: the device, this machine's memory or its disk is.
     """
     stream = iter(samples)
     batches = _Batches(detector, config.batch_size, clock or BusyClock())
@@ -103,7 +116,7 @@ def extract_regions(
 
     def next_window() -> _Window:
         window = list(islice(stream, WINDOW_BATCHES * config.batch_size))
-        prepared = list(decoders.map(lambda sample: _prepare(sample, detector), window))
+        prepared = list(decoders.map(lambda sample: _prepare(sample, detector, batches), window))
         failures = {place: one for place, one in enumerate(prepared) if isinstance(one, ExtractFailure)}
         pictures = {place: one for place, one in enumerate(prepared) if isinstance(one, Prepared)}
         return _Window(window, failures, batches.submit(pictures))
@@ -120,15 +133,40 @@ def extract_regions(
             pool.shutdown(wait=True)
 
 
-def _prepare(sample: ImageSample, detector: Detector) -> Prepared | ExtractFailure:
+def _prepare(sample: ImageSample, detector: Detector, batches: _Batches) -> Prepared | ExtractFailure:
     try:
         return detector.prepare(decode_picture(sample))
     except PictureError as error:
         return ExtractFailure(sample.key, str(error))
+    except Exception as error:  # noqa: BLE001 (decoders and resizers of others raise what they like)
+        return ExtractFailure(sample.key, batches.told(error))
 
 
-_Place = tuple[Future[list[Detections]], int]
-"""The results of a batch, and a picture's number among them."""
+def _is_of_machine(error: Exception) -> bool:
+    """True for an error that is no picture's: of the device, of memory, of the disk or of what a process may have."""
+    if isinstance(error, OSError):
+        return error.errno is not None  # Decoders raise those of their own without a number.
+    of_device = isinstance(error, RuntimeError) and _DEVICE_ERROR.search(str(error)) is not None
+    return of_device or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_LONGEST_DETAIL]}"
+
+
+def _find_fault(found: Detections, size: tuple[int, int]) -> str | None:
+    """What of a picture's regions no shard can hold, or None."""
+    try:
+        check_regions(_region_sample("", size, found))
+    except ShardError as error:
+        return str(error).removeprefix("key : ").partition(";")[0]
+    if float(np.abs(found.features).max(initial=0)) > _LARGEST_FEATURE:
+        return f"a feature is beyond half precision ({_LARGEST_FEATURE:.0f})"
+    return None
+
+
+_Place = tuple[Future[list[Detections | str]], int]
+"""The results of a batch, or why there are none of a picture; and the picture's number among them."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +183,11 @@ class _Window:
                 yield self.failures[number]
             else:
                 batch, place = self.found[number]
-                yield _region_sample(sample, batch.result()[place])
+                found = batch.result()[place]
+                if isinstance(found, str):
+                    yield ExtractFailure(sample.key, found)
+                else:
+                    yield _region_sample(sample.key, sample.size, found)
 
 
 class _Batches:
@@ -171,28 +213,38 @@ class _Batches:
                 found.update({number: (future, place) for place, number in enumerate(batch)})
         return found
 
-    def _detect(self, pictures: list[Prepared]) -> list[Detections]:
-        found: list[Detections] = []
+    def _detect(self, pictures: list[Prepared]) -> list[Detections | str]:
+        found: list[Detections | str] = []
         with self._clock:
             while rest := pictures[len(found) :]:
                 found += self._detect_some(rest[: self._limit])
         return found
 
-    def _detect_some(self, pictures: list[Prepared]) -> list[Detections]:
-        """Regions of the pictures; nothing where they are too many for the GPU's memory: then the limit falls.
+    def _detect_some(self, pictures: list[Prepared]) -> list[Detections | str]:
+        """Regions of the pictures, or why there are none of one.
+
+        Nothing where they are too many for the GPU's memory: then the limit falls.
 
         Raises:
-            ValueError: one picture is too much already.
+            ValueError: one picture is too much already; or as `told`.
         """
         height, width, _ = pictures[0].pixels.shape
         try:
-            return self._detector.detect(pictures)
+            detected = self._detector.detect(pictures)
         except torch.OutOfMemoryError as error:
             if len(pictures) == 1:
                 raise ValueError(
                     f"one image of {width}x{height} is too much for the GPU's memory; lower extractor.num_proposals, "
                     "set extractor.precision='bf16', or take a larger GPU"
                 ) from error
+        except Exception as error:
+            if len(pictures) == 1:
+                return [self.told(error)]
+            if _is_of_machine(error):
+                raise
+            return [one for picture in pictures for one in self._detect_some([picture])]
+        else:
+            return [self._sound(one, picture) for one, picture in zip(detected, pictures, strict=True)]
         self._limit = min(self._limit, len(pictures) // 2)
         logger.warning(
             "%d images of %dx%d are too much for the GPU's memory: %d at a time from here on",
@@ -205,6 +257,34 @@ class _Batches:
         torch.cuda.empty_cache()
         return []
 
+    def _sound(self, found: Detections, picture: Prepared) -> Detections | str:
+        """The regions of a picture, or what is wrong with them."""
+        fault = _find_fault(found, picture.size)
+        return found if fault is None else self.told(ValueError(fault))
+
+    def told(self, error: Exception) -> str:
+        """What to say of a picture that failed, if it is the picture's fault.
+
+        Raises:
+            ValueError: a plain picture fails as well, so it is the detector's.
+            RuntimeError, MemoryError, OSError: it is the machine's.
+        """
+        if _is_of_machine(error):
+            raise error
+        try:
+            plain = self._detector.prepare(_PLAIN)
+            faults = [_find_fault(one, plain.size) for one in self._detector.detect([plain])]
+        except Exception as again:
+            if _is_of_machine(again):
+                raise
+            faults = [_short(again)]
+        if any(faults):
+            raise ValueError(
+                f"the detector fails on a plain picture, too ({faults[0]}); see that its weights are whole and of this "
+                "model"
+            ) from error
+        return _short(error)
+
 
 def _begin_lane(device: torch.device) -> None:
     """Give this thread a stream of its own, so that a GPU can work on one batch while another is selected from."""
@@ -213,10 +293,10 @@ def _begin_lane(device: torch.device) -> None:
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
-def _region_sample(sample: ImageSample, found: Detections) -> RegionSample:
+def _region_sample(key: str, size: tuple[int, int], found: Detections) -> RegionSample:
     return RegionSample(
-        key=sample.key,
-        size=sample.size,
+        key=key,
+        size=size,
         boxes=found.boxes,
         labels=found.labels,
         scores=found.scores,

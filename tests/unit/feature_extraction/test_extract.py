@@ -113,6 +113,84 @@ def test_an_error_of_the_detector_is_not_taken_for_a_broken_picture():
         list(extract_regions([sample("000", 10)], Broken(), CONFIG))
 
 
+class Particular(GreyDetector):
+    """Does not take pictures that are darker than 50, or wider than 1,000 pixels, each in a way of its own."""
+
+    def prepare(self, image: Image) -> Prepared:
+        if image.shape[1] > 1000:
+            raise RuntimeError("Input and output sizes should be greater than 0\nand so on")
+        return super().prepare(image)
+
+    def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
+        if any(picture.pixels.mean() < 50 for picture in pictures):
+            raise IndexError("too dark")
+        return super().detect(pictures)
+
+
+def test_any_error_of_one_picture_is_one_failure_and_its_batch_is_detected_one_by_one():
+    samples = [sample("000", 100), sample("001", 20), sample("002", 200), sample("003", 90, (2000, 8))]
+    detector = Particular()
+    results = list(extract_regions(samples, detector, CONFIG))
+    assert [result.detail for result in results if isinstance(result, ExtractFailure)] == [
+        "IndexError: too dark",
+        "RuntimeError: Input and output sizes should be greater than 0",
+    ]
+    assert keys(results) == keys(samples)
+    assert [round(result.features[0, 0]) for result in results if isinstance(result, RegionSample)] == [100, 200]
+
+
+@pytest.mark.parametrize("wrong", ["features", "boxes", "scores"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 70000.0])
+def test_regions_that_no_shard_can_hold_are_one_failure_among_the_good_ones_of_its_batch(wrong, value):
+    class Odd(GreyDetector):
+        def detect(self, pictures):
+            found = super().detect(pictures)
+            return [
+                replace(one, **{wrong: np.full_like(getattr(one, wrong), value)})
+                if picture.pixels.mean() < 50 and (wrong != "boxes" or not np.isfinite(value))
+                else replace(one, features=one.features * value)
+                if picture.pixels.mean() < 50
+                else one
+                for one, picture in zip(found, pictures, strict=True)
+            ]
+
+    results = list(extract_regions([sample("000", 100), sample("001", 20), sample("002", 200)], Odd(), CONFIG))
+    assert [isinstance(result, ExtractFailure) for result in results] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        MemoryError("of the host"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["device", "memory", "disk"],
+)
+@pytest.mark.parametrize("step", ["prepare", "detect"])
+def test_an_error_of_the_machine_is_no_pictures(error, step):
+    class Ill(GreyDetector):
+        def prepare(self, image):
+            if step == "prepare":
+                raise error
+            return super().prepare(image)
+
+        def detect(self, pictures):
+            raise error
+
+    with pytest.raises(type(error)):
+        list(extract_regions([sample("000", 10), sample("001", 20)], Ill(), CONFIG))
+
+
+def test_a_detector_of_broken_weights_is_told_from_broken_pictures():
+    class NotANumber(GreyDetector):
+        def detect(self, pictures):
+            return [replace(one, features=one.features * np.nan) for one in super().detect(pictures)]
+
+    with pytest.raises(ValueError, match=r"fails on a plain picture, too \(a box or feature is not finite\); see that"):
+        list(extract_regions([sample("000", 10), sample("001", 20)], NotANumber(), CONFIG))
+
+
 class SmallMemory(GreyDetector):
     """Holds at most `room` pictures at once."""
 

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
@@ -182,6 +185,35 @@ def test_a_corrupt_picture_is_one_failed_row(root):
     assert table.column("key").to_pylist() == ["000000001"]
     assert "runcated" in table.column("detail").to_pylist()[0]
     assert set(result.receipt.files) == {"regions-00000.tar", "failed-00000.parquet"}
+
+
+def test_pictures_that_the_detector_cannot_resize_are_failed_rows_and_the_smallest_is_none(root):
+    sizes = [(32, 20_000), (40, 32), (1, 1), (3000, 1)]
+    samples = []
+    for number, size in enumerate(sizes):
+        buffer = io.BytesIO()
+        Image.new("RGB", size, "teal").save(buffer, "JPEG")
+        samples.append(ImageSample(f"{number:09d}", "", "", size, "", buffer.getvalue()))
+    publish_images(root, 0, samples)
+    result = extract_shard(root, ref(0), CONFIG)
+    assert (result.receipt.counts["ok"], result.receipt.counts["failed"]) == (2, 2)
+    assert [sample.key for sample in read_regions(root, 0)] == ["000000001", "000000002"]
+    table = pq.read_table(io.BytesIO(root.read_bytes(f"{folder()}/failed-00000.parquet")))
+    assert table.column("key").to_pylist() == ["000000000", "000000003"]
+    assert all("sizes should be greater than 0" in detail for detail in table.column("detail").to_pylist())
+    assert extract_shard(root, ref(0), CONFIG).skipped
+
+
+def test_weights_that_are_no_numbers_stop_the_shard_and_are_named(root, tmp_path):
+    tensors = {name: tensor.clone() for name, tensor in load_file(SHIPPED).items()}
+    for tensor in tensors.values():
+        tensor.fill_(float("nan"))
+    with safe_open(SHIPPED, framework="pt") as file:
+        save_file(tensors, tmp_path / "nan.safetensors", metadata=file.metadata())
+    config = CONFIG.model_copy(update={"weights": str(tmp_path / "nan.safetensors")})
+    with pytest.raises(ShardError, match=r"cannot extract pictures/train/00000: .* plain picture, too .* its weights"):
+        extract_shard(root, ref(0), config)
+    assert root.names(folder(config)) == []
 
 
 def test_a_shard_without_images_is_a_shard_without_regions(root):

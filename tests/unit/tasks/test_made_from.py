@@ -170,7 +170,7 @@ def test_captions_of_rows_that_were_replaced_are_refused_until_the_download_ends
     project.list_rows([1, 0, 2, 3, 4])
     project.begin_download()
     with pytest.raises(
-        UserError, match="captions of drawn/test were made from other rows .* run `unicoder-vl download`"
+        UserError, match=r"captions of drawn/test were made from other rows .* run `unicoder-vl download`"
     ):
         resolve_data(project.root, DATA)
     with pytest.raises(UserError, match="captions of drawn/test were made from other rows"):
@@ -204,7 +204,7 @@ def test_a_finished_set_is_known_without_a_look_at_its_shards(project: Project) 
         project.root.publish_bytes(image_receipt_path(DATASET, SPLIT, shard), b"not read")
     resolve_data(project.root, DATA)
     project.forget()
-    with pytest.raises(UserError, match="images-00000.json is not a Receipt"):
+    with pytest.raises(UserError, match=r"images-00000\.json is not a Receipt"):
         resolve_data(project.root, DATA)
 
 
@@ -231,7 +231,7 @@ def test_a_split_whose_features_were_imported_by_order_is_not_downloaded(listed:
     params = DownloadParams(root_uri=listed.root.uri, datasets=(listed.dataset,))
     for changes in ({}, {"accept_changes": True}):
         with pytest.raises(
-            UserError, match="imported by order and belong to no rows, .* remove that folder, and import"
+            UserError, match=r"imported by order and belong to no rows, .* remove that folder, and import"
         ):
             check_download(params.model_copy(update=changes))
     assert not listed.root.exists("datasets")
