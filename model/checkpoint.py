@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from model.config import EncoderConfig
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
-from model.publish import sync, write_whole
+from model.publish import sync, sync_folder, write_whole
 from model.tokenizer import Vocabulary, load_vocabulary
 
 _WEIGHTS = "model.safetensors"
@@ -107,11 +108,15 @@ def save_checkpoint(
         shutil.copyfile(vocabulary_path, part / "vocab.txt")
         torch.save(training, part / "optimizer.pt")
         (part / "state.json").write_text(state.model_dump_json(indent=2) + "\n")
+        # safetensors lets nobody but the owner read; a shared root's group does as this process's umask says.
+        mode = stat.S_IMODE((part / "state.json").stat().st_mode)
         for file in part.iterdir():
+            if stat.S_IMODE(file.stat().st_mode) != mode:
+                file.chmod(mode)
             sync(file)
-        sync(part)
+        sync_folder(part)
         part.rename(target)
-        sync(folder)
+        sync_folder(folder)
     # torch and safetensors, both written in part in other languages, report a full disk as errors of their own.
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)

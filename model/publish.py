@@ -1,44 +1,102 @@
-"""How a file that several processes want is made once, and appears whole or not at all."""
+"""How a file that several processes want is made once, and appears whole or not at all.
+
+Not every file system of a cluster does all that a local disk does. Where one knows no locks (Lustre without its option
+`flock`, NFS without its lock daemon), processes of one user on one machine are still kept apart; where it does not
+write a folder to the disk when asked (CIFS, much of FUSE), it is left to do so in its own time.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
+import logging
 import os
+import tempfile
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP})
+_NO_SYNC = frozenset(
+    {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.ENOSYS, errno.EACCES, errno.EPERM, errno.EISDIR}
+)
+_log = logging.getLogger(__name__)
 
 
 class Lock:
     """A lock among processes, held on a file of its own. The kernel drops it when its process ends, however it ends.
 
-    The file stays: whoever deleted it could leave two processes with a lock each.
+    The file stays: whoever deleted it could leave two processes with a lock each; see `is_on`. Where its file system
+    knows no locks, it is held on a file of this user's in the machine's folder for temporary ones.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, path: Path, create: bool = True) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: of the file.
+            create: False: only look at one that is there, as `is_held` does.
+
+        Raises:
+            FileNotFoundError: it is not there and not to be made, or its folder is not.
+        """
+        self._path = path
+        self._descriptor = os.open(path, (os.O_RDWR | os.O_CREAT if create else os.O_RDONLY) | os.O_CLOEXEC, 0o666)
+        self._stand_in = -1
 
     def share(self) -> None:
         """Wait until nobody holds it alone; many may share it. Gives up what was held before."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._lock(fcntl.LOCK_SH)
 
     def hold(self) -> None:
         """Wait until nobody else has it. Gives up what was held before."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._lock(fcntl.LOCK_EX)
 
     def try_hold(self) -> bool:
         """Hold it if nobody else has it now. Gives up what was held before, in any case."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        return self._try(fcntl.LOCK_EX)
+
+    def is_held(self) -> bool:
+        """Whether another holds it alone now. Gives up what was held before."""
+        free = self._try(fcntl.LOCK_SH)
+        self._lock(fcntl.LOCK_UN)
+        return not free
+
+    def is_on(self, path: Path) -> bool:
+        """Whether the file of this name is the locked one, and not another in the place of one that was removed."""
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.path.samestat(path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        for descriptor in (self._descriptor, self._stand_in):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._stand_in = -1
+
+    def _try(self, operation: int) -> bool:
+        self._lock(fcntl.LOCK_UN)
+        try:
+            self._lock(operation | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def _lock(self, operation: int) -> None:
+        if self._stand_in < 0:
+            try:
+                fcntl.flock(self._descriptor, operation)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                _warn_of_no_locks(str(self._path.parent), error.strerror or "")
+                self._stand_in = _open_stand_in(self._path)
+            else:
+                return
+        fcntl.flock(self._stand_in, operation)
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +117,7 @@ def publish(path: Path) -> None:
     part = part_of(path)
     sync(part)
     part.replace(path)
-    sync(path.parent)
+    sync_folder(path.parent)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -69,9 +127,45 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file or a folder reach the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have a file reach the disk."""
+    descriptor = os.open(path, os.O_RDWR)  # Some network file systems write nothing out for a reader.
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder reach the disk, where its file system does that when asked."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _NO_SYNC:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _open_stand_in(path: Path) -> int:
+    """A file of this machine that stands for one whose file system knows no locks; its name is that one's digest."""
+    folder = Path(tempfile.gettempdir()) / f"unicoder-vl-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
+    return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+@cache
+def _warn_of_no_locks(folder: str, reason: str) -> None:
+    """Once a folder is enough."""
+    _log.warning(
+        "the file system of %s knows no locks (%s): only your processes on this machine are kept apart; see that no "
+        "other machine or user does the same work at the same time",
+        folder,
+        reason,
+    )

@@ -24,6 +24,7 @@ from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.failed_regions import failure_table
 from tasks.features.imported import imported_shard
+from tasks.locks import alone
 from tasks.made_from import features_fingerprint
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import Root, Stopwatch
@@ -112,15 +113,32 @@ def extract_shard(
     Raises:
         UserError: the image shard is not there, or the extractor cannot be loaded.
         ShardError: the image shard is damaged, or its regions cannot be stored.
+        StageError: another process is extracting this shard.
     """
     standing = standing_shard(root, ref, config)
     if standing is not None:
         return standing
+    plan = plan_shard(root, ref, config)
+    name = f"extract-{plan.extractor[:12]}-{ref.dataset}-{ref.split}-{ref.shard:05d}"
+    with alone(root, name, f"extracting shard {ref}"):
+        standing = standing_shard(root, ref, config)  # Another process may just have done it.
+        return standing or _extract_alone(root, ref, config, plan, load or load_on_device, num_threads, on_progress)
+
+
+def _extract_alone(
+    root: Root,
+    ref: ShardRef,
+    config: ExtractorConfig,
+    plan: ShardPlan,
+    load: Callable[[ExtractorConfig], Detector],
+    num_threads: int,
+    on_progress: OnProgress | None,
+) -> ShardResult:
+    """Extract a shard that no other process on this machine extracts; see `extract_shard`."""
     from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
 
     watch, clock = Stopwatch(), BusyClock()
-    plan = plan_shard(root, ref, config)
-    detector = (load or load_on_device)(config)
+    detector = load(config)
     _publish_extractor(root, plan, detector)
     _withdraw_manifest(root, plan.extractor, ref)
     num_top = min(config.top_labels, len(detector.labels))

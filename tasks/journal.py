@@ -10,7 +10,6 @@ seconds. The journal goes when its shard has been published with its receipt.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import struct
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from model.publish import Lock
 from tasks.errors import StageError
 from tasks.local_copy import local_copy
 from tasks.outcomes import RowOutcome
@@ -55,7 +55,7 @@ class Journal:
         self.outcomes: dict[str, RowOutcome] = {}
         self._jpegs: dict[str, tuple[int, int]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _open_locked(path)
+        self._file, self._lock = _open_locked(path)
         self._synced_at = time.monotonic()
         try:
             header = _read_header(self._file)
@@ -66,14 +66,14 @@ class Journal:
                 self.over_table = over_table
                 self.restart(fingerprint, over_table)
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._close()
 
     def restart(self, fingerprint: str, over_table: bool) -> None:
         """Forget everything."""
@@ -108,6 +108,10 @@ class Journal:
     def remove(self) -> None:
         """Remove the file: the shard holds it all now."""
         self.path.unlink()
+
+    def _close(self) -> None:
+        self._file.close()
+        self._lock.close()
 
     def _write_all(self, rest: bytes) -> None:
         """Write what a signal or a nearly full disk may cut short."""
@@ -162,34 +166,23 @@ def journaled_shards(root: Root, dataset: str, split: str) -> list[int]:
 def is_locked(root: Root, ref: ShardRef) -> bool:
     """True while a process of this machine is at work on this shard."""
     try:
-        file = os.open(journal_file(root, ref), os.O_RDONLY)
+        with Lock(journal_file(root, ref), create=False) as lock:
+            return lock.is_held()
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
-def _open_locked(path: Path) -> IO[bytes]:
-    """The file, unbuffered, at its beginning; locked until it is closed or this process ends."""
+def _open_locked(path: Path) -> tuple[IO[bytes], Lock]:
+    """The file, unbuffered, at its beginning; and its lock, held until it is closed or this process ends."""
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise StageError(f"{path} is locked: another process is downloading this shard; let it end") from error
+        lock = Lock(path)
+        if not lock.try_hold():
+            lock.close()
+            raise StageError(f"{path} is locked: another process is downloading this shard; let it end")
         # The process that had the lock may have removed the file just before: then ours is no file of that name.
-        try:
-            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()
+        if lock.is_on(path):
+            return path.open("r+b", buffering=0), lock
+        lock.close()
 
 
 def _read_header(file: IO[bytes]) -> dict[str, object] | None:

@@ -31,7 +31,7 @@ import glob
 import hashlib
 import os
 import platform
-import threading
+import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +44,7 @@ from typing import IO, TypeVar
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
+from model.publish import sync_folder
 from tasks.errors import StorageError, UserError
 from tasks.object_store import ObjectStore
 from tasks.records import FileDigest, Receipt
@@ -88,7 +89,7 @@ class Root:
 
     def check_writable(self) -> None:
         """Raise UserError unless files can be written under the root. Leaves nothing behind but the folder."""
-        probe = f".writable-{platform.node()}-{os.getpid()}"
+        probe = f".writable-{_own_name()}"
         try:
             self.publish_bytes(probe, b"")
             self.remove(probe)
@@ -157,7 +158,7 @@ class Root:
         """
         assert not self.is_local, "a file of a local root is read where it lies"
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{platform.node()}.{os.getpid()}.{threading.get_ident()}{PART}")
+        part = target.with_name(f"{target.name}.{_own_name()}{PART}")
         try:
             self._store.download(relative, part)
             if expected is not None and file_digest(part) != expected:
@@ -182,7 +183,7 @@ class Root:
         target = self._folder / relative
         if target.exists():
             target.unlink()
-            _fsync_folder(target.parent)
+            sync_folder(target.parent)
 
     def remove_empty_folders(self, relative: str) -> None:
         """Remove a folder, and those above it below the root, up to the first that holds anything; no error if none."""
@@ -209,7 +210,7 @@ class Root:
             return digest
         target = self._folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{platform.node()}.{os.getpid()}{PART}")
+        part = target.with_name(f"{target.name}.{_own_name()}{PART}")
         _drop_parts_of_the_dead(target)
         try:
             with part.open("wb") as stream:
@@ -221,7 +222,7 @@ class Root:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _fsync_folder(target.parent)
+        sync_folder(target.parent)
         return digest
 
     def publish_bytes(self, relative: str, content: bytes) -> FileDigest:
@@ -288,12 +289,28 @@ def file_digest(path: Path) -> FileDigest:
         return FileDigest(bytes=path.stat().st_size, sha256=hashlib.file_digest(stream, "sha256").hexdigest())
 
 
+def _machine_name() -> str:
+    """This host and its namespace of process numbers. Containers may share the first, and then not the second."""
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        space = 0
+    return f"{platform.node()}.{space}"
+
+
+def _own_name() -> str:
+    """A part of a temporary file's name that no other has: machine, process, and a random number."""
+    return f"{_machine_name()}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
 def _drop_parts_of_the_dead(target: Path) -> None:
     """Remove what killed processes of this machine left half-written of a file."""
-    beginning = f"{target.name}.{platform.node()}."
-    for part in target.parent.glob(f"{glob.escape(beginning)}*{PART}"):
-        process = part.name.removeprefix(beginning).removesuffix(PART)
-        if process.isdigit() and int(process) != os.getpid() and not _is_alive(int(process)):
+    own = f"{target.name}.{_machine_name()}."
+    older = f"{target.name}.{platform.node()}."  # Followed by nothing but the process in names of older versions.
+    for part in target.parent.glob(f"{glob.escape(older)}*{PART}"):
+        name = part.name.removesuffix(PART)
+        process = name.removeprefix(own).partition(".")[0] if name.startswith(own) else name.removeprefix(older)
+        if process.isdecimal() and int(process) != os.getpid() and not _is_alive(int(process)):
             part.unlink(missing_ok=True)
 
 
@@ -305,14 +322,6 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def split_folder(dataset: str, split: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tasks.errors import StageError, UserError
 from tasks.gpus import visible_gpus
 from tasks.launch import run_module
 from tasks.local_copy import keep_for_reading, local_checkpoint, local_copy, with_local_captions
+from tasks.locks import alone
 from tasks.mirror import RUN, mirrored
 from tasks.nodes import wait_for_first_node, wait_for_result
 from tasks.records import CheckpointRef, Stage, fingerprint
@@ -160,7 +162,7 @@ def pretrain(
 
     Raises:
         UserError: an input is missing or unfit.
-        StageError: training failed; the message names its log.
+        StageError: training failed, and the message names its log; or another process trains this run just now.
     """
 
     def job(folder: Path) -> PretrainJob:
@@ -184,7 +186,7 @@ def finetune(
 
     Raises:
         UserError: an input is missing or unfit; the pretraining run that it starts from is not complete.
-        StageError: training failed; the message names its log.
+        StageError: as `pretrain`.
     """
 
     def job(folder: Path) -> FinetuneJob:
@@ -227,6 +229,29 @@ def _train(
     node = 0 if nodes is None else nodes.node_rank
     # What the first node has put on the root by then is what all of them go on from.
     done = wait_for_first_node(nodes, result) if nodes is not None and node else result()
+    if done is not None:
+        return done.model_copy(update={"skipped": True})
+    # Machines that train together write one run by the first of them.
+    with nullcontext() if node else alone(root, run, f"training {run}"):
+        return _train_alone(root, run, stage, make_job, config, on_progress, nodes)
+
+
+def _train_alone(
+    root: Root,
+    run: str,
+    stage: Stage,
+    make_job: Callable[[Path], Job],
+    config: LoopConfig,
+    on_progress: OnProgress,
+    nodes: NodesConfig | None,
+) -> CheckpointRef:
+    """Train a run that nobody else on this machine trains, unless somebody just has."""
+
+    def result() -> CheckpointRef | None:
+        return finished_run(root, run, stage)
+
+    node = 0 if nodes is None else nodes.node_rank
+    done = None if node else result()
     if done is not None:
         return done.model_copy(update={"skipped": True})
     # Under a local root the machines share the folder.

@@ -17,6 +17,7 @@ from typing import Literal
 from feature_extraction.foreign import write_lxmert_row
 from feature_extraction.foreign_npz import write_npz
 from feature_extraction.samples import RegionSample, parse_manifest, read_region_shard
+from model.publish import sync_folder
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.import_pictures import picture_name
@@ -148,11 +149,7 @@ def _whole(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(part)
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _remove(path: Path) -> None:

@@ -41,6 +41,7 @@ from tasks.features.import_config import ImportConfig, ImportSummary
 from tasks.features.import_pictures import Picture, ShardPictures, name_function
 from tasks.features.import_probe import probe
 from tasks.features.region_statistics import boxes_outside
+from tasks.locks import alone
 from tasks.made_from import begin_import, check_captions, image_digests, made_from_path, publish_features
 from tasks.records import Receipt, Stage, fingerprint
 from tasks.storage import Root, Stopwatch
@@ -64,12 +65,16 @@ def import_features(
     and, last, manifest.json.
 
     Raises:
+        StageError: another process is importing such features.
         UserError: the files, or the split, are missing; their form is not known; nothing in them is a picture of the
             split; or they cannot be stored with this encoding.
     """
     files = recognise(config.sources)
     with open_source(files, name_function(config.match), config.background_first, config.feature_dim) as source:
-        return _Importer(root, dataset, split, config, source).run(on_progress)
+        importer = _Importer(root, dataset, split, config, source)
+        name = f"import-{importer.extractor[:12]}-{dataset}-{split}"
+        with alone(root, name, f"importing features of {dataset}/{split}"):
+            return importer.run(on_progress)
 
 
 class _Importer:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -47,6 +48,17 @@ def test_the_newest_checkpoints_stay(save, tmp_path):
     for step in (5, 10, 15, 20):
         save(step, Keep(last=3))
     assert steps(tmp_path / "run") == [10, 15, 20]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, 0o664), (0o022, 0o644), (0o077, 0o600)])
+def test_files_of_a_checkpoint_are_as_open_as_the_umask_says(save, tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        path = save(5).path
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {mode}
 
 
 @pytest.mark.parametrize(("largest", "best"), [(True, 10), (False, 15)])

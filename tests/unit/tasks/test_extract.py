@@ -28,11 +28,12 @@ from feature_extraction.samples import (
     write_tar,
 )
 from tasks import storage
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.extract import extract_shard
 from tasks.extract_pool import ExtractorPool
 from tasks.extractor import extractor_fingerprint
 from tasks.feature_manifest import write_feature_manifest
+from tasks.locks import alone
 from tasks.records import Receipt, ShardRef, Stage, fingerprint
 from tasks.storage import Root
 from tasks.world.scenes import LABELS, render_scene
@@ -214,6 +215,18 @@ def test_weights_that_are_no_numbers_stop_the_shard_and_are_named(root, tmp_path
     with pytest.raises(ShardError, match=r"cannot extract pictures/train/00000: .* plain picture, too .* its weights"):
         extract_shard(root, ref(0), config)
     assert root.names(folder(config)) == []
+
+
+def test_a_shard_that_another_process_extracts_is_left_alone(root):
+    extractor = extractor_fingerprint(CONFIG)[0][:12]
+    with (
+        alone(root, f"extract-{extractor}-{DATASET}-{SPLIT}-00000", "extracting"),
+        pytest.raises(StageError, match="another process is extracting shard pictures/train/00000 under"),
+    ):
+        extract_shard(root, ref(0), CONFIG)
+    assert not root.exists(folder())
+    extract_shard(root, ref(0), CONFIG)
+    assert not root.exists("locks")
 
 
 def test_a_shard_without_images_is_a_shard_without_regions(root):

@@ -50,6 +50,15 @@ def test_what_was_appended_is_there_when_it_is_opened_again(tmp_path: Path) -> N
         assert (journal.jpeg("000000001"), journal.jpeg("000000003")) == (b"one", b"three")
 
 
+def test_a_journal_is_as_open_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        Journal(tmp_path / "00000.journal", "f", over_table=False).__exit__()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "00000.journal").stat().st_mode & 0o777 == 0o664
+
+
 def test_journal_of_other_rows_or_settings_is_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "00000.journal"
     with Journal(path, "f", over_table=False) as journal:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import platform
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -95,6 +100,55 @@ Root({str(tmp_path)!r}).publish("shard.tar", slow)
     assert root.names("") == []
     root.publish_bytes("shard.tar", b"whole")
     assert [path.name for path in tmp_path.iterdir()] == ["shard.tar"]
+
+
+def test_only_parts_of_dead_processes_of_this_very_machine_are_cleared(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, host, here = process.pid, platform.node(), Path("/proc/self/ns/pid").stat().st_ino
+    kept = [
+        f"shard.tar.{host}.{here + 1}.{dead}.0a0a0a0a.part",  # A container with the host's name: it may well live.
+        f"shard.tar.other.{here}.{dead}.0a0a0a0a.part",
+        f"shard.tar.{host}.{here}.{os.getppid()}.0a0a0a0a.part",
+    ]
+    cleared = [
+        f"shard.tar.{host}.{here}.{dead}.0a0a0a0a.part",
+        f"shard.tar.{host}.{dead}.part",  # As an older version named them.
+    ]
+    for name in kept + cleared:
+        (tmp_path / name).touch()
+    Root(str(tmp_path)).publish_bytes("shard.tar", b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"shard.tar", *kept}
+
+
+def test_two_writers_of_one_file_have_a_part_each(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+
+    def write(stream: IO[bytes]) -> None:
+        root.publish("shard.tar", lambda inner: inner.write(b"inner"))
+        stream.write(b"outer")
+
+    root.publish("shard.tar", write)
+    assert root.read_bytes("shard.tar") == b"outer"
+    assert [path.name for path in tmp_path.iterdir()] == ["shard.tar"]
+
+
+def test_where_folders_cannot_be_synced_files_are_published_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    root = Root(str(tmp_path))
+    root.publish_bytes("a/b.bin", b"whole")
+    assert root.read_bytes("a/b.bin") == b"whole"
+    root.remove("a/b.bin")
+    assert root.names("a") == []
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples import FeatureManifest
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig
-from tasks.errors import UserError
+from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
+from tasks.locks import alone
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage import Root, captions_receipt_path, feature_manifest_path, run_folder
 from tasks.train import (
@@ -165,6 +166,16 @@ def test_complete_run_is_not_started_again(root: Root, spec: PretrainSpec) -> No
     complete(root, pretraining_run(root, spec), "w")
     done = pretrain(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
     assert done.skipped and done.fingerprint == "w"
+
+
+def test_a_run_that_another_process_trains_is_left_alone(root: Root, spec: PretrainSpec) -> None:
+    run = pretraining_run(root, spec)
+    with (
+        alone(root, run, "training"),
+        pytest.raises(StageError, match=f"another process is training {run} under .* just now; let it end"),
+    ):
+        pretrain(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
+    assert not root.exists(run_folder(run))
 
 
 def test_finetuning_depends_on_the_weights_it_starts_from(root: Root, spec: PretrainSpec, full: FinetuneSpec) -> None:
