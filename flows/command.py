@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from flows import checks
 from flows.recipes import RECIPES
 from flows.terminal import log_to_stderr
-from tasks.errors import StageError, UserError, is_disk_full
+from tasks.errors import StageError, UserError, disk_full_text, is_disk_full
 
 _RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."
 Root = Annotated[
@@ -79,8 +79,7 @@ def exit_codes() -> Iterator[None]:
     except OSError as error:
         if not is_disk_full(error):
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _end(f"the disk is full{where}; free some space and run the same command again, it goes on from here", 1)
+        _end(disk_full_text(error), 1)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, _Terminated) else signal.SIGINT
         _end("interrupted; the same command goes on from here", 128 + number)

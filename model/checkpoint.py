@@ -27,7 +27,7 @@ from model.config import EncoderConfig
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
-from model.publish import sync, sync_folder, write_whole
+from model.publish import disk_room, sync, sync_folder, write_whole
 from model.tokenizer import Vocabulary, load_vocabulary
 
 _WEIGHTS = "model.safetensors"
@@ -123,8 +123,9 @@ def save_checkpoint(
         before = list_checkpoints(run)
         reason = str(error).partition("\n")[0]
         raise TrainingError(
-            f"{folder}: the checkpoint of step {state.step} could not be written ({reason}); make room there and start "
-            f"again: the run goes on from {f'step {before[-1].step}' if before else 'its beginning'}"
+            f"{folder}: the checkpoint of step {state.step} could not be written ({reason}; {disk_room(folder)}); make "
+            "room there and start again: the run goes on from "
+            + (f"step {before[-1].step}" if before else "its beginning")
         ) from error
     _drop_old(run, keep)
     return Checkpoint(target, state.step)

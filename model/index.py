@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import InputError
-from model.publish import Lock, part_of, publish
+from model.publish import Lock, disk_room, part_of, publish
 
 INDEX_FORMAT = 1
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -161,7 +161,8 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{path}: the index cannot be kept ({error.strerror}); free space or set cache_path to another folder"
+            f"{path}: the index cannot be kept ({error.strerror}; {disk_room(path)}); free space or set cache_path to "
+            "another folder"
         ) from error
 
 

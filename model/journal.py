@@ -16,6 +16,7 @@ import torch
 from model.errors import TrainingError
 from model.matching_watch import STALLED
 from model.progress import Progress, report
+from model.publish import disk_room
 from model.tensorboard import EventFile
 
 _NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
@@ -47,8 +48,8 @@ class Journal:
             self._events.write(step, row)
         except OSError as error:
             raise TrainingError(
-                f"{self._path}: the metrics of step {step} cannot be written ({error.strerror}); make room there and "
-                "start again: the run goes on from its last checkpoint"
+                f"{self._path}: the metrics of step {step} cannot be written ({error.strerror}; "
+                f"{disk_room(self._path)}); make room there and start again: the run goes on from its last checkpoint"
             ) from error
         self._newest |= row
 

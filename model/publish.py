@@ -152,6 +152,29 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def disk_room(path: Path) -> str:
+    """`1.2 MB of 64.0 GB free on /data`: the room on the disk of a path, whether or not the path is there."""
+    place = path.absolute()
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        about = os.statvfs(place)
+        while not place.is_mount() and place != place.parent:
+            place = place.parent
+    except OSError as error:
+        return f"its room is not known: {error.strerror}"
+    text = f"{_size(about.f_bavail * about.f_frsize)} of {_size(about.f_blocks * about.f_frsize)} free on {place}"
+    # Full of small files, a disk has room and takes none.
+    return f"{text}, which holds as many files as it can" if about.f_files and not about.f_favail else text
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1000:,.0f} kB"
+
+
 def _open_stand_in(path: Path) -> int:
     """A file of this machine that stands for one whose file system knows no locks; its name is that one's digest."""
     folder = Path(tempfile.gettempdir()) / f"unicoder-vl-locks-{os.getuid()}"

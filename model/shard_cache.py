@@ -30,7 +30,7 @@ import numpy.typing as npt
 from feature_extraction.samples import ShardEntry, ShardError
 from model.errors import InputError
 from model.order import WINDOW_SHARDS
-from model.publish import Lock, part_of, publish
+from model.publish import Lock, disk_room, part_of, publish
 from model.remote import fetching
 from model.shards import NAME_BYTES, ShardFile
 
@@ -187,7 +187,8 @@ class ShardCache:
         except OSError as error:
             lock.close()
             raise InputError(
-                f"{path} cannot be kept ({error.strerror}); free space or set cache_path to another folder"
+                f"{path} cannot be kept ({error.strerror}; {disk_room(path)}); free space or set cache_path to "
+                "another folder"
             ) from error
         except BaseException:
             lock.close()

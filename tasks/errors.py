@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from model.publish import disk_room
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_TAKES_NO_MORE = (*_FULL, errno.EFBIG, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -23,4 +31,25 @@ class WorkersGoneError(StageError):
 
 def is_disk_full(error: OSError) -> bool:
     """True where there is no room left on a disk, or in someone's share of it."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error.errno in _FULL
+
+
+def disk_full_text(error: OSError) -> str:
+    """What is full, how full, and what to do; a sentence."""
+    advice = "free some space and run the same command again, it goes on from here"
+    if not error.filename:
+        return f"the disk is full; {advice}"
+    if error.errno == errno.EDQUOT:
+        return f"your share of the disk is used up while writing {error.filename}; {advice}"
+    return f"the disk is full while writing {error.filename} ({disk_room(Path(error.filename))}); {advice}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have errors of a disk that takes no more name what was written: a write's do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _TAKES_NO_MORE:
+            error.filename = str(path)
+        raise

@@ -15,13 +15,11 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from model.publish import Lock
-from tasks.errors import StageError
+from tasks.errors import StageError, writing
 from tasks.local_copy import local_copy
 from tasks.outcomes import RowOutcome
 from tasks.records import Outcome, ShardRef
@@ -91,7 +89,7 @@ class Journal:
         content = jpeg or b""
         head = _LENGTHS.pack(len(about), len(content), _checksum(about, content)) + about
         offset = self._file.tell()
-        with self._named_errors():
+        with writing(self.path):
             written = os.writev(self._file.fileno(), (head, content))
         if written < len(head) + len(content):
             self._write_all((head + content)[written:])
@@ -115,17 +113,9 @@ class Journal:
 
     def _write_all(self, rest: bytes) -> None:
         """Write what a signal or a nearly full disk may cut short."""
-        with self._named_errors():
+        with writing(self.path):
             while rest:
                 rest = rest[self._file.write(rest) :]
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
 
     def _read_entries(self) -> None:
         """Read what a former process has kept, and cut off what it was writing when it was killed."""

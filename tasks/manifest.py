@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
 from tasks.duplicates import DIGEST_BYTES, MOST_ROWS, FirstRows
-from tasks.errors import UserError
+from tasks.errors import UserError, writing
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
 from tasks.rows import Row, read_rows, resolve_rows, rows_identity
 from tasks.rows import is_web_url as is_web_url
@@ -98,7 +98,8 @@ def make_manifest(root: Root, dataset: DatasetConfig, split: str, accept_changes
 
     path = manifest_path(dataset.name, split)
     with tempfile.TemporaryDirectory(prefix="manifest-") as folder, _Parsed(Path(folder)) as parsed:
-        parsed.read(read_rows(source, where), where)
+        with writing(Path(folder)):
+            parsed.read(read_rows(source, where), where)
         _check_changes(root, dataset.name, split, parsed, accept_changes)
         digest = root.publish(path, lambda target: _write(target, parsed.tables()))
     receipt = Receipt(

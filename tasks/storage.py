@@ -45,7 +45,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
 from model.publish import sync_folder
-from tasks.errors import StorageError, UserError
+from tasks.errors import StorageError, UserError, writing
 from tasks.object_store import ObjectStore
 from tasks.records import FileDigest, Receipt
 
@@ -160,7 +160,8 @@ class Root:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.{_own_name()}{PART}")
         try:
-            self._store.download(relative, part)
+            with writing(target):
+                self._store.download(relative, part)
             if expected is not None and file_digest(part) != expected:
                 raise StorageError(
                     f"{self.path(relative)} did not arrive as it was written ({part.stat().st_size} bytes of "
@@ -203,8 +204,9 @@ class Root:
         if not self.is_local:
             # A shard is larger than memory has room for, once per worker. The suffix tells browsers what it is.
             with NamedTemporaryFile(prefix="unicoder-vl-", suffix=Path(relative).suffix) as stream:
-                write(stream)
-                stream.flush()
+                with writing(Path(stream.name)):
+                    write(stream)
+                    stream.flush()
                 digest = file_digest(Path(stream.name))
                 self._store.upload(Path(stream.name), relative)
             return digest
@@ -213,7 +215,7 @@ class Root:
         part = target.with_name(f"{target.name}.{_own_name()}{PART}")
         _drop_parts_of_the_dead(target)
         try:
-            with part.open("wb") as stream:
+            with writing(target), part.open("wb") as stream:
                 write(stream)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -266,7 +268,7 @@ class Root:
         if self.is_local:
             target = self._folder / relative
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("ab") as stream:
+            with writing(target), target.open("ab") as stream:
                 stream.write(line.encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
