@@ -19,6 +19,7 @@
     ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
     ROOT/sweeps/SWEEP.html, SWEEP.json                variants of one experiment beside each other
     ROOT/inspect-DATASET-SPLIT.html                   a look at features
+    ROOT/locks/                                       while a run trains, a shard is extracted, features are imported
 
 The `.json` on the right is the receipt, written last. A file is published whole or not at all: `.part`, fsync,
 rename, fsync of the folder; on an object store, one upload. kill -9 at any moment leaves no torn file under a final
