@@ -13,9 +13,11 @@ from flows.params import EvaluateParams, FinetuneParams, PretrainParams, Rebuild
 from flows.recipes import RECIPES, recipe
 from flows.shard_params import DownloadParams, ExtractParams
 from tasks import train
+from tasks.config import NodesConfig
 from tasks.download_settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
+from tasks.locks import check_free
 from tasks.logins import without_login
 from tasks.made_from import check_no_order
 from tasks.manifest import manifest_receipt
@@ -113,15 +115,21 @@ def check_rebuild(params: RebuildParams) -> None:
 
 
 def check_pretrain(params: PretrainParams) -> None:
-    """Raise UserError unless what pretraining reads is there."""
-    train.pretraining_run(Root(params.root_uri), params.spec())
-    Root(params.root_uri).check_writable()
+    """Raise UserError unless what pretraining reads is there; StageError if another process trains this run."""
+    root = Root(params.root_uri)
+    _check_run(root, train.pretraining_run(root, params.spec()), params.nodes)
 
 
 def check_finetune(params: FinetuneParams) -> None:
-    """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too."""
-    train.finetuning_run(Root(params.root_uri), params.spec())
-    Root(params.root_uri).check_writable()
+    """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too; and as `check_pretrain`."""
+    root = Root(params.root_uri)
+    _check_run(root, train.finetuning_run(root, params.spec()), params.nodes)
+
+
+def _check_run(root: Root, run: str, nodes: NodesConfig | None) -> None:
+    if nodes is None or nodes.node_rank == 0:  # The others train it with the first.
+        check_free(root, run, f"training {run}")
+    root.check_writable()
 
 
 def check_setting(setting: str, params: RebuildParams, known: Sequence[str]) -> Setting:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from model.publish import Lock
 from tasks.errors import StageError
@@ -29,7 +30,7 @@ def alone(root: Root, name: str, work: str) -> Iterator[None]:
     Raises:
         StageError: another process is at it.
     """
-    path = local_copy(root).local(f"locks/{name}.lock")
+    path = _path(root, name)
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +41,7 @@ def alone(root: Root, name: str, work: str) -> Iterator[None]:
             continue  # Whoever had the last lock of the folder has just removed it.
         with lock:
             if not lock.try_hold():
-                raise StageError(
-                    f"another process is {work} under {root.uri} just now; let it end, then run the same command again"
-                )
+                raise _taken(root, work)
             # Whoever had it before may have removed the file just before: then ours is none of that name.
             if not lock.is_on(path):
                 continue
@@ -53,3 +52,20 @@ def alone(root: Root, name: str, work: str) -> Iterator[None]:
                 with suppress(OSError):  # Others may have locks of their own there.
                     path.parent.rmdir()
             return
+
+
+def check_free(root: Root, name: str, work: str) -> None:
+    """Raise StageError if another process is at some work, before much is begun; see `alone`."""
+    with suppress(FileNotFoundError), Lock(_path(root, name), create=False) as lock:
+        if lock.is_held():
+            raise _taken(root, work)
+
+
+def _path(root: Root, name: str) -> Path:
+    return local_copy(root).local(f"locks/{name}.lock")
+
+
+def _taken(root: Root, work: str) -> StageError:
+    return StageError(
+        f"another process is {work} under {root.uri} just now; let it end, then run the same command again"
+    )

@@ -118,7 +118,9 @@ def publish_features(
         images=dict(images),
         by_order=by_order,
     )
-    root.publish_model(made_from_path(manifest.extractor, dataset, split), about)
+    path = made_from_path(manifest.extractor, dataset, split)
+    if root.read_model(path, MadeFrom) != about:
+        root.publish_model(path, about)
     root.publish_bytes(feature_manifest_path(manifest.extractor, dataset, split), content)
 
 

@@ -231,6 +231,12 @@ def test_what_is_no_picture_is_told(search: Search, tmp_path: Path) -> None:
             search.captions(absent)
 
 
+def test_a_picture_that_the_detector_cannot_resize_is_told(search: Search, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 20_000), "teal").save(tmp_path / "thread.png")
+    with pytest.raises(UserError, match=r"thread\.png is no picture to search with \(RuntimeError: Input and output"):
+        search.read_picture(tmp_path / "thread.png")
+
+
 def test_detector_of_other_weights_is_refused(root: Root, tmp_path: Path, search: Search) -> None:
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"other weights")
