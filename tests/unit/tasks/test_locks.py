@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StageError
-from tasks.locks import alone
+from tasks.locks import alone, check_free
 from tasks.storage import Root
 
 REPOSITORY = Path(__file__).parents[3]
@@ -26,8 +26,13 @@ def test_work_of_one_name_is_done_once_at_a_time(tmp_path: Path) -> None:
             alone(root, "run-1", "training run-1"),
         ):
             pytest.fail("two are at it")
+        with pytest.raises(StageError, match="another process is training run-1 under"):
+            check_free(root, "run-1", "training run-1")
+        check_free(root, "run-2", "training run-2")
         with alone(root, "run-2", "training run-2"):
             pass
+    assert list(tmp_path.iterdir()) == []
+    check_free(root, "run-1", "training run-1")
     assert list(tmp_path.iterdir()) == []
     with alone(root, "run-1", "training run-1"):
         pass
