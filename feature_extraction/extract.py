@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -116,7 +116,7 @@ def extract_regions(
 
     def next_window() -> _Window:
         window = list(islice(stream, WINDOW_BATCHES * config.batch_size))
-        prepared = list(decoders.map(lambda sample: _prepare(sample, detector, batches), window))
+        prepared = list(decoders.map(lambda sample: _prepare(sample, detector), window))
         failures = {place: one for place, one in enumerate(prepared) if isinstance(one, ExtractFailure)}
         pictures = {place: one for place, one in enumerate(prepared) if isinstance(one, Prepared)}
         return _Window(window, failures, batches.submit(pictures))
@@ -133,13 +133,43 @@ def extract_regions(
             pool.shutdown(wait=True)
 
 
-def _prepare(sample: ImageSample, detector: Detector, batches: _Batches) -> Prepared | ExtractFailure:
+def _prepare(sample: ImageSample, detector: Detector) -> Prepared | ExtractFailure:
     try:
         return detector.prepare(decode_picture(sample))
     except PictureError as error:
         return ExtractFailure(sample.key, str(error))
     except Exception as error:  # noqa: BLE001 (decoders and resizers of others raise what they like)
-        return ExtractFailure(sample.key, batches.told(error))
+
+        def prepare_plain() -> None:
+            detector.prepare(_PLAIN)
+
+        return ExtractFailure(sample.key, _of_picture(error, prepare_plain))
+
+
+def _of_picture(error: Exception, try_plain: Callable[[], str | None]) -> str:
+    """What to say of a picture that failed, if it is the picture's fault.
+
+    Args:
+        error: what came of it.
+        try_plain: does the same with a plain picture, and says what is wrong with what comes of it, if anything.
+
+    Raises:
+        ValueError: a plain picture fails as well, so it is the detector's.
+        RuntimeError, MemoryError, OSError: it is the machine's.
+    """
+    if _is_of_machine(error):
+        raise error
+    try:
+        fault = try_plain()
+    except Exception as again:
+        if _is_of_machine(again):
+            raise
+        fault = _short(again)
+    if fault is not None:
+        raise ValueError(
+            f"the detector fails on a plain picture, too ({fault}); see that its weights are whole and of this model"
+        ) from error
+    return _short(error)
 
 
 def _is_of_machine(error: Exception) -> bool:
@@ -226,7 +256,7 @@ class _Batches:
         Nothing where they are too many for the GPU's memory: then the limit falls.
 
         Raises:
-            ValueError: one picture is too much already; or as `told`.
+            ValueError: one picture is too much already, or the detector is at fault.
         """
         height, width, _ = pictures[0].pixels.shape
         try:
@@ -239,7 +269,7 @@ class _Batches:
                 ) from error
         except Exception as error:
             if len(pictures) == 1:
-                return [self.told(error)]
+                return [_of_picture(error, self._detect_plain)]
             if _is_of_machine(error):
                 raise
             return [one for picture in pictures for one in self._detect_some([picture])]
@@ -260,30 +290,13 @@ class _Batches:
     def _sound(self, found: Detections, picture: Prepared) -> Detections | str:
         """The regions of a picture, or what is wrong with them."""
         fault = _find_fault(found, picture.size)
-        return found if fault is None else self.told(ValueError(fault))
+        return found if fault is None else _of_picture(ValueError(fault), self._detect_plain)
 
-    def told(self, error: Exception) -> str:
-        """What to say of a picture that failed, if it is the picture's fault.
-
-        Raises:
-            ValueError: a plain picture fails as well, so it is the detector's.
-            RuntimeError, MemoryError, OSError: it is the machine's.
-        """
-        if _is_of_machine(error):
-            raise error
-        try:
-            plain = self._detector.prepare(_PLAIN)
-            faults = [_find_fault(one, plain.size) for one in self._detector.detect([plain])]
-        except Exception as again:
-            if _is_of_machine(again):
-                raise
-            faults = [_short(again)]
-        if any(faults):
-            raise ValueError(
-                f"the detector fails on a plain picture, too ({faults[0]}); see that its weights are whole and of this "
-                "model"
-            ) from error
-        return _short(error)
+    def _detect_plain(self) -> str | None:
+        """What is wrong with the regions of a plain picture."""
+        plain = self._detector.prepare(_PLAIN)
+        (found,) = self._detector.detect([plain])
+        return _find_fault(found, plain.size)
 
 
 def _begin_lane(device: torch.device) -> None:
