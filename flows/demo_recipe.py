@@ -56,7 +56,7 @@ def demo(root_uri: str) -> RebuildParams:
             shard_size=1000,
         ),
         # The world is served from this machine.
-        download=DownloadConfig(allow_private_addresses=True, threads=8),
+        download=DownloadConfig(allow_private_addresses=True, env_proxies=False, threads=8),
         extractor=ExtractorConfig(
             backend="torchvision",
             model="small",

@@ -9,12 +9,14 @@ from pathlib import Path
 from types import FrameType
 
 from flows.run_log import let_rooms_speak
+from tasks.loopback import bypass_proxies_on_loopback
 from tasks.tether import signal_at_parents_end
 
 
 def begin_run() -> None:
-    """Let the rooms' log lines through to Prefect, and end in order when the worker is gone."""
+    """Let the rooms' log lines through to Prefect, reach loopback, and end in order when the worker is gone."""
     let_rooms_speak()
+    bypass_proxies_on_loopback()
     if os.environ.get("PREFECT__FLOW_RUN_ID") and threading.current_thread() is threading.main_thread():
         end_with_worker()
 

@@ -9,20 +9,24 @@ socket that the command has opened (so no port is ever taken), and is tethered t
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
 import sys
+import threading
 import tomllib
-import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 
 from tasks import tether
 from tasks.errors import StageError
 from tasks.logins import without_login
+from tasks.loopback import bypass_proxies_on_loopback, is_loopback
 
 STARTUP_SECONDS = 120.0
 
@@ -42,8 +46,7 @@ _PRIVATE = {
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
 }
-_OWN = "UNICODER_VL_OWN_SERVER"
-"""Names the server that this command has started."""
+_WORDS_SHOWN = 5
 
 
 def configure_prefect() -> None:
@@ -77,46 +80,118 @@ def prefect_server() -> Iterator[None]:
     Raises:
         StageError: from `wait_for_server`.
     """
+    bypass_proxies_on_loopback()
     configure_prefect()
     if configured_api_url() is not None:
         os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "flows,tasks")
         yield
         return
     os.environ.update(_PRIVATE)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        descriptor, port = listener.fileno(), listener.getsockname()[1]
-        process = subprocess.Popen(
-            tether.command("flows.server", str(descriptor)), pass_fds=(descriptor,), stdin=subprocess.DEVNULL
-        )
-    # Ours is closed now: connections wait in the server's queue while it starts, and are refused if it dies.
-    os.environ["PREFECT_API_URL"] = os.environ[_OWN] = f"http://127.0.0.1:{port}/api"
+    server = _OwnServer()
+    os.environ["PREFECT_API_URL"] = server.url
+    _own.append(server)
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"], os.environ[_OWN]
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _own.remove(server)
+        del os.environ["PREFECT_API_URL"]
+        server.stop()
 
 
 def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to have one started for this command") -> None:
     """Return once the server of `prefect_server` answers.
 
     Raises:
-        StageError: it does not within two minutes; the message ends with the advice.
+        StageError: it does not within two minutes. The message is about this command's own server, or names the
+            configured one and ends with the advice.
     """
     url = configured_api_url()
     assert url is not None
-    if os.environ.get(_OWN) == url:
+    own = next((server for server in _own if server.url == url), None)
+    if own is not None:
         _send_no_events()
+    if is_loopback(url):
+        _bypass_proxies()
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=STARTUP_SECONDS) as answer:  # noqa: S310
+        handlers = [urllib.request.ProxyHandler({})] if is_loopback(url) else []
+        with urllib.request.build_opener(*handlers).open(f"{url}/health", timeout=STARTUP_SECONDS) as answer:
             answer.read()
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        if own is not None:
+            raise StageError(own.failure(error)) from error
         raise StageError(f"the Prefect server at {without_login(url)} does not answer ({error}); {advice}") from error
+    if own is not None:
+        own.answered = True
+
+
+class _OwnServer:
+    """The server of one command, its socket opened and its process begun."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            descriptor = listener.fileno()
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+            self._process = subprocess.Popen(
+                tether.command("flows.server", str(descriptor)),
+                pass_fds=(descriptor,),
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                # Ctrl-C in a terminal goes to the command's group. The command ends first, and then its server.
+                process_group=0,
+            )
+        # Ours is closed now: connections wait in the server's queue while it starts, and are refused if it dies.
+        self.answered = False
+        self._last_words: deque[str] = deque(maxlen=_WORDS_SHOWN)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def failure(self, error: Exception) -> str:
+        """What became of a server that does not answer, with its last words."""
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            how = f"did not answer within {STARTUP_SECONDS:.0f} s ({error})"
+        else:
+            self._reader.join(1)
+            how = f"ended with {status} before it answered"
+        words = "".join(f"\n    {line}" for line in self._last_words)
+        return f"the Prefect server that this command starts for itself {how}; its last words:{words or ' none'}"
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(1)
+
+    def _read(self) -> None:
+        """Keep the last lines; once it has answered, nobody asks for them, so they are shown as they come."""
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                if text:
+                    self._last_words.append(text)
+                if self.answered and sys.stderr is not None:
+                    print(text, file=sys.stderr)
+
+
+_own: list[_OwnServer] = []
+"""The server that this command has started, while it runs."""
+
+
+def _bypass_proxies() -> None:
+    """Have Prefect's client read no proxies: it makes a transport of each, and some cannot be made.
+
+    NO_PROXY does not help: `ALL_PROXY=socks5://...` without the package for it is an error, wherever a request goes.
+    """
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    for client in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        if not isinstance(vars(client)["__init__"], partialmethod):
+            setattr(client, "__init__", partialmethod(client.__init__, trust_env=False))  # noqa: B010
 
 
 def _send_no_events() -> None:

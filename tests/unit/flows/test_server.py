@@ -86,18 +86,30 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(monkeypatch
     assert "secret" not in str(caught.value)
 
 
+PROXIES = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "foo:bar:baz", "ALL_PROXY": "socks5://127.0.0.1:9"}
+"""Of which none answers, and Prefect's client can use but the first."""
+
+
 @pytest.mark.flow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_own_server_answers_is_told_no_events_and_ends_with_its_command(number: signal.Signals) -> None:
+def test_own_server_answers_whatever_the_proxies_is_told_no_events_and_ends_with_its_command(
+    number: signal.Signals,
+) -> None:
     code = (
         "import time\nfrom flows.server import prefect_server, wait_for_server\n"
         "with prefect_server():\n    wait_for_server()\n    from prefect.events import emit_event\n"
         "    assert emit_event('told', {'prefect.resource.id': 'nobody'}) is None\n"
+        "    from prefect import flow, get_client\n    assert flow(lambda: 3, name='three')() == 3\n"
+        "    with get_client(sync_client=True) as client:\n        assert client.read_flow_by_name('three')\n"
         "    import os\n    print(os.environ['PREFECT_API_URL'], flush=True)\n    time.sleep(600)"
     )
     command = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | PROXIES,
     )
     assert command.stdout is not None
     with command.stdout:
@@ -115,3 +127,15 @@ def test_own_server_answers_is_told_no_events_and_ends_with_its_command(number: 
     while running(server) and time.monotonic() < end:
         time.sleep(0.05)
     assert not running(server)
+
+
+@pytest.mark.flow
+def test_own_server_that_does_not_start_is_told_of_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////dev/null/prefect.db")
+    code = "from flows.server import prefect_server, wait_for_server\nwith prefect_server():\n    wait_for_server()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | PROXIES
+    )
+    _, _, said = ended.stderr.rpartition("tasks.errors.StageError: ")
+    assert said.startswith("the Prefect server that this command starts for itself ended with")
+    assert "unable to open database file" in said and "PREFECT_API_URL" not in said
