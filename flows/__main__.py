@@ -29,7 +29,6 @@ from flows.command import (
     Recipe,
     Root,
     Seed,
-    ends_like_ctrl_c,
     exit_codes,
 )
 from flows.evaluation_commands import add_evaluation_commands
@@ -47,6 +46,7 @@ from flows.status import read_download_status, read_status, status_text
 from flows.sweep_command import add_sweep_command
 from flows.worker_command import add_worker_command
 from flows.world import rows_ready, uses_world, world_served
+from tasks.loopback import bypass_proxies_on_loopback
 from tasks.records import CheckpointRef, Outcome
 from tasks.reports.recall_table import table_text
 
@@ -180,7 +180,6 @@ def download(
                 stack.enter_context(world_served(rebuilding))
                 loaded = loaded.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
             checks.check_download(loaded)
-            stack.enter_context(ends_like_ctrl_c())
             summaries = _download(loaded)
         _print_stages(summaries, json)
 
@@ -235,8 +234,7 @@ def extract(
         loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [], max_failed_share, ray)
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
-        with ends_like_ctrl_c():
-            summaries = _extract(loaded)
+        summaries = _extract(loaded)
         _print_stages(summaries, json)
 
 
@@ -411,6 +409,7 @@ add_worker_command(app)
 
 
 def main() -> None:
+    bypass_proxies_on_loopback()
     app()
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 
 from flows import checks
+from flows.interrupts import GOES_ON, Interrupted, ends_in_order
 from flows.recipes import RECIPES
 from flows.terminal import log_to_stderr
 from tasks.errors import StageError, UserError, disk_full_text, is_disk_full
@@ -66,10 +67,11 @@ MasterPort = Annotated[
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn what went wrong into an exit code and, where the message says it all, a line on stderr."""
+    """Turn what went wrong, or a signal, into an exit code and, where the message says it all, a line on stderr."""
     log_to_stderr()
     try:
-        yield
+        with ends_in_order():
+            yield
     except UserError as error:
         _end(str(error), 2)
     except ValidationError as error:
@@ -81,36 +83,12 @@ def exit_codes() -> Iterator[None]:
             raise
         _end(disk_full_text(error), 1)
     except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, _Terminated) else signal.SIGINT
-        _end("interrupted; the same command goes on from here", 128 + number)
-
-
-class _Terminated(KeyboardInterrupt):
-    """A signal other than Ctrl-C's that asks to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextmanager
-def ends_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP when the terminal is closed, end the work as Ctrl-C does: temporary files go, too."""
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated(number)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        for number, handler in before.items():
-            if handler == signal.SIG_DFL:  # Else, as under nohup, somebody has decided already.
-                signal.signal(number, end)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        _end(GOES_ON, 128 + number)
 
 
 def _end(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    if sys.stderr is not None:
+        with suppress(OSError):  # Nobody may read any more.
+            typer.echo(message, err=True)
     raise typer.Exit(code)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from feature_extraction.foreign_boxes import BoxForm
 from feature_extraction.samples import Encoding, ShardError
-from flows.command import Json, Root, ends_like_ctrl_c, exit_codes
+from flows.command import Json, Root, exit_codes
 from flows.progress import counts_text
 from tasks import storage
 from tasks.errors import StageError, UserError
@@ -93,7 +93,7 @@ def import_command(
 
     Stopped, the same command goes on at its shard.
     """
-    with exit_codes(), ends_like_ctrl_c():
+    with exit_codes():
         config = ImportConfig(
             sources=tuple(sources),
             detector=detector,
@@ -161,7 +161,7 @@ def export_command(
     json: Json = False,
 ) -> None:
     """Feature shards to files for other programs, as float32. Attributes, which are not stored, are zeros."""
-    with exit_codes(), ends_like_ctrl_c():
+    with exit_codes():
         source = storage.Root(root or "data")
         _split_name(dataset)
         chosen = one_feature_set(source, dataset, features)

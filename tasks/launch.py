@@ -76,6 +76,10 @@ class _Child:
             self._signal(signal.SIGKILL)
         self._waiter.join()
 
+    def kill(self) -> None:
+        """SIGKILL to the group."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
@@ -133,6 +137,12 @@ class _Children:
         for stopper in stoppers:
             stopper.join()
 
+    def kill_all(self) -> None:
+        """Without the lock: a signal's handler, which may have come while it was held, cannot wait for it."""
+        self._closed = True
+        for child in tuple(self._running):
+            child.kill()
+
 
 _children = _Children()
 
@@ -151,6 +161,11 @@ def stopping_children(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
         if not isinstance(error, Exception):
             _children.stop_all(grace_seconds)
         raise
+
+
+def kill_children() -> None:
+    """Kill every running module, from a signal's handler."""
+    _children.kill_all()
 
 
 def run_module(

@@ -17,6 +17,9 @@ from tasks.tether import die_with_parent
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+_FOR_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
+"""What a terminal sends to all of its processes, also while they still import: the parent decides."""
+
 killers: set[Callable[[], None]] = set()
 """For each open pool whose workers are no children of this process: what kills them."""
 
@@ -71,8 +74,10 @@ class WorkerPool:
             initargs=(os.getpid(), start, arguments),
         )
         # Linux ties a worker's life to the thread that started it, not to the process, and callers are often
-        # threads that end. This one stays until the pool is closed.
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="worker-pool")
+        # threads that end. This one stays until the pool is closed. Workers inherit what it blocks.
+        self._starter = ThreadPoolExecutor(
+            1, "worker-pool", signal.pthread_sigmask, (signal.SIG_BLOCK, _FOR_THE_PARENT)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +99,8 @@ class WorkerPool:
 
 def _begin(parent: int, start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal's processes; the parent decides.
+    for number in _FOR_THE_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_PARENT)
     if start is not None:
         start(*arguments)

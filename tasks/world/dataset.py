@@ -13,11 +13,8 @@ Neither pictures nor rows tell where an object stands: whoever wants regions has
 from __future__ import annotations
 
 import io
-import multiprocessing
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -31,7 +28,7 @@ from tasks.config import Config
 from tasks.errors import UserError
 from tasks.records import Record
 from tasks.storage import Root
-from tasks.tether import die_with_parent
+from tasks.workers import WorkerPool
 from tasks.world.captions import clean_caption, noisy_caption, vocabulary
 from tasks.world.scenes import Scene, render_scene
 
@@ -250,8 +247,7 @@ def _run(jobs: Sequence[Callable[[], list[list[str]]]], workers: int) -> list[li
     """
     if workers == 1:
         return [job() for job in jobs]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=die_with_parent, initargs=(os.getpid(),)) as pool:
+    with WorkerPool(workers) as pool:
         futures = [pool.submit(job) for job in jobs]
         return [future.result() for future in futures]
 
