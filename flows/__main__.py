@@ -6,6 +6,12 @@ written, one sentence on stderr; 1 a stage failed.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # Before the seconds of imports below, which Ctrl-C may meet.
+    from flows.entry import main as enter
+
+    enter()
+    raise SystemExit
+
 import logging
 from contextlib import ExitStack
 from pathlib import Path
@@ -411,7 +417,3 @@ add_worker_command(app)
 def main() -> None:
     bypass_proxies_on_loopback()
     app()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,34 @@
-"""The console script `unicoder-vl`. Worker processes import this file once more, so it imports nothing by itself."""
+"""The console script `unicoder-vl`, and `python -m flows`.
+
+Worker processes import this file once more, so it imports nothing by itself.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
-    try:
-        from flows.__main__ import main as run
+    """Run the command line. Ctrl-C in the seconds of imports is one line: later a command says what its end means."""
+    handled = signal.getsignal(signal.SIGINT) == signal.default_int_handler  # Else, as under nohup, it is ignored.
+    if handled:
+        signal.signal(signal.SIGINT, _end)
+    from flows.__main__ import main as run
 
+    if handled:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
         run()
-    except KeyboardInterrupt:  # During the second of imports; later a command says what its end means.
-        print("interrupted before anything was begun", file=sys.stderr)
-        raise SystemExit(130) from None
+    except KeyboardInterrupt:  # Outside of what a command itself handles.
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End without unwinding: an import that is interrupted may say anything, and nothing was begun."""
+    if sys.stderr is not None:
+        print("interrupted before anything was begun", file=sys.stderr, flush=True)
+    os._exit(128 + number)

@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_sentence_and_other_os_errors_are_not_hidden(
         run("extract", "--params", str(path))
 
 
-def test_an_interrupt_during_the_imports_is_one_line(
+def test_an_interrupt_outside_of_a_command_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted() -> None:
@@ -239,4 +239,4 @@ def test_an_interrupt_during_the_imports_is_one_line(
     with pytest.raises(SystemExit) as ended:
         entry.main()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted before anything was begun\n"
+    assert capsys.readouterr().err == "interrupted\n"
