@@ -2,7 +2,8 @@
 
 Asked to stop, Prefect's own worker kills its runs (SIGKILL) and is gone within a second: no checkpoint is written, and
 the runs stay Running on the server until the automation finds them. This one asks them first, as a cancellation does,
-and waits: training writes its checkpoint, and each run says itself that it has ended.
+and waits: training writes its checkpoint, and each run says itself that it has ended. And it outlasts a server that is
+away (`flows.lasting`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> 
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     # In a session of its own: Ctrl-C in a terminal is for this process, which decides.
-    process = subprocess.Popen(tether.command("prefect", "worker", "start", *arguments), start_new_session=True)
+    command = tether.command("flows.worker_process", "worker", "start", *arguments)
+    process = subprocess.Popen(command, start_new_session=True)
     try:
         while process.poll() is None and not stopping.is_set():
             stopping.wait(_LOOK_EVERY_SECONDS)
