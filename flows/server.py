@@ -14,6 +14,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import tomllib
 import urllib.request
@@ -24,7 +25,7 @@ from functools import partialmethod
 from pathlib import Path
 
 from tasks import tether
-from tasks.errors import StageError
+from tasks.errors import StageError, UserError
 from tasks.logins import without_login
 from tasks.loopback import bypass_proxies_on_loopback, is_loopback
 
@@ -60,7 +61,7 @@ def configured_api_url() -> str | None:
     """The server that the environment or the active Prefect profile names; None where there is none."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home = _home()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).expanduser()
     try:
         content = tomllib.loads(profiles.read_text(encoding="utf-8"))
@@ -71,6 +72,32 @@ def configured_api_url() -> str | None:
     return str(url) if url else None
 
 
+def _home() -> Path:
+    """Where Prefect keeps its profiles and its database."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
+    try:
+        return home.expanduser()
+    except RuntimeError:
+        return home  # There is no home: neither in the environment, nor of this user.
+
+
+def _check_home() -> None:
+    """Make Prefect's home, as Prefect would.
+
+    Raises:
+        UserError: that cannot be, or nothing can be written in it.
+    """
+    home = _home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"Prefect's home {home} cannot be written ({error.strerror}); set PREFECT_HOME to a folder that can be"
+        ) from error
+
+
 @contextmanager
 def prefect_server() -> Iterator[None]:
     """Have a Prefect server while the block runs: the configured one, or one of our own.
@@ -78,6 +105,7 @@ def prefect_server() -> Iterator[None]:
     It starts in the background: import the flows inside the block, then call `wait_for_server`.
 
     Raises:
+        UserError: Prefect's home cannot be written, where one of our own keeps its database.
         StageError: from `wait_for_server`.
     """
     bypass_proxies_on_loopback()
@@ -86,6 +114,7 @@ def prefect_server() -> Iterator[None]:
         os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "flows,tasks")
         yield
         return
+    _check_home()
     os.environ.update(_PRIVATE)
     server = _OwnServer()
     os.environ["PREFECT_API_URL"] = server.url

@@ -240,3 +240,16 @@ def test_an_interrupt_outside_of_a_command_is_one_line(
         entry.main()
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (2,), (0, 1, 2)])
+def test_closed_descriptors_lead_nowhere(closed: tuple[int, ...], tmp_path: Path) -> None:
+    """Each a file of the command's else, whatever it opens first."""
+    code = (
+        f"import os\nfor one in {closed}:\n    os.close(one)\n"
+        "from flows.entry import _open_descriptors\n_open_descriptors()\n"
+        f"opened = os.open({str(tmp_path / 'opened')!r}, os.O_CREAT | os.O_WRONLY)\n"
+        "os.write(opened, str([opened, *(os.get_inheritable(one) for one in (0, 1, 2))]).encode())"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "opened").read_text() == "[3, True, True, True]"

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.server import configured_api_url, wait_for_server
-from tasks.errors import StageError
+from flows.server import configured_api_url, prefect_server, wait_for_server
+from tasks.errors import StageError, UserError
 
 REPOSITORY = Path(__file__).parents[3]
 PROFILES = """
@@ -49,6 +49,32 @@ def test_environment_wins_over_the_profile(prefect_home: Path, monkeypatch: pyte
     (prefect_home / "profiles.toml").write_text(PROFILES)
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     assert configured_api_url() == "http://127.0.0.1:4200/api"
+
+
+@pytest.mark.parametrize("under", ["", "folder"])
+def test_a_prefect_home_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under: str
+) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / under
+    for name, value in {"PREFECT_HOME": str(home), "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with (
+        monkeypatch.context() as prefect_is_not_imported,
+        pytest.raises(UserError, match=r"Prefect's home .*file.* cannot be written .*; set PREFECT_HOME to a folder"),
+    ):
+        prefect_is_not_imported.setattr("flows.server.configure_prefect", lambda: None)
+        with prefect_server():
+            pass
+    monkeypatch.delenv("PREFECT_HOME")
+    monkeypatch.setenv("HOME", str(home))
+    with (
+        monkeypatch.context() as prefect_is_not_imported,
+        pytest.raises(UserError, match=r"file.*\.prefect cannot be written"),
+    ):
+        prefect_is_not_imported.setattr("flows.server.configure_prefect", lambda: None)
+        with prefect_server():
+            pass
 
 
 def children_of(pid: int) -> list[int]:
