@@ -16,17 +16,21 @@ from tests.terminal import Terminal
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")
 
 COMMAND = """
-import sys, time
+import typer
 from pathlib import Path
 from flows.command import exit_codes
 from tasks.launch import run_module, stopping_children
-from tasks.workers import WorkerPool
 from pydantic import BaseModel
 
-folder = Path(sys.argv[1])
-with exit_codes(), WorkerPool(1) as pool, stopping_children():
-    pool.submit(time.sleep, 600)
-    run_module("played", BaseModel(), folder / "job.json", folder / "log.txt", print)
+class Job(BaseModel):
+    pass
+
+def train(folder: Path) -> None:
+    with exit_codes(), stopping_children():
+        run_module("played", Job(), folder / "job.json", folder / "log.txt", print)
+
+if __name__ == "__main__":
+    typer.run(train)
 """
 MODULE = """
 import signal, sys, time
@@ -49,7 +53,7 @@ time.sleep(600)
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[[float], Terminal]]:
-    """start(seconds) runs a command with a worker and a training; returns when both run."""
+    """start(seconds) runs a command with a training; returns when it runs."""
     (tmp_path / "played.py").write_text(MODULE)
     (tmp_path / "command.py").write_text(COMMAND)
     begun: list[Terminal] = []
