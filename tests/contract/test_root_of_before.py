@@ -73,6 +73,7 @@ def test_status_finds_all_of_it(root: Path) -> None:
 
 
 @pytest.mark.flow
+@pytest.mark.slow("a rebuild under Prefect")
 def test_rebuild_does_nothing_again_and_prints_the_table_of_then(root: Path, prefect_harness: None) -> None:
     from flows.rebuild import rebuild
 

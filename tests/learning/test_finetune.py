@@ -11,6 +11,9 @@ from model.config import FinetuneConfig, FinetuneJob, OptimConfig
 from model.finetune import run_finetuning
 
 
+pytestmark = pytest.mark.slow("trains until it knows eight pairs")
+
+
 @pytest.fixture
 def job(eight_pairs, tiny, tmp_path):
     """Training from scratch; validation is on what was learnt."""

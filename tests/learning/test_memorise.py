@@ -10,6 +10,9 @@ from model.pretrain import run_pretraining
 from model.scoring import run_scoring
 
 
+pytestmark = pytest.mark.slow("trains until it knows eight pairs")
+
+
 def test_pretraining_losses_fall_and_finetuning_reaches_recall_1(eight_pairs, tiny, tmp_path):
     source, vocabulary = eight_pairs
     optim = OptimConfig(learning_rate=3e-3)

@@ -12,6 +12,8 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
 from feature_extraction.detector import detect_images, load_detector
 
+pytestmark = pytest.mark.slow("torchvision's whole networks")
+
 LIGHT = "fasterrcnn_mobilenet_v3_large_fpn"
 CLASSIFIER = "roi_heads.box_predictor.cls_score"
 

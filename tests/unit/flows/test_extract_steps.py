@@ -79,6 +79,7 @@ def manifest_of(params: ExtractParams) -> Path:
     return Path(Root(params.root_uri).path(feature_manifest_path(extractor, "web", "train")))
 
 
+@pytest.mark.slow("a command that loads a detector")
 def test_the_command_needs_no_recipe_for_what_was_downloaded_under_a_root(fresh: str) -> None:
     arguments = ["extract", "--root", fresh, *(part for text in SETTINGS for part in ("--set", text))]
     first = CliRunner().invoke(app, arguments)
@@ -88,6 +89,7 @@ def test_the_command_needs_no_recipe_for_what_was_downloaded_under_a_root(fresh:
     assert "web/train: 0 shards done, 3 done before; 10 ok" in again.output
 
 
+@pytest.mark.slow("several commands that load a detector")
 def test_shards_are_shared_out_and_whoever_ends_last_writes_the_manifest(
     fresh: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,6 +106,7 @@ def test_shards_are_shared_out_and_whoever_ends_last_writes_the_manifest(
     assert manifest_of(params).exists()
 
 
+@pytest.mark.slow("a worker process that loads a detector")
 def test_warnings_of_a_worker_reach_the_log(fresh: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("cat\ndog\n")
     untrained = ExtractorConfig(

@@ -143,6 +143,7 @@ def test_the_published_pairs_agree_in_both_directions_and_are_five_captions_an_i
 
 
 @needs_real
+@pytest.mark.slow("5,000 x 25,000 scores, counted plainly")
 def test_recall_of_coco_5k_and_of_extended_pairs_equals_counting_by_ids(coco: Coco5K) -> None:
     of_image = dict(zip(coco.image_ids, best_ten(coco.images, coco.captions, coco.caption_ids), strict=True))
     of_caption = dict(zip(coco.caption_ids, best_ten(coco.captions, coco.images, coco.image_ids), strict=True))
@@ -163,6 +164,7 @@ def test_recall_of_coco_5k_and_of_extended_pairs_equals_counting_by_ids(coco: Co
 
 
 @needs_real
+@pytest.mark.slow("5,000 x 25,000 scores")
 def test_folds_of_1000_are_the_five_folds_of_coco_1k(coco: Coco5K) -> None:
     images, captions = read_real("original")
     image_recalls, caption_recalls = [], []

@@ -198,6 +198,7 @@ def command(job: ScoreJob, *launcher: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow("kills and goes on, process by process")
 def test_killed_while_scoring_it_loses_no_block(job, make_world, tmp_path):
     """kill -9 twice on the way: what stood then stands untouched, and the end is what an undisturbed run makes."""
     source, _ = make_world([[n % 8] for n in range(60)], [(n, WORDS[n % 8]) for n in range(60) for _ in range(4)])
@@ -234,6 +235,7 @@ def test_killed_while_scoring_it_loses_no_block(job, make_world, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes(), name
 
 
+@pytest.mark.slow("torchrun with two processes")
 def test_two_processes_share_the_blocks(score_job, tmp_path):
     assert run_scoring(score_job("alone")) == 0
     process = command(score_job("both"), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

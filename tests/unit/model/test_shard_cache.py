@@ -228,6 +228,7 @@ def _fetch_all(remote, folder, log, seconds):
     cache.close()
 
 
+@pytest.mark.slow("processes that import torch")
 def test_processes_of_one_machine_fetch_each_shard_once(remote, tmp_path):
     context = own_processes()
     arguments = (remote, tmp_path / "cache", tmp_path / "log.txt", 0.01)
@@ -240,6 +241,7 @@ def test_processes_of_one_machine_fetch_each_shard_once(remote, tmp_path):
     assert set(Counter((tmp_path / "log.txt").read_text().split()).values()) == {1}
 
 
+@pytest.mark.slow("processes that import torch")
 def test_kill_9_leaves_no_torn_shard_and_what_was_whole_is_kept(remote, tmp_path):
     context = own_processes()
     folder, log = tmp_path / "cache", tmp_path / "log.txt"

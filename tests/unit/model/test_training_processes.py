@@ -18,6 +18,8 @@ from model.finetune import run_finetuning
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
 
+pytestmark = pytest.mark.slow("processes that train, killed and stopped")
+
 ROOT = Path(__file__).parents[3]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")

@@ -152,6 +152,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow("servers that hang until a deadline")
 def test_every_fault_ends_as_its_outcome_in_bounded_time(server: Any, tmp_path: Path) -> None:
     """The deadline holds over all attempts of a URL; a fault costs the requests it deserves, and nobody else's time."""
     rows = [(fault, f"{server.url}/{fault}/mix") for fault in FAULTS]

@@ -450,6 +450,7 @@ def test_a_manifest_before_the_download_is_complete_is_refused(root):
 # --- worker processes
 
 
+@pytest.mark.slow("workers that load a detector")
 def test_workers_write_the_bytes_that_this_process_writes(root):
     with ExtractorPool(2, lambda event: None) as pool:
         results = [pool.extract(root.uri, ref(shard), CONFIG).result() for shard in range(2)]
@@ -465,6 +466,7 @@ def test_workers_write_the_bytes_that_this_process_writes(root):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has a parent-death signal")
+@pytest.mark.slow("workers that load a detector")
 def test_workers_die_with_a_parent_that_is_killed(root):
     program = f"""
         import threading, time

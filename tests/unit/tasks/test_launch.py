@@ -179,6 +179,7 @@ def test_kill_9_of_the_parent_kills_the_child(child: Callable[[str], None], tmp_
         os.kill(grandchild_pid, signal.SIGKILL)  # A sleeper of the test's own; the kernel signals children alone.
 
 
+@pytest.mark.slow("torchrun with two processes")
 def test_processes_that_work_together_speak_through_one_and_stop_together(
     child: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

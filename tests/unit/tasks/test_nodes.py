@@ -67,6 +67,7 @@ def test_the_result_is_waited_for_and_its_absence_told(tmp_path: Path) -> None:
         wait_for_result(node(1), Root(str(tmp_path)), lambda: None)
 
 
+@pytest.mark.slow("waits for torchrun to give up")
 def test_nodes_that_do_not_come_are_counted(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         free = int(listener.getsockname()[1])

@@ -36,6 +36,8 @@ from tasks.workers import Seat
 from tests import ray_work
 from tests.faults import CONFIG, picture
 
+pytestmark = pytest.mark.slow("a Ray cluster")
+
 REPOSITORY = Path(tasks.world.__file__).parents[2]
 EXTRACTOR = ExtractorConfig(
     backend="torchvision",
