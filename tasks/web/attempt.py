@@ -64,12 +64,18 @@ class FetchError(Exception):
 
 
 class Attempt:
-    """One attempt at a URL: its limits, and whether anything has answered yet."""
+    """One attempt at a URL: its limits, and what is known of its answers.
+
+    Attributes:
+        alive: something has answered.
+        doubt: why the answer that was read last may be another request's; empty where it is surely its own.
+    """
 
     def __init__(self, config: DownloadConfig, resolver: Resolver, seconds: float) -> None:
         self.config = config
         self.resolver = resolver
         self.alive = False
+        self.doubt = ""
         self._deadline = time.monotonic() + seconds
 
     def wait(self, at_most: float = float("inf")) -> float:

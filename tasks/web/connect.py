@@ -8,7 +8,6 @@ waits at most until the attempt's deadline, so a server that drips one byte at a
 from __future__ import annotations
 
 import http.client
-import io
 import logging
 import re
 import socket
@@ -21,6 +20,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tasks.config import DownloadConfig
 from tasks.records import Outcome
+from tasks.web.answers import OneAnswerPerRequest, OneAnswerPool
 from tasks.web.attempt import FetchError, current_attempt, failed, refused
 from tasks.web.proxies import Proxy
 from tasks.web.resolve import Lookup, LookupEnd, is_public, refuse_without_descriptors
@@ -31,8 +31,9 @@ _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTA
 
 def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
     """Pools of connections that are only to be used while an attempt runs in the thread."""
-    # It writes a traceback for every malformed header. What servers send is data, and no news for a log.
-    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
+    # They write of malformed headers, the first with a traceback. What servers send is data, and no news for a log.
+    for name in ("urllib3.connection", "urllib3.response"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     options: dict[str, Any] = {
         "num_pools": 2 * config.threads,
         "maxsize": config.threads,
@@ -112,50 +113,12 @@ def _addresses(found: Lookup) -> tuple[str, ...]:
 # --- what urllib3 works with ----------------------------------------------------------------------------------------
 
 
-class _DeadlineStream(io.RawIOBase):
-    """A socket's bytes, where every read waits at most until the attempt's deadline."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        # Keeps the descriptor open after http.client closes the socket, as its own reader would.
-        self._stream = sock.makefile("rb", buffering=0)
-        self._attempt = current_attempt()
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks a socket for."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._attempt.wait(self._attempt.config.read_timeout_seconds))
-        count = self._stream.readinto(buffer)
-        self._attempt.alive = True
-        return count
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
-
-
-class _DeadlineResponse(http.client.HTTPResponse):
-    """An answer read under the deadline from its first header byte on. It is made in the thread that asked."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_DeadlineStream(sock), *args, **kwargs)  # type: ignore[arg-type]
-
-
-class _GuardedHTTP(HTTPConnection):
-    response_class = _DeadlineResponse
-
+class _GuardedHTTP(OneAnswerPerRequest, HTTPConnection):
     def _new_conn(self) -> socket.socket:
         return open_socket(self._dns_host, self.port or 80, is_proxy=self.proxy is not None)
 
 
-class _GuardedHTTPS(HTTPSConnection):
-    response_class = _DeadlineResponse
-
+class _GuardedHTTPS(OneAnswerPerRequest, HTTPSConnection):
     def _new_conn(self) -> socket.socket:
         sock = open_socket(self._dns_host, self.port or 443, is_proxy=self.proxy is not None)
         _limit_handshake(sock)
@@ -197,9 +160,9 @@ def _limit_handshake(sock: socket.socket) -> None:
     sock.settimeout(attempt.wait(attempt.config.connect_timeout_seconds))
 
 
-class _HTTPPool(urllib3.HTTPConnectionPool):
+class _HTTPPool(OneAnswerPool, urllib3.HTTPConnectionPool):
     ConnectionCls = _GuardedHTTP
 
 
-class _HTTPSPool(urllib3.HTTPSConnectionPool):
+class _HTTPSPool(OneAnswerPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _GuardedHTTPS

@@ -151,16 +151,22 @@ class Fetcher:
         reusable = False
         try:
             redirects = response.status in _REDIRECTS and "Location" in response.headers
-            if not redirects and not 200 <= response.status < 300:
-                reusable = _take_rest(response)
-                raise refused(response.status, response.reason, _retry_after(response.headers.get("Retry-After")))
-            if not is_robots:
+            succeeds = 200 <= response.status < 300
+            if (redirects or succeeds) and not is_robots:
                 self._obey_header(response)
-            if redirects:
+            body = b""
+            if redirects or not succeeds:
                 reusable = _take_rest(response)
+            else:
+                body = _read_robots(response) if is_robots else self._read(response)
+                reusable = not is_robots or len(body) < ROBOTS_BYTES
+            doubt = current_attempt().doubt
+            if doubt:
+                raise failed(Outcome.CONNECT, f"no HTTP answer: {doubt}", response.status)
+            if redirects:
                 return _redirect(url, response)
-            body = _read_robots(response) if is_robots else self._read(response)
-            reusable = not is_robots or len(body) < ROBOTS_BYTES
+            if not succeeds:
+                raise refused(response.status, response.reason, _retry_after(response.headers.get("Retry-After")))
             return Answer(body, response.status)
         except (HTTPError, TimeoutError) as error:
             raise _explain(error, response.status) from error
