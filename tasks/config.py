@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -136,6 +137,29 @@ class RetryConfig(Config):
         return outcomes
 
 
+# Headers of a request that `DownloadConfig.headers` cannot hold.
+_OWN_FIELDS = {"user-agent": "user_agent", "accept": "accept", "accept-language": "accept_language"}
+_OURS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def _fits_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
+
+
 class DownloadConfig(Config):
     """How images are fetched, checked and kept."""
 
@@ -181,6 +205,20 @@ class DownloadConfig(Config):
         min_length=1,
         description="sent with every request; put an address of yours into it",
     )
+    accept: str | None = Field(
+        default="image/jpeg,image/*;q=0.9,*/*;q=0.5",
+        min_length=1,
+        description="the Accept header sent with every request: JPEG first, as other pictures are converted to it; "
+        "None sends none, which some servers answer with 403 or 406",
+    )
+    accept_language: str | None = Field(
+        default=None, min_length=1, description="the Accept-Language header sent with every request; None sends none"
+    )
+    headers: dict[str, str] = Field(
+        default={},
+        description="further headers sent with every request, to every host, such as a Referer; shown with the "
+        "other parameters",
+    )
     opt_out_directives: tuple[str, ...] = Field(
         default=("noai", "noimageai", "noindex", "noimageindex"),
         description="an answer whose X-Robots-Tag has one of these ends as opted_out; empty: the header is ignored",
@@ -194,9 +232,25 @@ class DownloadConfig(Config):
         default=0.0, ge=0, le=1, description="share of rows that must end ok, else the flow fails with the table"
     )
 
-    @field_validator("user_agent")
+    @field_validator("user_agent", "accept", "accept_language")
     @classmethod
-    def _check_user_agent(cls, user_agent: str) -> str:
-        if not (user_agent.isascii() and user_agent.isprintable()):
+    def _check_header_value(cls, value: str | None) -> str | None:
+        if value is not None and not _fits_header(value):
             raise ValueError("it is sent in a header of HTTP: use printable ASCII characters only")
-        return user_agent
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _check_headers(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not _fits_header(value):
+                raise ValueError(f"{name!r} is no header of HTTP: use printable ASCII characters only")
+            if name.lower() in _OWN_FIELDS:
+                raise ValueError(f"{name} has a field of its own: {_OWN_FIELDS[name.lower()]}")
+            if name.lower() in _OURS or name.lower().startswith(("if-", "proxy-")):
+                raise ValueError(
+                    f"{name} decides how a connection is used or what an answer holds, so it is not yours to set"
+                )
+        if len({name.lower() for name in headers}) < len(headers):
+            raise ValueError("a header is named twice")
+        return headers

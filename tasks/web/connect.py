@@ -36,7 +36,7 @@ def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | No
     options: dict[str, Any] = {
         "num_pools": 2 * config.threads,
         "maxsize": config.threads,
-        "headers": {"User-Agent": config.user_agent},
+        "headers": _headers(config),
         "ssl_context": tls,
     }
     if proxy is None:
@@ -45,6 +45,12 @@ def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | No
         pools = urllib3.ProxyManager(f"http://{proxy}", proxy_headers=proxy.headers, **options)
     pools.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return pools
+
+
+def _headers(config: DownloadConfig) -> dict[str, str]:
+    """What every request says of us and of what we want."""
+    ours = {"User-Agent": config.user_agent, "Accept": config.accept, "Accept-Language": config.accept_language}
+    return {name: value for name, value in (ours | config.headers).items() if value is not None}
 
 
 def open_socket(host: str, port: int, is_proxy: bool = False, fresh: bool = False) -> socket.socket:

@@ -111,6 +111,30 @@ def test_user_agent_that_no_header_can_hold_is_refused(agent: str) -> None:
         changed(settings=[f"user_agent={agent}"])
 
 
+def test_headers_are_written_as_they_are_sent() -> None:
+    config = changed(settings=["accept=none", "accept_language=de,en;q=0.5", 'headers={"Referer": "x"}']).download
+    assert (config.accept, config.accept_language, config.headers) == (None, "de,en;q=0.5", {"Referer": "x"})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("accept=image/\u2028", "printable ASCII"),
+        ("accept_language=\u65e5", "printable ASCII"),
+        ('headers={"A:": "b"}', "'A:' is no header of HTTP"),
+        ('headers={"A": "b\\r\\nC: d"}', "'A' is no header of HTTP"),
+        ('headers={"user-agent": "b"}', "user-agent has a field of its own: user_agent"),
+        ('headers={"Host": "b"}', "Host decides how"),
+        ('headers={"Range": "bytes=0-9"}', "Range decides how"),
+        ('headers={"If-None-Match": "b"}', "If-None-Match decides how"),
+        ('headers={"A": "b", "a": "c"}', "named twice"),
+    ],
+)
+def test_headers_that_cannot_be_sent_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        changed(settings=[setting])
+
+
 @pytest.mark.parametrize("text", ["short_side", "side=3", "=3"])
 def test_setting_that_is_none_names_those_there_are(text: str) -> None:
     with pytest.raises(UserError, match=r"NAME=VALUE .* short_side"):

@@ -512,6 +512,9 @@ def test_every_setting_is_known_to_change_the_result_or_not() -> None:
         "host_down_seconds",
         "outage_patience_seconds",
         "user_agent",
+        "accept",
+        "accept_language",
+        "headers",
         "env_proxies",
         "min_success_rate",
     }

@@ -428,7 +428,22 @@ def test_request_is_honest_and_holds_nothing_of_this_machine(server: Any) -> Non
     fetch(server.url.replace("//", "//user:secret@") + "/ok/1#fragment")
     headers = server.headers_seen["/ok/1"]
     assert headers.pop("Host") == server.url.removeprefix("http://")
-    assert headers == {"Accept-Encoding": "identity", "User-Agent": CONFIG.user_agent}
+    assert headers == {"Accept-Encoding": "identity", "User-Agent": CONFIG.user_agent, "Accept": CONFIG.accept}
+
+
+def test_pictures_are_asked_for_so_that_no_server_need_refuse(server: Any) -> None:
+    """A JPEG is wanted most, as it keeps its bytes, but whatever there is will do."""
+    fetch(server.url + "/ok/1")
+    offers = dict(part.partition(";q=")[::2] for part in server.headers_seen["/ok/1"]["Accept"].split(","))
+    weights = {kind: float(weight or 1) for kind, weight in offers.items()}
+    assert weights["image/jpeg"] > weights["image/*"] > weights["*/*"] > 0
+
+
+def test_request_says_what_it_is_told_to(server: Any) -> None:
+    fetch(server.url + "/ok/1", accept=None, accept_language="de, en;q=0.5", headers={"Referer": "http://a.example/"})
+    headers = server.headers_seen["/ok/1"]
+    assert "Accept" not in headers
+    assert (headers["Accept-Language"], headers["Referer"]) == ("de, en;q=0.5", "http://a.example/")
 
 
 def test_many_threads_share_one_fetcher(server: Any) -> None:
