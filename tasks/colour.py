@@ -8,27 +8,37 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageCms
 
-# The largest profiles in use, of printing presses, have 3 MB. More is no profile.
-_MAX_PROFILE_BYTES = 4_000_000
+from tasks.png import MAX_PROFILE_BYTES
+
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_BITS_PER_SAMPLE = 258  # TIFF tag
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def resizable(image: Image.Image) -> Image.Image:
     """The pixels as RGB, L, CMYK or LAB, or where some are transparent as RGBA or LA; 8 bits each.
 
     Raises:
-        ValueError: the pixels are floating-point, or of a mode that has no colours.
+        ValueError: nobody can say which of their values is white, or they are of a mode that has no colours.
     """
+    tags = getattr(image, "tag_v2", {})
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known white")
+        raise ValueError("floating-point values have no known white")
+    if _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise ValueError("signed values have no known black and white")
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("there is no palette")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(image)
+        return _from_deep_grey(image, tags)
+    if image.mode in ("La", "RGBa"):  # times alpha
+        return image.convert(image.mode.upper())
     keyed = "transparency" in image.info  # One colour, or some of a palette, stand for nothing.
     if image.mode in ("RGB", "L", "CMYK", "LAB", "RGBA", "LA") and not keyed:
         return image
@@ -47,7 +57,7 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
         opaque = Image.new("RGB", picture.size, "white")
         opaque.paste(picture.convert("RGBA"), mask=picture.getchannel("A"))
         picture = opaque
-    if profile and len(profile) <= _MAX_PROFILE_BYTES:
+    if profile and len(profile) <= MAX_PROFILE_BYTES:
         transform = _transform(profile, picture.mode)
         if transform is not None:
             converted = ImageCms.applyTransform(picture, transform)
@@ -56,11 +66,21 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits (in a TIFF 12 are possible) by its upper 8; Pillow's own conversion clips at 255 instead."""
+def _from_deep_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Grey of 16 bits (in a TIFF 12 or 32 are possible) by its upper 8; Pillow's own conversion clips at 255 instead.
+
+    Raises:
+        ValueError: nothing is in the upper 8 of 32 bits: these are numbers of some other scale.
+    """
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     samples: npt.NDArray[np.integer] = np.asarray(image)
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
-    upper = np.clip(samples >> (4 if bits == 12 else 8), 0, 255).astype(np.uint8)
+    if bits == 32:
+        samples = samples.view(np.uint32)
+    upper = np.clip(samples >> (bits - 8), 0, 255).astype(np.uint8)
+    if bits == 32 and not upper.any():
+        raise ValueError("32-bit values that use none of the upper 8 bits have no known white")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        upper = 255 - upper
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         upper[samples == transparent] = 255

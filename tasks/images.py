@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import functools
 import io
-import re
 import struct
 import threading
 import warnings
 import zlib
 from contextlib import nullcontext
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tasks.colour import resizable, to_srgb
 from tasks.config import DownloadConfig
+from tasks.foreign_formats import is_cut, looks_like
+from tasks.jpeg import END_OF_IMAGE, START_OF_SCAN, markers, with_end
+from tasks.png import MAX_PROFILE_BYTES, needed_chunks, set_transparent_grey
 from tasks.records import Outcome
 
 # What the web calls a picture. Left out are formats that run an interpreter (EPS), hold no pixels (WMF) or hold
@@ -28,9 +30,6 @@ from tasks.records import Outcome
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
 
 _JPEG_MAX_SIDE = 65_500
-# FF begins a marker unless a stuffed zero, a restart number or a fill byte follows: those belong to the pixels.
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _MAX_SCANS = 100  # Encoders write about ten. Each may cost a pass over all pixels and take ten bytes.
 # Decoding one of 50 megapixels takes up to half a gigabyte; of those there is one at a time, whatever the threads.
 _LARGE_PIXELS = 12_000_000
@@ -54,6 +53,10 @@ _DECODE_ERRORS = (
     EOFError,
     TypeError,
     ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
     struct.error,
     zlib.error,
 )
@@ -80,6 +83,7 @@ def accept_picture(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple
         PictureError: not_an_image, bomb (more than `config.max_pixels`, or a JPEG of endless scans; found before any
             decoding), too_small, or truncated (the header is a picture's, but its pixels cannot all be read).
     """
+    content = needed_chunks(content)
     image = _open(content)
     width, height = image.size
     if width * height > config.max_pixels:
@@ -92,6 +96,9 @@ def accept_picture(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple
     with _ONE_LARGE if width * height > _LARGE_PIXELS else nullcontext():
         if image.format in ("JPEG", "MPO"):
             end = _jpeg_end(content)
+            if end is None and (whole := _with_end(content)) is not None:
+                content, end = whole, len(whole)
+                image = _open(content)
             if end is not None and image.mode == "RGB" and target == image.size and _orientation(image) == 1:
                 return _checked(image, content, end), (width, height)
         return _convert(image, target, config.jpeg_quality)
@@ -107,49 +114,22 @@ def _formats() -> tuple[str, ...]:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     Image.init()
+    PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _open(content: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=_formats())
+        image = Image.open(io.BytesIO(content), formats=_formats())
     except _BOMBS as error:
         raise PictureError(Outcome.BOMB, "more pixels than the decoder's own limit") from error
     except _DECODE_ERRORS as error:
-        if _declares_more(content):
+        if is_cut(content):
             raise PictureError(Outcome.TRUNCATED, "shorter than its own header says") from error
-        raise PictureError(Outcome.NOT_AN_IMAGE, _looks_like(content)) from error
-
-
-def _declares_more(content: bytes) -> bool:
-    """Whether a WebP or AVIF, which their decoders refuse as a whole when cut, says that it has more bytes."""
-    if content.startswith(b"RIFF"):
-        return int.from_bytes(content[4:8], "little") + 8 > len(content)
-    if content[4:8] != b"ftyp":
-        return False
-    end, size = 0, 8
-    while size >= 8 and end < len(content):  # 0 means up to the end of the file, 1 a size of 64 bits.
-        size = int.from_bytes(content[end : end + 4], "big")
-        end += size
-    return end > len(content)
-
-
-def _looks_like(content: bytes) -> str:
-    """A guess at what a body that is no picture may be, for the outcome's detail."""
-    start = content[:512].lstrip().lower()
-    if not start:
-        return "empty body"
-    if start.startswith((b"<!doctype html", b"<html")):
-        return "a web page"
-    if b"<svg" in start:
-        return "an SVG drawing"
-    if start.startswith(b"<"):
-        return "markup"
-    if start.startswith((b"{", b"[")):
-        return "JSON"
-    if start.startswith((b"\xff\xd8", b"\x89png", b"gif8", b"riff", b"ii*\0", b"mm\0*")):
-        return "damaged picture header"
-    return "unknown content"
+        raise PictureError(Outcome.NOT_AN_IMAGE, looks_like(content)) from error
+    if image.format == "PNG":
+        set_transparent_grey(image, content)
+    return image
 
 
 def _orientation(image: Image.Image) -> int:
@@ -170,17 +150,21 @@ def _jpeg_end(content: bytes) -> int | None:
     Raises:
         PictureError: bomb, so many passes over the picture that a small file would take minutes to decode.
     """
-    at, scans = 2, 0
-    while found := _MARKER.search(content, at):
-        at = found.end()
-        marker = content[at - 1]
-        if marker == _END_OF_IMAGE:
+    scans = 0
+    for marker, at in markers(content):
+        if marker == END_OF_IMAGE:
             return at
-        scans += marker == _START_OF_SCAN
+        scans += marker == START_OF_SCAN
         if scans > _MAX_SCANS:
             raise PictureError(Outcome.BOMB, f"more than {_MAX_SCANS} scans")
-        at += int.from_bytes(content[at : at + 2], "big")
     return None
+
+
+def _with_end(content: bytes) -> bytes | None:
+    try:
+        return with_end(content)
+    except _BOMBS + _DECODE_ERRORS:
+        return None
 
 
 def _checked(image: Image.Image, content: bytes, end: int) -> bytes:
@@ -225,7 +209,7 @@ def _convert(image: Image.Image, target: tuple[int, int], quality: int) -> tuple
             picture = picture.resize(target, Image.Resampling.HAMMING, reducing_gap=2.0)
         picture = to_srgb(picture, image.info.get("icc_profile"))
     except _DECODE_ERRORS as error:
-        raise PictureError(Outcome.NOT_AN_IMAGE, f"{image.mode} pixels cannot be made RGB") from error
+        raise PictureError(Outcome.NOT_AN_IMAGE, f"{image.mode} pixels cannot be made RGB: {error}"[:200]) from error
     if (orientation := _orientation(image)) in _UPRIGHT:
         picture = picture.transpose(_UPRIGHT[orientation])
     encoded = io.BytesIO()

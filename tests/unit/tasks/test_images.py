@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,19 +31,19 @@ EXIF = DATA / "exif_orientation"
 ODD = DATA / "pillow_odd_images"
 CONFIG = DownloadConfig(min_side=1)
 # All 122 files beside the checkout; those not named are converted.
-CONVERTED = 70
+CONVERTED = 71
 ODD_ENDS = {
     "not_an_image": """
         broken.png cross_scan_line_truncated.tga decompression_bomb.ico drawing.emf drawing.wmf hopper.ico
         hopper.psd hopper_unknown_pixel_mode.tif negative_layer_count.psd negative_size.ppm
         negative_top_left_layer.psd no_cursors.cur oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif
-        oom-8ed3316a4109213ca96fb8a256a0bfefdece1461.icns png_decompression_dos.png seek_too_large.tif
+        oom-8ed3316a4109213ca96fb8a256a0bfefdece1461.icns seek_too_large.tif
         zero_height.j2k zero_mask_totals.dds zero_width.gif
     """,
     "truncated": """
         broken_data_stream.png crash-0c7e0e8e11ce787078f00b5b0ca409a167f070e0.tif
         crash-1152ec2d1a1a71395b6f2ce6721c38924d025bf3.tif crash-2020-10-test.tif truncated_end_chunk.png
-        truncated_image.png truncated_jpeg.jpg
+        truncated_image.png
     """,
     "kept": """
         broken_exif_dpi.jpg exif-200dpcm.jpg exif-72dpi-int.jpg exif-dpi-zerodivision.jpg exif-ifd-offset.jpg
@@ -50,6 +53,9 @@ ODD_ENDS = {
     """,
     "bomb": """
         decompression_bomb.gif
+    """,
+    "ended": """
+        truncated_jpeg.jpg
     """,
     "cut": """
         frozenpond.mpo sugarshack.mpo sugarshack_bad_mpo_header.jpg sugarshack_ifd_offset.mpo
@@ -79,6 +85,50 @@ def decoded(jpeg: bytes) -> Image.Image:
     assert image.mode == "RGB"
     assert image.getexif().get(0x0112, 1) == 1
     return image
+
+
+def boxes(brand: bytes, compatible: bytes) -> bytes:
+    """The start of a file such as a telephone's: boxes that say what it is, and one of 100 bytes."""
+    head = b"ftyp" + brand + bytes(4) + compatible
+    return struct.pack(">I", 4 + len(head)) + head + struct.pack(">I", 108) + b"mdat" + bytes(100)
+
+
+def chunk(kind: bytes, body: bytes, crc: int = 0) -> bytes:
+    """A chunk of a PNG; its checksum is off by `crc`."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ crc)
+
+
+def png(depth: int, kind: int, rows: list[bytes], width: int, *more: bytes) -> bytes:
+    """A PNG of raw rows, with more chunks before its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + pixels + chunk(b"IEND", b"")
+
+
+def with_chunk(content: bytes, more: bytes, last: bool = False) -> bytes:
+    """A PNG with another chunk, behind its header or before its end."""
+    at = len(content) - 12 if last else 33
+    return content[:at] + more + content[at:]
+
+
+def tiff(samples: np.ndarray, kind: int = 1, photometric: int = 1, extra: int | None = None) -> bytes:
+    """An uncompressed TIFF of (height, width) or (height, width, bands) samples, in their bits and byte order."""
+    data, bands = samples.tobytes(), 1 if samples.ndim == 2 else samples.shape[2]
+    bits = 8 * samples.itemsize
+    order = ">" if samples.dtype.byteorder == ">" else "<"
+    values = {256: (samples.shape[1],), 257: (samples.shape[0],), 258: bands * (bits,), 259: (1,), 262: (photometric,)}
+    values |= {273: (8,), 277: (bands,), 278: (samples.shape[0],), 279: (len(data),), 339: bands * (kind,)}
+    if extra is not None:
+        values[338] = (extra,)
+    behind = 8 + len(data) + 2 + 12 * len(values) + 4
+    entries, longer = b"", b""
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f"{order}{len(numbers)}H", *numbers)
+        entries += struct.pack(f"{order}HHI", tag, 3, len(numbers))
+        entries += packed.ljust(4, b"\0") if len(packed) <= 4 else struct.pack(f"{order}I", behind + len(longer))
+        longer += packed if len(packed) > 4 else b""
+    head = struct.pack(f"{order}2sHI", b"MM" if order == ">" else b"II", 42, 8 + len(data))
+    return head + data + struct.pack(f"{order}H", len(values)) + entries + bytes(4) + longer
 
 
 def near(pixel: object, colour: tuple[int, int, int]) -> bool:
@@ -181,6 +231,64 @@ def test_12_bit_grey_keeps_its_brightness() -> None:
     assert near(decoded(jpeg).getpixel((8, 8)), (128,) * 3)
 
 
+RAMP = np.repeat(np.linspace(0, 1, 48)[None], 24, axis=0)
+
+
+def levels(content: bytes) -> list[int]:
+    """The brightness of a picture of `RAMP` at a tenth, half and nine tenths of its width."""
+    picture = np.asarray(decoded(accept_picture(content, CONFIG)[0]).convert("L"))
+    return [int(picture[12, x]) for x in (4, 24, 43)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (tiff((RAMP * (2**32 - 1)).astype("<u4")), (21, 130, 233)),
+        (tiff((RAMP * 65535).astype("<u2")), (21, 130, 233)),
+        (tiff((RAMP * 65535).astype(">u2")), (21, 130, 233)),
+        (tiff((RAMP * 65535).astype("<u2"), photometric=0), (234, 125, 22)),
+        (tiff((RAMP * 255).astype("u1"), photometric=0), (234, 125, 22)),
+        (b"P5 48 24 4095\n" + (RAMP * 4095).astype(">u2").tobytes(), (21, 130, 233)),
+        (tiff(np.stack([RAMP * 127, RAMP * 0 + 127], -1).astype("u1"), extra=1), (138, 192, 244)),
+        (tiff(np.stack([RAMP * 255, RAMP * 0 + 127], -1).astype("u1"), extra=2), (138, 192, 244)),
+    ],
+    ids=["32 bits", "16", "16 big-endian", "16, white is 0", "8, white is 0", "12 of 16", "times alpha", "with alpha"],
+)
+def test_grey_of_many_kinds_keeps_its_brightness(content: bytes, expected: tuple[int, int, int]) -> None:
+    assert levels(content) == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (tiff((RAMP * 255).astype("<u4")), "32-bit values that use none of the upper 8 bits have no known white"),
+        (tiff((RAMP * 255).astype("<i4"), 2), "signed values have no known black and white"),
+        (tiff((RAMP * 2**31 - 1).astype(">i4"), 2), "signed values have no known black and white"),
+        (tiff((RAMP * 32767).astype("<i2"), 2), "signed values have no known black and white"),
+        (tiff((RAMP * 127).astype("i1"), 2), "signed values have no known black and white"),
+        (tiff(RAMP.astype("<f4"), 3), "floating-point values have no known white"),
+        (tiff(RAMP.astype("<f8"), 3), "a TIFF that is damaged, or has pixels of a kind that is not read"),
+        (b"Pf\n48 24\n-1.0\n" + RAMP.astype("<f4").tobytes(), "floating-point values have no known white"),
+        (png(8, 3, 24 * [bytes(48)], 48), "there is no palette"),
+    ],
+)
+def test_values_that_no_one_can_see_are_refused_not_made_black(content: bytes, why: str) -> None:
+    with pytest.raises(PictureError, match=why) as caught:
+        accept_picture(content, CONFIG)
+    assert caught.value.outcome is Outcome.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize(("depth", "value"), [(1, 0), (2, 1), (2, 2), (4, 7), (8, 100)])
+def test_transparent_grey_of_few_bits_becomes_white(depth: int, value: int) -> None:
+    """On the left the value that stands for nothing, on the right the next one."""
+    per_byte = 8 // depth
+    left, right = (sum(v << (depth * place) for place in range(per_byte)) for v in (value, value + 1))
+    rows = 32 * [bytes(32 // per_byte * [left] + 32 // per_byte * [right])]
+    picture = decoded(accept_picture(png(depth, 0, rows, 64, chunk(b"tRNS", struct.pack(">H", value))), CONFIG)[0])
+    assert near(picture.getpixel((8, 16)), (255,) * 3)
+    assert near(picture.getpixel((56, 16)), (255 * (value + 1) // (2**depth - 1),) * 3)
+
+
 def test_16_bit_grey_of_the_transparent_value_becomes_white() -> None:
     samples = np.full((32, 32), 1000, np.uint16)
     samples[:, 16:] = 2000
@@ -227,6 +335,46 @@ def test_cut_jpeg_is_truncated_whether_kept_or_shrunk(progressive: bool, missing
     assert outcome_of(content[:-missing], config) is Outcome.TRUNCATED
     # A server that ends every answer properly does not make the picture whole.
     assert accept_picture(content, config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"subsampling": 0, "quality": 95},
+        {"restart_marker_rows": 1},
+        {"restart_marker_blocks": 2, "progressive": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpeg_that_lacks_its_end_marker_only_is_whole(options: dict[str, Any], mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise).convert(mode), **options)
+    whole = accept_picture(content, CONFIG)
+    for cut in (content[:-2], content[:-1]):
+        assert accept_picture(cut, CONFIG) == whole
+    shrunk = CONFIG.model_copy(update={"short_side": 32})
+    assert accept_picture(content[:-2], shrunk) == accept_picture(content, shrunk)
+    assert outcome_of(content[:-300]) is Outcome.TRUNCATED
+    for missing in range(3, 20):
+        try:
+            jpeg, _ = accept_picture(content[:-missing], CONFIG)
+        except PictureError as error:
+            assert error.outcome is Outcome.TRUNCATED
+        else:  # What was missing filled up the last byte, or said that nothing more changes.
+            assert np.array_equal(decoded(jpeg), decoded(whole[0]))
+
+
+def test_jpeg_cut_between_its_parts_is_truncated() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    intervals = encoded(Image.fromarray(noise), restart_marker_rows=1)
+    assert outcome_of(intervals[: intervals.rindex(b"\xff\xd1")]) is Outcome.TRUNCATED
+    assert outcome_of(intervals[: intervals.rindex(b"\xff\xd1") + 2]) is Outcome.TRUNCATED
+    scans = encoded(Image.fromarray(noise), progressive=True)
+    for at in (match.start() for match in re.finditer(b"\xff\xda", scans)):
+        assert outcome_of(scans[:at]) is Outcome.TRUNCATED
 
 
 @pytest.mark.parametrize("behind", [b"\n", b"appended by a camera \xff\xd9", encoded(two_halves(32, 32))])
@@ -280,6 +428,55 @@ def test_png_damaged_within_is_truncated_not_half_black() -> None:
     middle = len(content) // 2
     content[middle : middle + 2000] = bytes(2000)
     assert outcome_of(bytes(content)) is Outcome.TRUNCATED
+
+
+LONG = b"0123456789abcdef" * 150_000  # 2.4 MB
+METADATA = {
+    "zTXt": chunk(b"zTXt", b"note\0\0" + zlib.compress(LONG)),
+    "tEXt": chunk(b"tEXt", b"note\0" + LONG),
+    "iTXt": chunk(b"iTXt", b"note\0\0\0\0\0" + LONG),
+    "packed iTXt": chunk(b"iTXt", b"note\0\1\0\0\0" + zlib.compress(LONG)),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(20 * LONG)),
+    "iCCP": chunk(b"iCCP", b"profile\0\0" + zlib.compress(LONG)),
+    "huge iCCP": chunk(b"iCCP", b"profile\0\0" + zlib.compress(20 * LONG)),
+    "broken iCCP": chunk(b"iCCP", b"profile\0"),
+    "many": 90 * chunk(b"zTXt", b"note\0\0" + zlib.compress(LONG[:1_000_000])),
+    "wrong checksum": chunk(b"tEXt", b"note\0text", crc=1),
+    "wrong checksum of a profile": chunk(b"iCCP", b"profile\0\0" + zlib.compress(b"x"), crc=1),
+    "unknown packing": chunk(b"zTXt", b"note\0\7xxx"),
+    "unknown": chunk(b"abCd", b"anything"),
+}
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", METADATA)
+def test_metadata_of_a_png_damages_no_picture(name: str, last: bool) -> None:
+    plain = encoded(two_halves(), "PNG")
+    assert accept_picture(with_chunk(plain, METADATA[name], last), CONFIG) == accept_picture(plain, CONFIG)
+
+
+def test_large_profile_of_a_png_is_heeded() -> None:
+    profile = swapped_profile().ljust(2_000_000, b"\0")
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    content = encoded(two_halves(), "PNG", icc_profile=profile)
+    assert near(decoded(accept_picture(content, CONFIG)[0]).getpixel((4, 24)), (RED[1], RED[0], RED[2]))
+
+
+def test_orientation_in_a_text_of_a_png_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes()
+    text = b"\nexif\n%8d\n%s\n" % (len(raw), raw.hex().encode())
+    more = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for kept in (more, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)):
+        assert accept_picture(with_chunk(encoded(two_halves(), "PNG"), kept), CONFIG)[1] == (48, 64)
+
+
+def test_png_that_ends_with_its_pixels_is_whole() -> None:
+    content = encoded(two_halves(), "PNG")
+    for cut in (content[:-12], content[:-3], content[:-12] + chunk(b"tEXt", b"note\0" + bytes(90))[:40]):
+        assert accept_picture(cut, CONFIG) == accept_picture(content, CONFIG)
 
 
 def test_orientation_of_a_png_is_applied() -> None:
@@ -390,7 +587,17 @@ def test_cut_png_is_truncated() -> None:
         (b'<?xml version="1.0"?><svg xmlns="x"/>', "an SVG drawing"),
         (b'{"error": "gone"}', "JSON"),
         (b"\xff\xd8\xff", "damaged picture header"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unknown content"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript, which is not read here"),
+        (boxes(b"heic", b"mif1heic"), "HEIC, which is not read here"),
+        (boxes(b"mif1", b"mif1heic"), "HEIC, which is not read here"),
+        (boxes(b"mif1", b"mif1heic")[:-3], "HEIC, which is not read here"),
+        (boxes(b"msf1", b"msf1"), "HEIF, which is not read here"),
+        (boxes(b"isom", b"isommp42"), "a film, which is not read here"),
+        (b"\xff\x0a" + bytes(90), "JPEG XL, which is not read here"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + boxes(b"jxl ", b"jxl ")[:-2], "JPEG XL, which is not read here"),
+        (b"8BPS\0\1", "a Photoshop file, which is not read here"),
+        (b"%PDF-1.7", "a PDF, which is not read here"),
+        (b"\x93NUMPY", "unknown content"),
     ],
 )
 def test_body_that_is_no_picture_is_described(content: bytes, detail: str) -> None:
@@ -439,7 +646,8 @@ def test_odd_files_end_as_they_always_did() -> None:
             ends.setdefault(error.outcome.value, set()).add(path.name)
         else:
             assert decoded(jpeg).size == size, path.name
-            how = "kept" if jpeg == content else "cut" if content.startswith(jpeg) else "converted"
+            cut, ended = content.startswith(jpeg), jpeg in (content + b"\xff\xd9", content + b"\xd9")
+            how = "kept" if jpeg == content else "cut" if cut else "ended" if ended else "converted"
             ends.setdefault(how, set()).add(path.name)
     assert len(ends.pop("converted")) == CONVERTED
     assert ends == {how: set(names.split()) for how, names in ODD_ENDS.items()}
