@@ -52,10 +52,11 @@ class Session:
         self.source: Source
         if images is None:
             fetcher = Fetcher(config)
-            self.source, connects = fetcher, fetcher.connects
+            self.source = fetcher
+            self.network = Network(config, fetcher.connects, notice, names_proxy=fetcher.names_proxy)
         else:
-            self.source, connects = PictureFolder(images, config.max_bytes), lambda url: True
-        self.network = Network(config, connects, notice)
+            self.source = PictureFolder(images, config.max_bytes)
+            self.network = Network(config, lambda url: True, notice)
         self._threads: list[threading.Thread] = []
 
     def start_threads(self, number: int, work: Callable[[], None]) -> None:

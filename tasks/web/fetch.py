@@ -134,6 +134,17 @@ class Fetcher:
                 return False
             return True
 
+    def names_proxy(self, url: str) -> str | None:
+        """The proxy that requests for the URL go through, in words; None: they go straight to its host."""
+        if self._proxies is None:
+            return None
+        try:
+            parts = parse_url(url)
+        except LocationParseError:
+            return None
+        proxy = self._proxies.for_host(parts.scheme or "http", (parts.host or "").strip("[]"), parts.port)
+        return None if proxy is None else f"the proxy {proxy} ({proxy.variable} in the environment)"
+
     def _follow(self, url: str, is_robots: bool = False) -> Answer:
         """The answer at the end of a URL's redirects."""
         for _ in range(self._config.max_redirects + 1):

@@ -56,6 +56,7 @@ class Network:
         config: for its limits.
         connects: whether a connection to a URL's host can be made now.
         notice: is told of pauses, in words.
+        names_proxy: the proxy that requests for a URL go through, in words; None where there is none.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Network:
         connects: Callable[[str], bool],
         notice: Callable[[str], None] = lambda text: None,
         clock: Callable[[], float] = time.monotonic,
+        names_proxy: Callable[[str], str | None] = lambda url: None,
     ) -> None:
         self._config = config
         self._connects = connects
         self._notice = notice
+        self._names_proxy = names_proxy
         self._clock = clock
         self._lock = threading.Lock()
         self._trouble: OrderedDict[str, _Trouble] = OrderedDict()
@@ -180,10 +183,10 @@ class Network:
         begun = self._clock()
         fruitless = 0
         wait = _FIRST_PROBE_WAIT
-        tried: set[str] = set()
+        tried: dict[str, str] = {}  # host -> one of its URLs
         while not stopped.is_set():
             witnesses = self._next_witnesses(strangers)
-            tried.update(map(host_of, witnesses))
+            tried.update((host_of(url), url) for url in witnesses)
             connected = next(filter(self._connects, witnesses), None)
             if connected is not None:
                 if fruitless > 1:
@@ -196,13 +199,15 @@ class Network:
             if fruitless > 1 and gone > self._config.outage_patience_seconds:
                 raise NetworkGoneError(
                     f"the network has been gone for {gone:.0f} s: {silent} attempts in a row reached nothing, nor "
-                    f"could any of {len(tried)} hosts be connected to; what was fetched is kept, run the same "
-                    "command again when it is back"
+                    f"could {self._named(tried.values()) or f'any of {len(tried)} hosts'} be connected to; what was "
+                    "fetched is kept, run the same command again when it is back"
                 )
             if fruitless == 2:
+                named = self._named(tried.values())
+                why = f"{named} cannot be connected to" if named else "the network seems to be gone"
                 self._notice(
-                    f"paused: {silent} attempts in a row reached nothing, the network seems to be gone; trying again "
-                    f"for up to {self._config.outage_patience_seconds:.0f} s"
+                    f"paused: {silent} attempts in a row reached nothing, {why}; trying again for up to "
+                    f"{self._config.outage_patience_seconds:.0f} s"
                 )
             stopped.wait(wait)
             wait = min(2 * wait, _LONGEST_PROBE_WAIT)
@@ -215,6 +220,11 @@ class Network:
             chosen = list(known)[: -_PROBES - 1 : -1]
             known.rotate(_PROBES)
             return [*chosen, *self._silent_urls.values()]
+
+    def _named(self, urls: Iterable[str]) -> str | None:
+        """The proxies on the way to all of these URLs; None where some are reached without one."""
+        proxies = {self._names_proxy(url) for url in urls}
+        return None if None in proxies else " or ".join(sorted(filter(None, proxies))) or None
 
     def _has_failed(self, host: str) -> bool:
         return host in self._trouble and self._trouble[host].failures >= self._config.host_failures

@@ -13,11 +13,15 @@ from tasks.errors import UserError
 
 @dataclass(frozen=True)
 class Proxy:
-    """A plain HTTP proxy. `headers` hold its password, if it has one; `str` is `host:port` and never shows that."""
+    """A plain HTTP proxy, and the variable that names it.
+
+    `headers` hold its password, if it has one; `str` is `host:port` and never shows that.
+    """
 
     host: str
     port: int
     headers: dict[str, str] = field(default_factory=dict, repr=False, hash=False)
+    variable: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -72,6 +76,6 @@ def _parse(address: str, variable: str) -> Proxy:
             "to false"
         )
     if parts.username is None:
-        return Proxy(host, port)
+        return Proxy(host, port, variable=variable)
     login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-    return Proxy(host, port, {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"})
+    return Proxy(host, port, {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}, variable)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,9 @@ import trustme
 
 from tasks.errors import UserError
 from tasks.records import Outcome
+from tasks.web import network as network_room
 from tasks.web.fetch import Fetcher, FetchError
+from tasks.web.network import Network, NetworkGoneError
 from tasks.web.proxies import Proxies, Proxy
 from tests.faults import CONFIG, JPEG, ProxyHandler, serving
 
@@ -249,3 +253,45 @@ def test_probe_connects_to_the_proxy(proxy: Any, monkeypatch: pytest.MonkeyPatch
     proxy.server_close()
     assert not fetcher.connects("https://a.example/1")
     assert not proxy.asked
+
+
+def test_pause_names_the_proxy_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_room, "_FIRST_PROBE_WAIT", 0.01)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        dead = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("http_proxy", f"http://user:secret@{dead}")
+        monkeypatch.setenv("NO_PROXY", "direct.example")
+        fetcher = Fetcher(PROXIED)
+        stopped = threading.Event()
+        notices: list[str] = []
+
+        def notice(text: str) -> None:
+            notices.append(text)
+            stopped.set()
+
+        network = Network(PROXIED, fetcher.connects, notice, names_proxy=fetcher.names_proxy)
+        network.silence("http://a.example/1")
+        assert network.wait_until_back(stopped)
+        named = f"the proxy {dead} (http_proxy in the environment)"
+        why = f"reached nothing, {named} cannot be connected to"
+        assert notices == [f"paused: 1 attempts in a row {why}; trying again for up to 1800 s"]
+        impatient = PROXIED.model_copy(update={"outage_patience_seconds": 0.0})
+        network = Network(impatient, fetcher.connects, names_proxy=fetcher.names_proxy)
+        network.silence("http://a.example/1")
+        with pytest.raises(NetworkGoneError, match=rf"nor could {re.escape(named)} be connected to; what was fetched"):
+            network.wait_until_back(threading.Event())
+        assert fetcher.names_proxy("http://direct.example/1") is None
+        assert fetcher.names_proxy("https://a.example/1") is None
+        fetcher.close()
+
+
+def test_pause_names_no_proxy_where_some_hosts_are_reached_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_room, "_FIRST_PROBE_WAIT", 0.01)
+    config = PROXIED.model_copy(update={"outage_patience_seconds": 0.0})
+    named = {"http://a.example/1": "the proxy p:1", "http://b.example/1": None}
+    network = Network(config, lambda url: False, names_proxy=named.get)
+    for url in named:
+        network.silence(url)
+    with pytest.raises(NetworkGoneError, match="nor could any of 2 hosts be connected to"):
+        network.wait_until_back(threading.Event())
