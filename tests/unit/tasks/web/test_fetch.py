@@ -27,7 +27,7 @@ from tasks.web import connect as connect_room
 from tasks.web import fetch as fetch_room
 from tasks.web.fetch import Answer, Fetcher, FetchError
 from tasks.web.resolve import is_public
-from tests.faults import CONFIG, JPEG, raw_server
+from tests.faults import CONFIG, JPEG, bomb, raw_server
 
 
 def fetch(url: str, seconds: float = 10.0, **changes: object) -> Answer:
@@ -108,6 +108,7 @@ def test_status_ends_as_its_outcome(server: Any, path: str, outcome: Outcome, de
 def test_fault_ends_as_its_outcome_after_so_many_requests(
     server: Any, path: str, outcome: Outcome, transient: bool, requests: int
 ) -> None:
+    bomb()  # Made before a client waits for it.
     error = failure(server.url + path)
     assert (error.outcome, error.transient, server.requests[path]) == (outcome, transient, requests)
     assert error.alive
