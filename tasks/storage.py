@@ -198,7 +198,7 @@ class Root:
                 continue
             except OSError:
                 return
-            _fsync_folder((self._folder / folder).parent)
+            sync_folder((self._folder / folder).parent)
 
     def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
         """Write a file whole or not at all, and return its digest. An existing file is replaced."""

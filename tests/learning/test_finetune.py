@@ -10,7 +10,6 @@ from model.checkpoint import list_checkpoints, weights_sha256
 from model.config import FinetuneConfig, FinetuneJob, OptimConfig
 from model.finetune import run_finetuning
 
-
 pytestmark = pytest.mark.slow("trains until it knows eight pairs")
 
 

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from model.checkpoint import list_checkpoints
 from model.config import FinetuneConfig, FinetuneJob, OptimConfig, PretrainConfig, PretrainJob, ScoreJob, ScoringConfig
 from model.finetune import run_finetuning
 from model.pretrain import run_pretraining
 from model.scoring import run_scoring
-
 
 pytestmark = pytest.mark.slow("trains until it knows eight pairs")
 

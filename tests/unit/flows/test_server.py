@@ -119,6 +119,7 @@ PROXIES = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "foo:bar:baz", "AL
 @pytest.mark.flow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow("starts Prefect's server")
 def test_own_server_answers_whatever_the_proxies_is_told_no_events_and_ends_with_its_command(
     number: signal.Signals,
 ) -> None:
