@@ -43,10 +43,9 @@ from flows.inspect_command import add_inspect_command
 from flows.params import RebuildParams
 from flows.progress import counts_text, duration
 from flows.results import RebuildResult, StageSummary
+from flows.run_stage import run_stage
 from flows.search_command import add_search_command
-from flows.server import configured_api_url, prefect_server, wait_for_server
 from flows.setup_command import add_setup_command
-from flows.shard_params import DownloadParams, ExtractParams
 from flows.stage_texts import done_text, losses
 from flows.status import read_download_status, read_status, status_text
 from flows.sweep_command import add_sweep_command
@@ -186,21 +185,8 @@ def download(
                 stack.enter_context(world_served(rebuilding))
                 loaded = loaded.model_copy(update={"accept_changes": True})  # The world may have moved to another port.
             checks.check_download(loaded)
-            summaries = _download(loaded)
+            summaries: list[StageSummary] = run_stage("download", loaded)
         _print_stages(summaries, json)
-
-
-def _download(params: DownloadParams) -> list[StageSummary]:
-    """As a flow of the configured Prefect server; without one, nobody would see the flow."""
-    if configured_api_url() is None:
-        from flows.direct import download_directly
-
-        return download_directly(params)
-    with prefect_server():
-        from flows.download import download as download_flow
-
-        wait_for_server()
-        return download_flow(params)
 
 
 @app.command()
@@ -240,21 +226,8 @@ def extract(
         loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [], max_failed_share, ray)
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
-        summaries = _extract(loaded)
+        summaries: list[StageSummary] = run_stage("extract", loaded)
         _print_stages(summaries, json)
-
-
-def _extract(params: ExtractParams) -> list[StageSummary]:
-    """As a flow of the configured Prefect server; without one, nobody would see the flow."""
-    if configured_api_url() is None:
-        from flows.direct import extract_directly
-
-        return extract_directly(params)
-    with prefect_server():
-        from flows.extract import extract as extract_flow
-
-        wait_for_server()
-        return extract_flow(params)
 
 
 @app.command()
@@ -279,11 +252,7 @@ def pretrain(
         nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
         loaded = _load(recipe, params, root, seed, set_).for_pretrain().model_copy(update={"nodes": nodes})
         checks.check_pretrain(loaded)
-        with prefect_server():
-            from flows.pretrain import pretrain as pretrain_flow
-
-            wait_for_server()
-            checkpoint = pretrain_flow(loaded)
+        checkpoint: CheckpointRef = run_stage("pretrain", loaded)
         _print_checkpoint(checkpoint, json)
 
 
@@ -311,11 +280,7 @@ def finetune(
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
         finetuning = finetuning.model_copy(update={"nodes": nodes})
         checks.check_finetune(finetuning)
-        with prefect_server():
-            from flows.finetune import finetune as finetune_flow
-
-            wait_for_server()
-            checkpoint = finetune_flow(finetuning)
+        checkpoint: CheckpointRef = run_stage("finetune", finetuning)
         _print_checkpoint(checkpoint, json)
 
 
@@ -349,14 +314,9 @@ def print_params(
 
 
 def _rebuild(params: RebuildParams, json: bool) -> None:
-    with ExitStack() as stack:
-        params = stack.enter_context(rows_ready(params))
-        checks.check_rebuild(params)
-        stack.enter_context(prefect_server())
-        from flows.rebuild import rebuild as rebuild_flow
-
-        wait_for_server()
-        result = rebuild_flow(params)
+    with rows_ready(params) as ready:
+        checks.check_rebuild(ready)
+        result: RebuildResult = run_stage("rebuild", ready)
     _print(result, rebuild_text(result), json)
 
 

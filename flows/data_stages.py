@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from flows.download import download
-from flows.extract import extract
 from flows.params import RebuildParams
 from flows.results import StageSummary
+from flows.shard_params import DownloadParams, ExtractParams
 from flows.shards import lost_text
 from tasks.errors import StageError
 
 log = logging.getLogger("flows.data")
 
 
-def make_data(params: RebuildParams) -> tuple[list[StageSummary], list[StageSummary]]:
+class DataStages(NamedTuple):
+    """The two, as functions: flows of Prefect, or those of `flows.direct`."""
+
+    download: Callable[[DownloadParams], list[StageSummary]]
+    extract: Callable[[ExtractParams], list[StageSummary]]
+
+
+def make_data(params: RebuildParams, stages: DataStages) -> tuple[list[StageSummary], list[StageSummary]]:
     """Download and extract; the summaries of both.
 
     Raises:
         StageError: more shards failed than may, or any of the split that is measured.
     """
-    downloads = download(params.for_download())
+    downloads = stages.download(params.for_download())
     _log_done("download", downloads)
-    extractions = extract(params.for_extract())
+    extractions = stages.extract(params.for_extract())
     _log_done("extract", extractions)
     check_measured(params, extractions)
     return downloads, extractions

@@ -1,18 +1,28 @@
-"""Download and extraction without Prefect, for a command whose runs nobody would see: it starts in a second."""
+"""The stages without Prefect, for a command whose runs nobody would see: it starts in a second."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
 
 from feature_extraction.config import ExtractorConfig
-from flows import download_steps, extract_steps
+from flows import download_steps, extract_steps, rebuild_steps
+from flows.data_stages import DataStages, make_data
 from flows.download_steps import Work, run_download
+from flows.evaluate_steps import measure_of, run_evaluate
 from flows.extract_steps import run_extract
+from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
 from flows.progress import no_bar
-from flows.results import StageSummary, no_tables
-from flows.shard_params import DownloadParams, ExtractParams
+from flows.rebuild_steps import RecallTables, run_rebuild, write_rebuild_report
+from flows.results import EvaluationResult, RebuildResult, StageSummary, no_tables
+from flows.shard_params import DownloadParams, ExtractParams, Params
 from flows.shards import Collected, collect_shards
+from flows.sweep_steps import compare, run_variants
+from flows.training_steps import run_finetune, run_pretrain
+from flows.trainings import Submit
+from flows.variants import SweepParams
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again
@@ -20,9 +30,12 @@ from tasks.download_pool import DownloadPool
 from tasks.download_report import DownloadSummary, make_download_report
 from tasks.extract_pool import ExtractorPool
 from tasks.feature_manifest import write_feature_manifest
+from tasks.launch import stopping_children
 from tasks.manifest import make_manifest
-from tasks.records import ShardRef, ShardResult
+from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
 from tasks.storage import Root
+from tasks.sweeps import Sweep
+from tasks.trend import check_fall
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:
@@ -73,5 +86,71 @@ def _as_they_end(
         yield futures[future], future.exception() or future.result()
 
 
+def pretrain_directly(params: PretrainParams) -> CheckpointRef:
+    """What the flow `pretrain` does, in this process and a child."""
+    with stopping_children():
+        return run_pretrain(params, no_bar)
+
+
+def finetune_directly(params: FinetuneParams) -> CheckpointRef:
+    """What the flow `finetune` does, in this process and a child."""
+    with stopping_children():
+        return run_finetune(params, no_bar)
+
+
+def evaluate_directly(params: EvaluateParams) -> EvaluationResult:
+    """What the flow `evaluate` does, in this process and a child."""
+    with stopping_children():
+        result = run_evaluate(params, no_bar)
+    if params.max_drop is not None:
+        check_fall(measure_of(Root(params.root_uri), result.row), params.max_drop)
+    return result
+
+
+def rebuild_directly(params: RebuildParams) -> RebuildResult:
+    """What the flow `rebuild` does, for parameters that were checked and whose rows are served."""
+    return run_rebuild(params, REBUILD)
+
+
+def sweep_directly(params: SweepParams) -> Sweep:
+    """What the flow `sweep` does, for parameters that were checked and whose rows are served."""
+    make_data(params.base, _DATA)
+    return run_variants(params, trainings_directly, compare)
+
+
+@contextmanager
+def trainings_directly(at_once: int) -> Iterator[Submit]:
+    """See `flows.trainings.Trainings`."""
+    pool = ThreadPoolExecutor(at_once)
+
+    def submit(stage: Stage, params: Params, wait_for: Sequence[Any]) -> Future[Any]:
+        return pool.submit(_run_after, wait_for, stage, params)
+
+    try:
+        with stopping_children():
+            yield submit
+    finally:  # It waits for its threads, and they for their children.
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> CheckpointRef | EvaluationResult:
+    for before in wait_for:
+        before.result()  # What it failed with, this fails with.
+    match stage, params:
+        case Stage.PRETRAIN, PretrainParams():
+            return run_pretrain(params, no_bar)
+        case Stage.FINETUNE, FinetuneParams():
+            return run_finetune(params, no_bar)
+        case Stage.EVALUATE, EvaluateParams():
+            return run_evaluate(params, no_bar)
+    raise AssertionError((stage, params))
+
+
+def _show_nothing(params: RebuildParams, result: RebuildResult, tables: RecallTables) -> None:
+    """There is no page of Prefect's to show anything on."""
+
+
 DOWNLOAD = download_steps.Steps(_manifest, _download_shards, _captions, _report, no_bar, no_tables)
 EXTRACT = extract_steps.Steps(_extract_shards, _feature_manifest, no_bar, no_tables)
+_DATA = DataStages(download_directly, extract_directly)
+REBUILD = rebuild_steps.Steps(_DATA, trainings_directly, write_rebuild_report, _show_nothing)

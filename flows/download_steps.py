@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from flows.progress import Show, StageProgress, counts_text
+from flows.progress import Bar, StageProgress, counts_text
 from flows.results import SHARD_FAILED, StageSummary, Tables
 from flows.shard_params import DownloadParams
 from flows.shards import Collected, check_failed, is_tolerable, summarize
@@ -39,7 +38,7 @@ class Steps:
     shards: Callable[[str, Work, DownloadPool, Again, int], Collected]
     captions: Callable[[str, DatasetConfig, str, Collection[int]], ShardResult]
     report: Callable[[str, Sequence[tuple[str, str]]], DownloadSummary]
-    bar: Callable[[str], AbstractContextManager[Show]]
+    bar: Bar
     tables: Tables
 
 

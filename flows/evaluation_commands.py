@@ -14,7 +14,7 @@ from flows.command import Root as RootOption
 from flows.history_text import HistoryFilter, history_text, read_measures
 from flows.params import EvaluateParams, Setting
 from flows.results import EvaluationResult
-from flows.server import prefect_server, wait_for_server
+from flows.run_stage import run_stage
 from tasks import runs
 from tasks.errors import UserError
 from tasks.reports.recall_table import table_text
@@ -86,11 +86,7 @@ def evaluate(
         content["scoring"] = options.with_scoring_options(chosen.scoring, set_ or [])
         loaded = EvaluateParams.model_validate(content)
         checks.check_evaluate(loaded)
-        with prefect_server():
-            from flows.evaluate import evaluate as evaluate_flow
-
-            wait_for_server()
-            result = evaluate_flow(loaded)
+        result: EvaluationResult = run_stage("evaluate", loaded)
         print(result.model_dump_json() if json else evaluation_text(result))
 
 

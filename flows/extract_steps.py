@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from feature_extraction.config import ExtractorConfig
-from flows.progress import Show, StageProgress
+from flows.progress import Bar, StageProgress
 from flows.results import SHARD_FAILED, FailedShard, StageSummary, Tables
 from flows.shard_params import ExtractParams
 from flows.shards import Collected, check_failed, is_tolerable, may_fail, summarize
@@ -31,7 +30,7 @@ class Steps:
 
     shards: Callable[[str, Sequence[ShardRef], ExtractorConfig, ExtractorPool, int], Collected]
     manifest: Callable[[str, str, str, ExtractorConfig, Collection[int]], int]
-    bar: Callable[[str], AbstractContextManager[Show]]
+    bar: Bar
     tables: Tables
 
 

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.changes import Changes, with_changes
 from flows.deployed import begin_run
 from flows.params import FinetuneParams
-from flows.progress import ProgressLog
 from flows.progress_bar import progress_bar
-from tasks import train
+from flows.training_steps import run_finetune
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
-from tasks.storage import Root
-
-log = logging.getLogger(__name__)
 
 
 @task(name="finetune", task_run_name="{params.setting}", cache_policy=NO_CACHE)
 def finetune_task(params: FinetuneParams) -> CheckpointRef:
-    root, spec = Root(params.root_uri), params.spec()
-    run = train.finetuning_run(root, spec)
-    label = f"{run} ({params.setting})"
-    with progress_bar(run) as show:
-        checkpoint = train.finetune(root, spec, ProgressLog(log, label, "steps", show=show).follow, params.nodes)
-    log.info("%s: %s, %d steps", label, "already done" if checkpoint.skipped else "done", checkpoint.step)
-    return checkpoint
+    return run_finetune(params, progress_bar)
 
 
 @flow(name="finetune", flow_run_name="{params.setting} on {params.dataset}/{params.split} in {params.root_uri}")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from flows.terminal import terminal_of
@@ -30,6 +30,9 @@ _FEW = 10
 
 Show = Callable[[float], None]
 """Takes how much is done, from 0 to 1, each time that it changes: see `flows.progress_bar`."""
+
+Bar = Callable[[str], AbstractContextManager[Show]]
+"""Makes a progress bar of a name: that of `flows.progress_bar`, or `no_bar`."""
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Annotated, cast, get_args
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from flows import checks
 from flows.command import Json, Params, Recipe, Root, Seed, exit_codes
 from flows.params import RebuildParams
-from flows.server import prefect_server, wait_for_server
+from flows.run_stage import run_stage
 from flows.variants import Ablation, SweepParams
 from flows.world import rows_ready
 from tasks.errors import UserError
@@ -45,15 +44,10 @@ def sweep(
     with exit_codes():
         base = checks.load_params(recipe, params, root)
         swept = sweep_params(ablation, values, base if seed is None else base.with_seed(seed))
-        with ExitStack() as stack:
-            swept = swept.model_copy(update={"base": stack.enter_context(rows_ready(swept.base))})
-            checks.check_rebuild(swept.base)
-            stack.enter_context(prefect_server())
-            from flows.sweep import sweep as sweep_flow
-
-            wait_for_server()
+        with rows_ready(swept.base) as ready:
+            checks.check_rebuild(ready)
             try:
-                result = sweep_flow(swept)
+                result: Sweep = run_stage("sweep", swept.model_copy(update={"base": ready}))
             except VariantsFailedError as error:
                 _print(error.sweep, json)
                 raise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,16 @@ def states() -> list[tuple[str, str | None]]:
     return asyncio.run(read())
 
 
+def number_of_runs() -> int:
+    from prefect import get_client
+
+    async def count() -> int:
+        async with get_client() as client:
+            return await client.count_flow_runs()
+
+    return asyncio.run(count())
+
+
 def test_a_run_is_watched_while_it_trains(begun: tuple[Root, Callable[..., None]]) -> None:
     root, add = begun
     add(step=5, seed=0)
@@ -138,14 +150,9 @@ def test_a_run_is_watched_while_it_trains(begun: tuple[Root, Callable[..., None]
     assert scheduled(root, max_drop=None, checkpoint=5).row == first.row
 
 
-def test_the_command_line_ends_with_one_and_a_sentence(
-    begun: tuple[Root, Callable[..., None]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callable[..., None]]) -> None:
     from flows.__main__ import app
 
-    # The test has a server.
-    monkeypatch.setattr("flows.evaluation_commands.prefect_server", nullcontext)
-    monkeypatch.setattr("flows.evaluation_commands.wait_for_server", lambda: None)
     root, add = begun
     add(step=5, seed=0)
     arguments = ["evaluate", "--root", root.uri, "--run", "pretrain", "--on", "retrieval/test"]
@@ -168,3 +175,27 @@ def test_the_command_line_ends_with_one_and_a_sentence(
     failed = CliRunner().invoke(app, [*arguments, *protocols, "--max-drop", "0.02"], catch_exceptions=False)
     assert failed.exit_code == 1
     assert failed.stderr.splitlines()[-1].startswith("recall fell: zero-shot on retrieval/test")
+
+
+def test_a_command_shows_up_in_the_server_that_is_configured(begun: tuple[Root, Callable[..., None]]) -> None:
+    """And what it finds done it finds done there, too."""
+    from prefect.settings import PREFECT_API_URL
+
+    root, add = begun
+    add(step=5, seed=0)
+    row = scheduled(root).row
+    runs = number_of_runs()
+    command = [sys.executable, "-m", "flows", "evaluate", "--root", root.uri, "--run", RUN, "--on", "retrieval/test"]
+    command += ["--checkpoint", "newest", "--set", "device=cpu", "--json"]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    result = EvaluationResult.model_validate_json(done.stdout.splitlines()[-1])
+    assert result.skipped and result.row == row
+    assert (number_of_runs(), states()[0][0]) == (runs + 1, "COMPLETED")

@@ -10,18 +10,19 @@ from flows.params import FinetuneParams, PretrainParams
 from flows.recipes import recipe
 from flows.trainings import Experiment, submit_experiments
 from flows.variants import SweepParams
+from tasks.records import Stage
 
 DEMO = recipe("demo", "data")
 
 
 class Recorder:
-    """Takes what a task runner takes. A future is the number of its submission."""
+    """Takes what is submitted. A future is the number of its submission."""
 
     def __init__(self) -> None:
         self.submitted: list[tuple[str, Any, list[int]]] = []
 
-    def submit(self, task: Any, parameters: dict[str, Any], wait_for: list[int]) -> int:
-        self.submitted.append((task.name, parameters["params"], wait_for))
+    def submit(self, stage: Stage, params: Any, wait_for: Any) -> Any:
+        self.submitted.append((stage.value, params, wait_for))
         return len(self.submitted) - 1
 
     def names(self, futures: tuple[int, ...]) -> list[str]:
@@ -30,8 +31,8 @@ class Recorder:
 
 def submit(experiments: list[Experiment]) -> tuple[Recorder, list[Any]]:
     recorder = Recorder()
-    runner: Any = recorder
-    return recorder, submit_experiments(runner, experiments)
+    submitted: list[Any] = submit_experiments(recorder.submit, experiments)
+    return recorder, submitted
 
 
 def test_a_rebuild_trains_each_run_once_and_waits_for_no_more_than_it_needs() -> None:
