@@ -160,7 +160,7 @@ def _check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     if not path.is_file():
         return
     theirs = path.read_text(encoding="utf-8").splitlines()
-    ours = vocabulary.tokenizer.convert_ids_to_tokens(range(vocabulary.size))
+    ours = [vocabulary.tokenizer.id_to_token(number) for number in range(vocabulary.size)]
     different = [number for number, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
     if different or len(theirs) != len(ours):
         where = f"line {different[0] + 1} differs" if different else f"{len(theirs)} pieces against {len(ours)}"

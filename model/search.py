@@ -58,11 +58,12 @@ def read_text(vocabulary: Vocabulary, text: str, max_text_tokens: int) -> QueryT
     Raises:
         InputError: there is no word in it, or none that the vocabulary knows.
     """
-    found = vocabulary.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, places, most = found["input_ids"], found["offset_mapping"], max_text_tokens - 2
+    vocabulary.tokenizer.no_truncation()
+    found = vocabulary.tokenizer.encode(text, add_special_tokens=False)
+    ids, places, most = found.ids, found.offsets, max_text_tokens - 2
     if not ids:
         raise InputError(f"the query {text!r} has no word; say what should be in the picture")
-    nothing = vocabulary.tokenizer.unk_token_id
+    nothing = vocabulary.tokenizer.token_to_id("[UNK]")
     unknown = [text[slice(*place)] for number, place in zip(ids[:most], places, strict=False) if number == nothing]
     if len(unknown) == len(ids[:most]):
         raise InputError(

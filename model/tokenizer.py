@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import tokenizers
-from transformers import BertTokenizerFast
 
+from model.bert_tokenizer import bert_tokenizer
 from model.errors import InputError
 from model.index import Arrays, load_or_make
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 class Vocabulary:
     """A tokenizer and the ids that masking and batching need."""
 
-    tokenizer: BertTokenizerFast
+    tokenizer: tokenizers.Tokenizer
     size: int
     pad_id: int
     cls_id: int
@@ -43,14 +43,14 @@ class Vocabulary:
     @property
     def digest(self) -> str:
         """Sha256 of all that decides how a caption is cut: pieces and rules."""
-        rules = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        rules = json.loads(self.tokenizer.to_str())
         # Set anew at each call.
         del rules["truncation"], rules["padding"]
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        return tuple(self.tokenizer.convert_tokens_to_ids(token) for token in _SPECIAL)
+        return tuple(self.tokenizer.token_to_id(token) for token in _SPECIAL)
 
 
 @dataclass(frozen=True)
@@ -77,21 +77,20 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
     if not file.is_file():
         raise InputError(f"vocabulary {path} is not a file; give a BERT vocab.txt, one word piece a line")
     try:
-        pieces = file.read_text(encoding="utf-8").splitlines()
+        pieces = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # Other line ends may be pieces.
     except UnicodeDecodeError as error:
         raise InputError(f"vocabulary {path} is not text in UTF-8; give a BERT vocab.txt") from error
     missing = [token for token in _SPECIAL if token not in pieces]
     if missing:
         raise InputError(f"vocabulary {path} lacks {', '.join(missing)}; give a BERT vocab.txt")
-    # Positional: the keyword `vocab_file` is silently ignored and leaves five words, everything else [UNK].
-    tokenizer = BertTokenizerFast(str(file))
-    if len(tokenizer) != len(pieces):
+    numbered = {piece: number for number, piece in enumerate(pieces) if piece}
+    if len(numbered) != len(pieces):
         raise InputError(
-            f"vocabulary {path} has {len(pieces)} lines but the tokenizer read {len(tokenizer)}; "
+            f"vocabulary {path} has {len(pieces)} lines but the tokenizer read {len(numbered)}; "
             "remove repeated or empty lines"
         )
-    ids = tokenizer.convert_tokens_to_ids
-    return Vocabulary(tokenizer, len(pieces), ids("[PAD]"), ids("[CLS]"), ids("[SEP]"), ids("[MASK]"))
+    pad, _, cls, sep, mask = (numbered[token] for token in _SPECIAL)
+    return Vocabulary(bert_tokenizer(numbered), len(pieces), pad, cls, sep, mask)
 
 
 def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int) -> TokenTable:
@@ -118,18 +117,12 @@ def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int
 
 
 def tokenize(vocabulary: Vocabulary, captions: Sequence[str], max_text_tokens: int) -> TokenTable:
-    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores.
-
-    With the tokenizer's own library and not transformers, whose turning of each caption into lists takes a third of
-    the time, and one core of it.
-    """
+    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores."""
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
-    backend = vocabulary.tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.enable_truncation(max_text_tokens)
     begun = reported = time.monotonic()
+    vocabulary.tokenizer.enable_truncation(max_text_tokens)
     for start in range(0, len(captions), _CHUNK):
-        rows = [row.ids for row in backend.encode_batch_fast(list(captions[start : start + _CHUNK]))]
+        rows = [one.ids for one in vocabulary.tokenizer.encode_batch_fast(list(captions[start : start + _CHUNK]))]
         lengths.append(np.array([len(row) for row in rows]))
         ids.append(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths[-1].sum())))
         if time.monotonic() - reported > _REPORT_SECONDS:

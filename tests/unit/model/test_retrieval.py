@@ -43,7 +43,7 @@ class World:
         """(image, text) of every column of every row."""
         images = [int((self._boxes == boxes[0]).all(1).nonzero()[0]) for boxes in batch.regions.boxes]
         ids = [row[mask][1:-1].tolist() for row, mask in zip(batch.words.ids, batch.words.mask, strict=True)]
-        texts = [self.vocabulary.tokenizer.decode(row) for row in ids]
+        texts = [self.vocabulary.tokenizer.decode(row, skip_special_tokens=False) for row in ids]
         slots = zip(batch.image_slots.tolist(), batch.word_slots.tolist(), strict=True)
         return [[(images[i], texts[w]) for i, w in zip(*row, strict=True)] for row in slots]
 
