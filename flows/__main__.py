@@ -37,19 +37,13 @@ from flows.command import (
     Seed,
     exit_codes,
 )
-from flows.evaluation_commands import add_evaluation_commands
-from flows.feature_commands import add_feature_commands
-from flows.inspect_command import add_inspect_command
+from flows.commands import Commands
 from flows.params import RebuildParams
 from flows.progress import counts_text, duration
 from flows.results import RebuildResult, StageSummary
 from flows.run_stage import run_stage
-from flows.search_command import add_search_command
-from flows.setup_command import add_setup_command
 from flows.stage_texts import done_text, losses
 from flows.status import read_download_status, read_status, status_text
-from flows.sweep_command import add_sweep_command
-from flows.worker_command import add_worker_command
 from flows.world import rows_ready, uses_world, world_served
 from tasks.loopback import bypass_proxies_on_loopback
 from tasks.records import CheckpointRef, Outcome
@@ -59,6 +53,7 @@ log = logging.getLogger("flows.main")
 
 app = typer.Typer(
     name="unicoder-vl",
+    cls=Commands,
     help="Vision-language pretraining from caption/URL rows to a retrieval table. Every command resumes where the last "
     "one ended: what stands is not done again.",
     no_args_is_help=True,
@@ -363,15 +358,6 @@ def _load(
 ) -> RebuildParams:
     loaded = checks.load_params(recipe, params, root)
     return with_changes(loaded if seed is None else loaded.with_seed(seed), read_changes(settings or []))
-
-
-add_evaluation_commands(app)
-add_feature_commands(app)
-add_inspect_command(app)
-add_search_command(app)
-add_setup_command(app)
-add_sweep_command(app)
-add_worker_command(app)
 
 
 def main() -> None:

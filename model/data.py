@@ -17,7 +17,6 @@ from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.batch import Movable, Regions, Words, pad_words
@@ -118,6 +117,8 @@ def load_captions(source: FeatureSource, store: FeatureStore) -> Captions:
 
 def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
     """For each caption with an image, its row in the Parquet file and its image's row in the store."""
+    import pyarrow.compute as pc  # It makes its functions as it is imported; who finds the index needs none.
+
     keys = _read_strings(source, "image_key")
     members = pc.binary_join_element_wise(keys.cast(pa.binary()), b".rgn", b"")
     found = pc.fill_null(pc.index_in(members, value_set=pa.array(store.names)), -1).to_numpy().astype(np.int64)

@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
@@ -264,6 +263,8 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _keys(numbers: Any) -> Any:
+    import pyarrow.compute as pc  # It makes its functions as it is imported; to read a manifest none is needed.
+
     return pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 9, "0")
 
 
@@ -296,6 +297,8 @@ def _check_changes(root: Root, dataset: str, split: str, parsed: _Parsed, accept
 
 def _first_difference(standing: Iterator[Any], new: Iterator[Any]) -> int | None:
     """Number of the first row that differs between two manifests, read in pieces; None within the shorter one."""
+    import pyarrow.compute as pc
+
     done = 0
     ours, theirs = _SCHEMA.empty_table(), _SCHEMA.empty_table()
     while True:

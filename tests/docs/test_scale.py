@@ -26,8 +26,8 @@ def test_the_command_line_takes_what_the_page_types(line: str) -> None:
     # What a shell on a cluster puts in.
     line = line.replace("$SLURM_NNODES", "4").replace("$SLURM_NODEID", "3")
     words = shlex.split(re.sub(r"\$\([^)]*\)", "gpu-a", line))
-    group = typer.main.get_command(app)
-    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    command = typer.main.get_group(app).get_command(None, words[1])  # type: ignore[arg-type]
+    assert command is not None
     with command.make_context(words[1], words[2:]) as context:
         assert context.params
 

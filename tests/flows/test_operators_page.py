@@ -173,8 +173,8 @@ def test_the_page_covers_every_part_of_the_way() -> None:
 @pytest.mark.parametrize("text", [text for text in INLINE if text.startswith("unicoder-vl ")])
 def test_the_command_line_takes_what_the_tables_name(text: str) -> None:
     words = shlex.split(text)
-    group = typer.main.get_command(app)
-    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    command = typer.main.get_group(app).get_command(None, words[1])  # type: ignore[arg-type]
+    assert command is not None
     with command.make_context(words[1], words[2:]) as context:
         assert context.params
 

@@ -30,8 +30,8 @@ def test_there_is_something_to_check() -> None:
 def test_the_command_line_takes_what_the_readme_types(line: str) -> None:
     words = shlex.split(line.split(">")[0])
     assert words[0].endswith("unicoder-vl")
-    group = typer.main.get_command(app)
-    command = group.commands[words[1]]  # type: ignore[attr-defined]
+    command = typer.main.get_group(app).get_command(None, words[1])  # type: ignore[arg-type]
+    assert command is not None
     with command.make_context(words[1], words[2:]) as context:
         assert context.params
 
