@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.checks import check_extract
 from flows.demo_recipe import WORLD_FOLDER, world_path
@@ -14,8 +15,10 @@ from flows.params import RebuildParams
 from flows.status import downloads_pending
 from tasks.local_copy import local_copy
 from tasks.storage import Root
-from tasks.world.dataset import WORLD, WorldConfig, make_world, read_world
-from tasks.world.server import WorldServer
+
+if TYPE_CHECKING:
+    from tasks.world.dataset import WorldConfig
+    from tasks.world.server import WorldServer
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
     Raises:
         UserError: the root cannot be written.
     """
+    from tasks.world.dataset import WORLD, WorldConfig, make_world, read_world
+
     root = Root(params.root_uri)
     folder = local_copy(root).local(WORLD_FOLDER)
     if folder.resolve() in _served_here:
@@ -92,6 +97,8 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
 
 def _start(folder: Path, port: int) -> WorldServer | None:
     """The running server; None where the port is taken."""
+    from tasks.world.server import WorldServer
+
     server = WorldServer(folder, port)
     try:
         return server.__enter__()

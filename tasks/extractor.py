@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ def _model_file_sha256(path: Path) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+@cache
 def _version(package: str) -> str:
     try:
         distribution = metadata.distribution(package)

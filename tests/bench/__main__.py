@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import download, encoding, extract, flow, loader, pipeline, scoring, step
+from tests.bench import commands, download, encoding, extract, flow, loader, pipeline, scoring, step
 
 BENCHES = {
     "loader": loader.run,
@@ -20,6 +20,7 @@ BENCHES = {
     "extract": extract.run,
     "pipeline": pipeline.run,
     "flow": flow.run,
+    "commands": commands.run,
 }
 
 
