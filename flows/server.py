@@ -127,7 +127,7 @@ def prefect_server() -> Iterator[None]:
         server.stop()
 
 
-def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to have one started for this command") -> None:
+def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to run without one") -> None:
     """Return once the server of `prefect_server` answers.
 
     Raises:
