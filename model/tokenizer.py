@@ -50,7 +50,8 @@ class Vocabulary:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        return tuple(self.tokenizer.token_to_id(token) for token in _SPECIAL)
+        ids = (self.tokenizer.token_to_id(token) for token in _SPECIAL)
+        return tuple(number for number in ids if number is not None)  # All are there: `load_vocabulary` looks.
 
 
 @dataclass(frozen=True)
