@@ -19,6 +19,7 @@ from model.processes import join_processes
 from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
+from model.word_pieces import warn_of_case
 
 
 def open_data(
@@ -34,7 +35,9 @@ def run_pretraining(job: PretrainJob) -> int:
     """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     config = job.pretrain
     set_up_torch(config.num_threads)
-    vocabulary = load_vocabulary(job.vocabulary_path)
+    vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
+    warn_of_case(vocabulary.words)
+    job = job.model_copy(update={"word_rules": vocabulary.words.rules})
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
     with join_processes(config.device) as processes:
         task = Training(
@@ -52,7 +55,7 @@ def run_pretraining(job: PretrainJob) -> int:
             fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed),
             make_batch=PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
-            vocabulary_path=job.vocabulary_path,
+            vocabulary=vocabulary,
             validation=_validation(job, vocabulary, processes.device),
         )
         done = train(task, processes)
