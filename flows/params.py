@@ -12,7 +12,15 @@ from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams, Params
-from model.config import EncoderConfig, FinetuneConfig, LoaderConfig, LoopConfig, PretrainConfig, ScoringConfig
+from model.config import (
+    VOCABULARY_PATH,
+    EncoderConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    LoopConfig,
+    PretrainConfig,
+    ScoringConfig,
+)
 from tasks import runs, train
 from tasks.config import DatasetConfig, DownloadConfig, Name, NodesConfig
 from tasks.evaluate import EvaluationSpec
@@ -42,7 +50,7 @@ class PretrainParams(Params):
         default=None, description="held-out pairs of the dataset, see pretrain.validation_steps"
     )
     extractor: ExtractorConfig
-    vocabulary_path: str
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -82,7 +90,7 @@ class FinetuneParams(Params):
     split: Name = "train"
     validation_split: Name | None = "val"
     extractor: ExtractorConfig
-    vocabulary_path: str
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = EncoderConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     scoring: ScoringConfig = ScoringConfig()
@@ -246,7 +254,7 @@ class RebuildParams(Params):
     retrieval_dataset: DatasetConfig
     download: DownloadConfig = DownloadConfig()
     extractor: ExtractorConfig = ExtractorConfig()
-    vocabulary_path: str
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = EncoderConfig()
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
