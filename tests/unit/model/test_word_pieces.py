@@ -213,7 +213,7 @@ def test_pieces_that_lower_casing_never_reaches_are_told_of(make, caplog):
 
 def test_a_name_on_the_hub_is_told_from_a_path():
     assert all(is_hub_name(name) for name in ("bert-base-cased", "google-bert/bert-base-cased"))
-    paths = ("vocab.txt", "data/vocab.txt", "/bert", "./bert", "../bert", "~/bert", "a/b/c", "tests", "bert/")
+    paths = ("vocab.txt", "data/vocab.txt", "/bert", "./bert", "../bert", "~/bert", "a/b/c", "bert/")
     assert not any(is_hub_name(path) for path in paths)
     assert words_identity("google-bert/bert-base-cased") == ("google-bert/bert-base-cased", {})
 
