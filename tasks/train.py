@@ -31,7 +31,7 @@ from model.errors import InputError
 from model.progress import Progress
 from model.word_pieces import is_hub_name, read_words, words_identity
 from tasks.config import NodesConfig
-from tasks.digests import file_sha256
+from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import StageError, UserError
 from tasks.gpus import visible_gpus
 from tasks.launch import run_module
@@ -338,5 +338,5 @@ def _bert_identity(source: str) -> str:
         return source
     for name in BERT_WEIGHTS:
         if (Path(source) / name).is_file():
-            return file_sha256(f"{source}/{name}", "encoder.bert")
+            return weights_sha256(f"{source}/{name}", "encoder.bert")
     raise UserError(f"encoder.bert: {source} has neither {' nor '.join(BERT_WEIGHTS)}; put BERT's weights there")

@@ -274,6 +274,16 @@ def test_a_local_bert_counts_by_its_weights_and_one_of_the_hub_by_its_name(
         run_from(str(tmp_path / "one"))
 
 
+def test_weights_that_are_a_pointer_are_found_before_anything_is_begun(spec: PretrainSpec, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 440449768\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(UserError, match=r"encoder\.bert: .*model\.safetensors is a Git LFS pointer"):
+        check_text_side(spec.vocabulary_path, spec.encoder.model_copy(update={"bert": str(tmp_path)}))
+    weights = EXTRACTOR.model_copy(update={"weights": str(tmp_path / "model.safetensors")})
+    with pytest.raises(UserError, match=r"extractor\.weights: .*model\.safetensors is a Git LFS pointer"):
+        extractor_fingerprint(weights)
+
+
 def test_how_a_run_is_laid_out_is_no_part_of_its_name(root: Root, spec: PretrainSpec) -> None:
     other = replace(
         spec,
