@@ -7,13 +7,22 @@ bottom-up-attention's Caffe ones. Four things of it cannot be had from a stock b
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_extraction.config import RANDOM_WARNING, VG_PRESET, ZOO_PRESETS, ExtractorConfig
-from feature_extraction.plain_pickle import PlainUnpickler, refused_name, untrusted_text
+from feature_extraction.plain_pickle import PlainUnpickler, untrusted_text
 from feature_extraction.vocabulary import check_length, read_vocabulary
+from feature_extraction.weight_files import (
+    WeightsError,
+    check_numbers,
+    describe_stranger,
+    plain_reason,
+    refused_name,
+    unwrap,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -225,7 +234,10 @@ def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool
             return super()._load_file(filename)
 
         def _torch_load(self, filename: str) -> Any:
-            return torch.load(filename, map_location="cpu", weights_only=not trusted)
+            held = unwrap(torch.load(filename, map_location="cpu", weights_only=not trusted))
+            if not isinstance(held, Mapping):
+                raise WeightsError(f"holds a {type(held).__name__}, not weights by their names; save a state dict")
+            return {"model": held}
 
         def _load_model(self, checkpoint: Any) -> Any:
             incompatible = super()._load_model(checkpoint)
@@ -247,14 +259,19 @@ def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool
 
     checkpointer = Checkpointer(model)
     try:
+        if "://" not in path and (stranger := describe_stranger(Path(path))) is not None:
+            raise WeightsError(stranger)
         checkpointer.load(path)
+        if not checkpointer.problems:
+            check_numbers({name: value for name, value in model.state_dict().items() if value.is_floating_point()})
+    except WeightsError as error:
+        raise ValueError(f"weights {path} cannot be loaded: the file {error}") from error
     except Exception as error:  # unpickling damaged bytes can raise anything
         name = refused_name(error)
         if name is not None:
             raise ValueError(untrusted_text(path, name)) from error
-        reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
-            f"weights {path} cannot be loaded ({type(error).__name__}: {reason}); give a model-zoo .pkl, or a .pth "
+            f"weights {path} cannot be loaded: the file {plain_reason(error)}; they are a model-zoo .pkl, or a .pth "
             "that holds tensors alone"
         ) from error
     if checkpointer.problems:

@@ -7,7 +7,6 @@ that build containers and numpy arrays are called.
 from __future__ import annotations
 
 import pickle
-import re
 from typing import Any
 
 _BUILDERS = {
@@ -28,14 +27,6 @@ class NotPlainError(ValueError):
     def __init__(self, asks_for: str) -> None:
         super().__init__(f"it asks for {asks_for}")
         self.asks_for = asks_for
-
-
-def refused_name(error: Exception) -> str | None:
-    """What a file of weights asked for that only a trusted one may have (MODULE.NAME); None for any other trouble."""
-    if isinstance(error, NotPlainError):
-        return error.asks_for
-    found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))  # torch.load says it in many words.
-    return found[1] if found else None
 
 
 def untrusted_text(path: str, name: str) -> str:

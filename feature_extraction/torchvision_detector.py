@@ -26,6 +26,7 @@ from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, Extrac
 from feature_extraction.detector import Classified, Detections, Image, Prepared, autocast, check_shapes, keep_regions
 from feature_extraction.torchvision_models import load_torchvision_model
 from feature_extraction.vocabulary import check_length, read_vocabulary
+from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +105,14 @@ def load_small_detector(path: Path, num_proposals: int = 300) -> tuple[FasterRCN
             or mis-shaped weights.
     """
     try:
+        if (stranger := describe_stranger(path)) is not None:
+            raise ValueError(f"weights {path} cannot be loaded: the file {stranger}")
         with safe_open(path, framework="pt") as file:
             labels = tuple((file.metadata() or {}).get(LABELS_KEY, "").split("\n"))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+        check_numbers(tensors)
+    except WeightsError as error:
+        raise ValueError(f"weights {path} cannot be loaded: the file {error}") from error
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"weights {path} cannot be read ({error}); make them with: python -m tasks.world.train_detector"

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import FasterRCNN
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
-from feature_extraction.plain_pickle import refused_name, untrusted_text
+from feature_extraction.plain_pickle import untrusted_text
 from feature_extraction.vocabulary import check_length, read_vocabulary
+from feature_extraction.weight_files import WeightsError, check_numbers, plain_reason, read_weights, without_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -66,27 +64,32 @@ def load_torchvision_model(config: ExtractorConfig) -> tuple[FasterRCNN, tuple[s
 
 def _read_weights(config: ExtractorConfig) -> dict[str, torch.Tensor]:
     """The state dict in `config.weights`; None there fetches torchvision's own once."""
+    if config.weights is None:
+        return _own_weights(config.model)
     try:
-        if config.weights is None:
-            state = get_model_weights(config.model).DEFAULT.get_state_dict(progress=False, check_hash=True)
-        elif Path(config.weights).suffix == ".safetensors":
-            state = load_file(config.weights)
-        else:
-            state = torch.load(config.weights, map_location="cpu", weights_only=not config.trust_weights)
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError, EOFError) as error:
-        name = refused_name(error)
-        if name is not None:
-            raise ValueError(untrusted_text(str(config.weights), name)) from error
-        where = "torchvision's own" if config.weights is None else config.weights
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"weights {where} cannot be loaded ({reason}); give the path of a state dict of {config.model}"
-        ) from error
-    state = state.get("model", state) if isinstance(state, dict) else {}
-    if not isinstance(state.get(_CLASSIFIER), torch.Tensor):
+        state = read_weights(Path(config.weights), config.trust_weights)
+    except WeightsError as error:
+        if error.asks_for is not None:
+            raise ValueError(untrusted_text(config.weights, error.asks_for)) from error
+        raise ValueError(f"weights {config.weights} cannot be loaded: the file {error}") from error
+    state = without_prefix(state, _CLASSIFIER)
+    if _CLASSIFIER not in state:
         raise ValueError(
             f"weights {config.weights} hold no {_CLASSIFIER}; give the path of a state dict of {config.model}"
         )
+    return state
+
+
+def _own_weights(model: str) -> dict[str, torch.Tensor]:
+    try:
+        state: dict[str, torch.Tensor] = get_model_weights(model).DEFAULT.get_state_dict(
+            progress=False, check_hash=True
+        )
+    except Exception as error:  # the network, the disk, or damaged bytes in torch's cache
+        raise ValueError(
+            f"torchvision's own weights of {model} cannot be had: {plain_reason(error)}; "
+            "or give the path of a state dict in extractor.weights"
+        ) from error
     return state
 
 
@@ -101,6 +104,10 @@ def _fill(model: FasterRCNN, state: dict[str, torch.Tensor], config: ExtractorCo
             f"weights {config.weights} do not fit {config.model}: keys that differ: {len(wrong)}, first {wrong[0]}; "
             "give the weights that were trained with this model"
         )
+    try:
+        check_numbers({name: tensor for name, tensor in state.items() if not _is_count(name)})
+    except WeightsError as error:
+        raise ValueError(f"weights {config.weights} cannot be loaded: the file {error}") from error
     model.load_state_dict(state, strict=False)
 
 

@@ -12,7 +12,15 @@ from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.shard_params import DownloadParams, ExtractParams, Params
-from model.config import EncoderConfig, FinetuneConfig, LoaderConfig, LoopConfig, PretrainConfig, ScoringConfig
+from model.config import (
+    VOCABULARY_PATH,
+    EncoderConfig,
+    FinetuneConfig,
+    LoaderConfig,
+    LoopConfig,
+    PretrainConfig,
+    ScoringConfig,
+)
 from tasks import runs, train
 from tasks.config import DatasetConfig, DownloadConfig, Name, NodesConfig
 from tasks.evaluate import EvaluationSpec
@@ -43,7 +51,7 @@ class PretrainParams(Params):
         default=None, description="held-out pairs of the dataset, see pretrain.validation_steps"
     )
     extractor: ExtractorConfig = Field(description="which detector found the regions")
-    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
     pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objectives and loop of pretraining")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
@@ -85,7 +93,7 @@ class FinetuneParams(Params):
         default="val", description="held-out split of the dataset, see finetune.validation_steps"
     )
     extractor: ExtractorConfig = Field(description="which detector found the regions")
-    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
     finetune: FinetuneConfig = Field(default=FinetuneConfig(), description="loss and loop of finetuning")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
@@ -249,7 +257,7 @@ class RebuildParams(Params):
     retrieval_dataset: DatasetConfig = Field(description="with the splits train and evaluation_split, and perhaps val")
     download: DownloadConfig = Field(default=DownloadConfig(), description="how images are fetched and stored")
     extractor: ExtractorConfig = Field(default=ExtractorConfig(), description="which detector, and what it keeps")
-    vocabulary_path: str = Field(description="word-piece vocabulary of BERT, one token a line")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
     pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objectives and loop of pretraining")
     finetune: FinetuneConfig = Field(default=FinetuneConfig(), description="loss and loop of finetuning")

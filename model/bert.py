@@ -5,28 +5,36 @@ Unicoder-VL starts from bert-base; its 3- and 6-layer ablations take "the first 
 
 from __future__ import annotations
 
-import json
+import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from model.embeddings import LAYER_NORM_EPS
+from feature_extraction.weight_files import WeightsError, check_numbers, without_prefix
+from feature_extraction.weight_files import read_weights as read_file
+from model.bert_folder import WEIGHTS, check_bert, find_bert
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.tokenizer import Vocabulary
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _OURS_ALONE = ("bert.region_embeddings.", "region_labels.", "matching.")
 """What no BERT has. All else of a `UnicoderVL` comes from it."""
+_WORDS = "bert.embeddings.word_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 _SEGMENTS = "bert.embeddings.token_type_embeddings.weight"
+_HEADS = {
+    "cls.predictions.": "the masked-word head",
+    "pooler.": "the pooler",
+    "cls.seq_relationship.": "the next-sentence head",
+}
+"""What a BERT may lack: new weights stand in."""
+_SHOWN = 3
+_TIED = "cls.predictions.decoder.weight"
+_LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
+_log = logging.getLogger(__name__)
 
 
 def load_bert(model: UnicoderVL, source: str, vocabulary: Vocabulary) -> None:
@@ -34,74 +42,78 @@ def load_bert(model: UnicoderVL, source: str, vocabulary: Vocabulary) -> None:
 
     Position tables may be longer in BERT, and it may have more layers: ours takes the first. Segment tables may differ
     in length: rows both have are copied. Where ours has no segments, BERT's first one, which all its words carried,
-    goes into the position table, so that words enter the layers exactly as in BERT.
+    goes into the position table, so that words enter the layers exactly as in BERT. A BERT without masked-word head or
+    pooler, as sentence encoders are, leaves ours new. The log says what is new and what of BERT is not used.
 
     Args:
-        source: a folder with config.json, weights and perhaps vocab.txt, or a name on the Hugging Face hub.
+        source: a folder with config.json, weights and perhaps its vocabulary, or a name on the Hugging Face hub.
 
     Raises:
-        InputError: the source cannot be had or read; or its sizes, its vocabulary or its weights' names do not fit.
+        InputError: the source cannot be had or read; or its settings, its vocabulary or its weights do not fit.
     """
     folder = find_bert(source)
-    _check_config(_read_config(folder), model)
-    _check_vocabulary(folder, vocabulary)
+    check_bert(folder, model.config, vocabulary.words)
     theirs = read_weights(folder)
     ours = model.state_dict()
+    if not _is_tied(theirs):
+        # Its head reads its states by another table than the words', which ours has none for.
+        theirs = {name: weight for name, weight in theirs.items() if not name.startswith("cls.predictions.")}
     wanted = [name for name in ours if not name.startswith(_OURS_ALONE)]
-    missing = [name for name in wanted if name not in theirs]
+    missing = [name for name in wanted if name not in theirs and not name.startswith(tuple(_HEADS))]
     if missing:
         raise InputError(
             f"{folder} lacks {len(missing)} weights that this model needs from BERT, such as {', '.join(missing[:3])}; "
-            "use a BERT with its masked-word head and at least as many layers"
+            "use a BERT with word and position tables and at least as many layers"
         )
-    filled = {name: _fitted(name, theirs[name], ours[name], folder) for name in wanted}
+    filled = {name: _fitted(name, theirs[name], ours[name], folder) for name in wanted if name in theirs}
     if _SEGMENTS not in ours and _SEGMENTS in theirs:
         filled[_POSITIONS] = filled[_POSITIONS] + theirs[_SEGMENTS][0].to(filled[_POSITIONS])
-    model.load_state_dict(ours | filled)
-
-
-def find_bert(source: str) -> Path:
-    """The folder of a BERT: a local one as it is, another by downloading its files from the hub.
-
-    Raises:
-        InputError: neither a folder nor to be had from the hub.
-    """
-    if Path(source).is_dir():
-        return Path(source)
     try:
-        config = Path(hf_hub_download(source, "config.json"))
-        hf_hub_download(source, "vocab.txt")
-        try:
-            hf_hub_download(source, _WEIGHTS[0])
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            hf_hub_download(source, _WEIGHTS[1])
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OSError) as error:
-        raise InputError(
-            f"encoder.bert={source!r} is no folder here, and the hub does not give it "
-            f"({str(error).strip().splitlines()[0]}); name a folder with config.json and {' or '.join(_WEIGHTS)}"
-        ) from error
-    return config.parent
+        check_numbers({name: theirs[name] for name in filled})
+        check_numbers({name: filled[name] for name in (_POSITIONS,)})
+    except WeightsError as error:
+        raise InputError(f"encoder.bert={source}: {_weights_file(folder)} {error}") from error
+    model.load_state_dict(ours | filled)
+    used = filled.keys() | {_SEGMENTS, _TIED, "bert.embeddings.position_ids"}
+    _log.info(
+        "encoder.bert=%s: %d weights read from %s; new: %s; of BERT not used: %s",
+        source,
+        len(filled),
+        _weights_file(folder),
+        _names([name for name in wanted if name not in theirs]),
+        _names([name for name in theirs if name not in used]),
+    )
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A BERT's weights under our names, whatever class of transformers and whichever format wrote them.
+    """A BERT's weights under our names, whatever program and whichever format wrote them.
 
     Raises:
         InputError: there is no weights file, or it cannot be read.
     """
-    files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
-    if not files:
-        raise InputError(f"{folder} has neither {' nor '.join(_WEIGHTS)}; name the folder of a saved BERT")
+    file = _weights_file(folder)
     try:
-        if files[0].suffix == ".safetensors":
-            weights = load_file(files[0])
-        else:
-            weights = torch.load(files[0], map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
-        raise InputError(f"{files[0]} cannot be read ({error}); get it again") from error
-    return {_our_name(name): weight for name, weight in weights.items()}
+        weights = read_file(file)
+    except WeightsError as error:
+        more = "; save its weights alone: its state dict, as safetensors" if error.asks_for else ""
+        raise InputError(f"{file} {error}{more}") from error
+    return {_our_name(name): weight for name, weight in without_prefix(weights, _base(weights)).items()}
+
+
+def _weights_file(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    others = [
+        path.name for path in folder.glob("*") if re.search(r"\.(h5|msgpack|ckpt|ckpt\..*|index\.json)$", path.name)
+    ]
+    instead = f" (it has {', '.join(sorted(others)[:3])})" if others else ""
+    raise InputError(f"{folder} has neither {' nor '.join(WEIGHTS)}{instead}; name the folder of a BERT saved by torch")
+
+
+def _base(weights: Iterable[str]) -> str:
+    """The word table by the name that it has in `bert.`, if the weights have that part, else without it."""
+    return _WORDS if any(name.endswith(f".{_WORDS}") for name in weights) else _WORDS.removeprefix("bert.")
 
 
 def _our_name(name: str) -> str:
@@ -111,6 +123,35 @@ def _our_name(name: str) -> str:
         name = f"bert.{name}"
     name = name.replace("cls.predictions.decoder.bias", "cls.predictions.bias")
     return name.replace("bert.pooler.dense.", "pooler.0.")
+
+
+def _is_tied(theirs: dict[str, Tensor]) -> bool:
+    """Whether the masked-word head reads its states by the word table, as in every BERT that says nothing of it."""
+    return _TIED not in theirs or _WORDS not in theirs or torch.equal(theirs[_TIED], theirs[_WORDS])
+
+
+def _names(weights: Iterable[str]) -> str:
+    """Weights in words: layers by their numbers, heads by what they are."""
+    layers, heads, others = set(), [], []
+    for name in weights:
+        if (layer := _LAYER.match(name)) is not None:
+            layers.add(int(layer[1]))
+        elif (head := next((what for prefix, what in _HEADS.items() if name.startswith(prefix)), None)) is not None:
+            heads.append(head)
+        else:
+            others.append(name)
+    found = [f"layers {_ranges(sorted(layers))}"] if layers else []
+    found += [*dict.fromkeys(heads), *others[:_SHOWN]]
+    if len(others) > _SHOWN:
+        found.append(f"{len(others) - _SHOWN} more")
+    return ", ".join(found) or "nothing"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Layers as people count them, from 1: `4 to 12`, or one by one where some between are missing."""
+    if numbers[-1] - numbers[0] + 1 == len(numbers) > 1:
+        return f"{numbers[0] + 1} to {numbers[-1] + 1}"
+    return ", ".join(str(number + 1) for number in numbers)
 
 
 def _fitted(name: str, theirs: Tensor, ours: Tensor, folder: Path) -> Tensor:
@@ -130,38 +171,3 @@ def _fitted(name: str, theirs: Tensor, ours: Tensor, folder: Path) -> Tensor:
             "set the encoder's sizes to BERT's, or use a BERT of these sizes"
         )
     return theirs.to(ours)
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); name the folder of a saved BERT") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is no JSON object; name the folder of a saved BERT")
-    return config
-
-
-def _check_config(config: dict[str, Any], model: UnicoderVL) -> None:
-    """What shapes do not show: the same weights under these would compute something else."""
-    for name, default, ours in (
-        ("num_attention_heads", 12, model.config.num_heads),
-        ("hidden_act", "gelu", "gelu"),
-        ("layer_norm_eps", LAYER_NORM_EPS, LAYER_NORM_EPS),
-        ("position_embedding_type", "absolute", "absolute"),
-    ):
-        if (theirs := config.get(name, default)) != ours:
-            raise InputError(f"this BERT has {name}={theirs} but the model has {ours}; set both alike")
-
-
-def _check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    path = folder / "vocab.txt"
-    if not path.is_file():
-        return
-    theirs = path.read_text(encoding="utf-8").splitlines()
-    ours = [vocabulary.tokenizer.id_to_token(number) for number in range(vocabulary.size)]
-    different = [number for number, (a, b) in enumerate(zip(theirs, ours, strict=False)) if a != b]
-    if different or len(theirs) != len(ours):
-        where = f"line {different[0] + 1} differs" if different else f"{len(theirs)} pieces against {len(ours)}"
-        raise InputError(f"{path} is not the vocabulary in use ({where}); set vocabulary_path to it")

@@ -1,8 +1,9 @@
 """Checkpoints: whole or not at all.
 
 RUN/job.json                      what the run was asked to do
-RUN/checkpoints/step-0000700/     config.json, model.safetensors (save_pretrained), vocab.txt,
-                                  optimizer.pt, state.json (`State`)
+RUN/checkpoints/step-0000700/     config.json, model.safetensors (save_pretrained), vocab.txt and
+                                  tokenizer_config.json (as transformers reads them; older ones lack the
+                                  latter: they are lower-casing), optimizer.pt, state.json (`State`)
 RUN/final.json                    names the result's checkpoint; written when the run is complete
 """
 
@@ -23,12 +24,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger, plain_reason
 from model.config import EncoderConfig
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
 from model.publish import disk_room, sync, sync_folder, write_whole
 from model.tokenizer import Vocabulary, load_vocabulary
+from model.word_pieces import WordPieces, save_words
 
 _WEIGHTS = "model.safetensors"
 _DIGEST_SHOWN = 12
@@ -88,7 +91,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(
-    run: Path, state: State, model: UnicoderVL, vocabulary_path: str, training: dict[str, Any], keep: Keep
+    run: Path, state: State, model: UnicoderVL, words: WordPieces, training: dict[str, Any], keep: Keep
 ) -> Checkpoint:
     """Write a checkpoint under a hidden name, sync it, rename it; then drop those that need not be kept.
 
@@ -105,7 +108,7 @@ def save_checkpoint(
             shutil.rmtree(left)
         part.mkdir(parents=True)
         model.save_pretrained(part)
-        shutil.copyfile(vocabulary_path, part / "vocab.txt")
+        save_words(words, part)
         torch.save(training, part / "optimizer.pt")
         (part / "state.json").write_text(state.model_dump_json(indent=2) + "\n")
         # safetensors lets nobody but the owner read; a shared root's group does as this process's umask says.
@@ -193,24 +196,31 @@ def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[
             (`EncoderConfig.identity`). None: the checkpoint's own.
 
     Raises:
-        CheckpointError: not a checkpoint of this program, or weights are missing or of another shape.
+        CheckpointError: not a checkpoint of this program, or weights are missing, of another shape or not finite.
         InputError: it was trained with another encoder than the job's; its vocabulary is missing, damaged or not of
             the size of its embeddings.
     """
     folder = Path(path)
-    _weights(folder)
+    file = _weights(folder)
     settings: dict[str, Any] = {}
     if encoder is not None:
         _check_encoder(folder, encoder)
         settings = {"encoder": encoder.model_dump(mode="json")}
     try:
+        if (stranger := describe_stranger(file)) is not None:
+            raise CheckpointError(f"{file} {stranger}")
         # strict: a missing, unexpected or mis-shaped weight is an error, never a random layer. The weights are copied
         # into torch's own memory; views of the mapped file lie at any alignment, and by alignment the CPU's matrix
         # kernels may round differently, so that a resumed run would not equal the undisturbed one bit for bit.
         model = UnicoderVL.from_pretrained(folder, local_files_only=True, strict=True, **settings)
+        check_numbers(model.state_dict())
+    except CheckpointError:
+        raise
+    except WeightsError as error:
+        raise CheckpointError(f"{file} {error}, or train this run again") from error
     except (OSError, RuntimeError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be loaded ({error}); train this run again") from error
-    vocabulary = load_vocabulary(folder / "vocab.txt")
+    vocabulary = load_vocabulary(folder)
     check_vocabulary(model, vocabulary, str(folder))
     return model.eval(), vocabulary
 
@@ -261,11 +271,13 @@ def load_training(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     path = checkpoint.path / "optimizer.pt"
     try:
+        if (stranger := describe_stranger(path)) is not None:
+            raise WeightsError(stranger)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error) if isinstance(error, WeightsError) else plain_reason(error)
         raise CheckpointError(
-            f"{path} cannot be loaded ({str(error).partition('. ')[0]}); delete the folder of this checkpoint, and the "
-            "run goes on from the one before"
+            f"{path} {reason}; or delete the folder of this checkpoint, and the run goes on from the one before"
         ) from error
     return state
 

@@ -15,12 +15,52 @@ RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of random numbers. Larger ones would not fit all of the generators: some would take two seeds for one."""
+VOCABULARY_PATH = (
+    "word pieces: a BERT's vocab.txt, one piece a line; its folder; or its name on the Hugging Face hub, such as "
+    "google-bert/bert-base-cased. tokenizer_config.json or tokenizer.json beside them say how captions are cut (case, "
+    "accents, CJK characters); without these they are lower-cased"
+)
+"""What `vocabulary_path` is, in every config that has it."""
+_WORD_RULES = (
+    "how captions are cut into word pieces. None: as stated beside vocabulary_path; a run writes what it found there"
+)
 
 
 class Config(BaseModel):
     """Base of this room's configs: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class WordRules(Config):
+    """How a text is cut into word pieces, by transformers' names."""
+
+    do_lower_case: bool = Field(default=True, description="text is lower-cased first; False for cased vocabularies")
+    strip_accents: bool | None = Field(
+        default=None, description="accents are taken off letters first. None: where text is lower-cased"
+    )
+    tokenize_chinese_chars: bool = Field(default=True, description="each CJK character is a word of its own")
+    unk_token: str = Field(default="[UNK]", description="what a word that no pieces make becomes")
+    sep_token: str = Field(default="[SEP]", description="after a caption")
+    pad_token: str = Field(default="[PAD]", description="fills shorter captions up")
+    cls_token: str = Field(default="[CLS]", description="before a caption")
+    mask_token: str = Field(default="[MASK]", description="in the place of a hidden piece")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, values: Any) -> Any:
+        """Rules that cut alike are equal, whichever way they were stated."""
+        if isinstance(values, dict) and values.get("strip_accents") == values.get("do_lower_case", True):
+            return values | {"strip_accents": None}
+        return values
+
+    def changed(self) -> dict[str, Any]:
+        """What is not as of bert-base-uncased: empty for the rules that runs had before there were others."""
+        return self.model_dump(exclude_defaults=True)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        return self.pad_token, self.unk_token, self.cls_token, self.sep_token, self.mask_token
 
 
 class EncoderConfig(Config):
@@ -72,6 +112,12 @@ class EncoderConfig(Config):
         default=False,
         description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
     )
+    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = Field(
+        default="gelu",
+        description="function between the feed-forward layers, BERT's of the same name; gelu_new is gelu's "
+        "approximation by tanh",
+    )
+    layer_norm_eps: float = Field(default=1e-12, gt=0, description="what LayerNorm adds to a variance, BERT's")
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
@@ -86,13 +132,18 @@ class EncoderConfig(Config):
         default=None,
         description="BERT that training from scratch starts from, its first num_layers layers: a folder with "
         "config.json and model.safetensors or pytorch_model.bin, or a name on the Hugging Face hub such as "
-        "google-bert/bert-base-uncased. None: new weights",
+        "google-bert/bert-base-uncased. Its heads are new where it has none; its vocabulary and settings must be "
+        "vocabulary_path's and the encoder's. None: new weights",
     )
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
-        first weights came from."""
-        return self.model_dump(mode="json", exclude={"sequences", "bert"})
+        first weights came from. What came later is there only where it is set, so that older runs are still found."""
+        identity = self.model_dump(mode="json", exclude={"sequences", "bert"})
+        for name in ("hidden_act", "layer_norm_eps"):
+            if identity[name] == type(self).model_fields[name].default:
+                del identity[name]
+        return identity
 
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
@@ -450,7 +501,8 @@ class PretrainJob(Config):
     run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
     train: FeatureSource = Field(description="what is learnt from")
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description="word-piece vocabulary, one token a line")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
+    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
     encoder: EncoderConfig = Field(description="size and wiring of the model")
     pretrain: PretrainConfig = Field(description="objectives and the loop")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
@@ -462,7 +514,8 @@ class FinetuneJob(Config):
     run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
     train: FeatureSource = Field(description="what is learnt from")
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description="word-piece vocabulary, one token a line")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
+    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
     encoder: EncoderConfig = Field(description="size and wiring of the model")
     finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")

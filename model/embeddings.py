@@ -11,9 +11,6 @@ from model.config import EncoderConfig
 from model.data import Regions
 from model.errors import InputError
 
-LAYER_NORM_EPS = 1e-12
-"""BERT's."""
-
 
 def dequantise(regions: Regions) -> Tensor:
     """Features (B, R, D) f32 of a batch."""
@@ -60,7 +57,7 @@ class WordEmbeddings(nn.Module):
         if config.segments == "modality":
             self.token_type_embeddings = nn.Embedding(2, config.hidden_size)
         self._has_segments = config.segments == "modality"
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def segment(self, number: int) -> Tensor | float:
@@ -131,7 +128,7 @@ class RegionEmbeddings(nn.Module):
         self.feature_norm = _FEATURE_NORMS[config.feature_norm](feature_dim)
         self.fusion = _FUSIONS[config.region_fusion](feature_dim, code_width, config.hidden_size)
         self.image_token = nn.Embedding(1, config.hidden_size) if config.image_token else None
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, features: Tensor, boxes: Tensor, sizes: Tensor, mark: Tensor | float) -> Tensor:

@@ -6,7 +6,9 @@ bert-base's weights load by name (`bert.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,10 +18,17 @@ from torch import Tensor, nn
 
 from model.config import EncoderConfig
 from model.data import Regions, Words
-from model.embeddings import LAYER_NORM_EPS, RegionEmbeddings, WordEmbeddings, dequantise
+from model.embeddings import RegionEmbeddings, WordEmbeddings, dequantise
 from model.layouts import Layout, choose_layout
 
 _WORD_SEGMENT, _REGION_SEGMENT = 0, 1
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""By `EncoderConfig.hidden_act`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, config: EncoderConfig) -> None:
         super().__init__()
         self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -69,12 +78,13 @@ class Layer(nn.Module):
         self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
         self.output = Residual(config.intermediate_size, config)
+        self._activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, states: Tensor, layout: Layout, cls_only: bool = False) -> Tensor:
         """States of the layout to the same; with `cls_only` to its first states, from the same keys and values."""
         queries = layout.first(states) if cls_only else states
         states = self.attention["output"](self.attention["self"](queries, states, layout), queries)
-        return self.output(F.gelu(self.intermediate["dense"](states)), states)
+        return self.output(self._activation(self.intermediate["dense"](states)), states)
 
 
 class CrossModalEncoder(nn.Module):
@@ -151,14 +161,16 @@ class WordHead(nn.Module):
         self.transform = nn.ModuleDict(
             {
                 "dense": nn.Linear(config.hidden_size, config.hidden_size),
-                "LayerNorm": nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPS),
+                "LayerNorm": nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
             }
         )
         self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self._activation = ACTIVATIONS[config.hidden_act]
 
     def forward(self, states: Tensor, table: Tensor) -> Tensor:
         """(N, H) states of masked positions to (N, V) logits."""
-        return F.linear(self.transform["LayerNorm"](F.gelu(self.transform["dense"](states))), table, self.bias)
+        states = self.transform["LayerNorm"](self._activation(self.transform["dense"](states)))
+        return F.linear(states, table, self.bias)
 
 
 class UnicoderVL(nn.Module, PyTorchModelHubMixin):

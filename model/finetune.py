@@ -14,7 +14,7 @@ from model.config import EncoderConfig, FinetuneJob
 from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.fit import check_features
+from model.fit import check_features, check_same_words
 from model.hinge import retrieval_losses
 from model.identity import data_identity
 from model.precision import with_precision
@@ -24,12 +24,15 @@ from model.retrieval import RetrievalBatches
 from model.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import RECALL_VALUES, first_images, held_out_recall
+from model.word_pieces import warn_of_case
 
 
 def run_finetuning(job: FinetuneJob) -> int:
     """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     set_up_torch(job.finetune.num_threads)
-    vocabulary = load_vocabulary(job.vocabulary_path)
+    vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
+    warn_of_case(vocabulary.words)
+    job = job.model_copy(update={"word_rules": vocabulary.words.rules})
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
 
     def fresh_model() -> UnicoderVL:
@@ -57,7 +60,7 @@ def run_finetuning(job: FinetuneJob) -> int:
             fresh_model=fresh_model,
             make_batch=RetrievalBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: retrieval_losses(model, batch, config, step),
-            vocabulary_path=job.vocabulary_path,
+            vocabulary=vocabulary,
             untrained=("cls", "region_labels"),
             validation=_validation(job, vocabulary, processes.device),
         )
@@ -89,8 +92,7 @@ def _validation(job: FinetuneJob, vocabulary: Vocabulary, device: torch.device) 
 def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> UnicoderVL:
     model, own = load_model(path, encoder)
     check_features(model, store, str(path))
-    if own.digest != vocabulary.digest:
-        raise InputError(f"{path} was trained with another vocabulary than this job's; set vocabulary_path to its own")
+    check_same_words(own, vocabulary, str(path))
     return model
 
 

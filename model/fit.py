@@ -6,6 +6,7 @@ from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.tokenizer import Vocabulary
+from model.word_pieces import differing_words
 
 
 def check_features(model: UnicoderVL, store: FeatureStore, name: str) -> None:
@@ -39,4 +40,20 @@ def check_vocabulary(model: UnicoderVL, vocabulary: Vocabulary, name: str) -> No
         raise InputError(
             f"{name} has embeddings of {model.vocab_size} word pieces, but the vocabulary has {vocabulary.size}; "
             "use the vocabulary that it was trained with"
+        )
+
+
+def check_same_words(own: Vocabulary, given: Vocabulary, name: str) -> None:
+    """Raise InputError unless a checkpoint's vocabulary is the given one: the same pieces, cut by the same rules.
+
+    Args:
+        own: the checkpoint's.
+        given: the job's.
+        name: what to call the checkpoint.
+    """
+    difference = differing_words(own.words, given.words)
+    if difference is not None:
+        raise InputError(
+            f"{name} was trained with another vocabulary than {given.words.source} ({difference}); set vocabulary_path "
+            "to its own, which is its folder"
         )

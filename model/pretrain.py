@@ -21,6 +21,7 @@ from model.processes import join_processes
 from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
+from model.word_pieces import warn_of_case
 
 
 def open_data(
@@ -35,7 +36,9 @@ def open_data(
 def run_pretraining(job: PretrainJob) -> int:
     """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     set_up_torch(job.pretrain.num_threads)
-    vocabulary = load_vocabulary(job.vocabulary_path)
+    vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
+    warn_of_case(vocabulary.words)
+    job = job.model_copy(update={"word_rules": vocabulary.words.rules})
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
     with join_processes(job.pretrain.device) as processes:
         config = with_precision(job.pretrain, processes, job.encoder)
@@ -55,7 +58,7 @@ def run_pretraining(job: PretrainJob) -> int:
             fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed),
             make_batch=PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
-            vocabulary_path=job.vocabulary_path,
+            vocabulary=vocabulary,
             validation=_validation(job, config, vocabulary, processes.device),
             watch=MatchingWatch(config),
         )

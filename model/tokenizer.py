@@ -17,13 +17,13 @@ import numpy.typing as npt
 import tokenizers
 
 from model.bert_tokenizer import bert_tokenizer
-from model.errors import InputError
+from model.config import WordRules
 from model.index import Arrays, load_or_make
+from model.word_pieces import WordPieces, read_words
 
 if TYPE_CHECKING:
     from model.data import Captions
 
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CHUNK = 16_384
 _REPORT_SECONDS = 30.0
 _log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Vocabulary:
     """A tokenizer and the ids that masking and batching need."""
 
     tokenizer: tokenizers.Tokenizer
+    words: WordPieces
     size: int
     pad_id: int
     cls_id: int
@@ -50,8 +51,8 @@ class Vocabulary:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        ids = (self.tokenizer.token_to_id(token) for token in _SPECIAL)
-        return tuple(number for number in ids if number is not None)  # All are there: `load_vocabulary` looks.
+        ids = (self.tokenizer.token_to_id(token) for token in self.words.rules.special_tokens)
+        return tuple(number for number in ids if number is not None)  # All are there: `read_words` looks.
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,21 @@ class TokenTable:
         return self.ids[self.starts[index] : self.starts[index + 1]]
 
 
-def load_vocabulary(path: str | Path) -> Vocabulary:
-    """Read a BERT vocabulary file: one word piece a line.
+def load_vocabulary(source: str | Path, rules: WordRules | None = None) -> Vocabulary:
+    """Word pieces, and the rules by which captions are cut into them.
+
+    Args:
+        source: a BERT vocab.txt, one word piece a line; a folder that has one; or a name on the Hugging Face hub.
+        rules: to go by, instead of those stated beside the pieces (see `model.word_pieces`).
 
     Raises:
-        InputError: the file is missing or no text, lacks a special token or repeats a piece.
+        InputError: as `read_words`.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"vocabulary {path} is not a file; give a BERT vocab.txt, one word piece a line")
-    try:
-        pieces = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # Other line ends may be pieces.
-    except UnicodeDecodeError as error:
-        raise InputError(f"vocabulary {path} is not text in UTF-8; give a BERT vocab.txt") from error
-    missing = [token for token in _SPECIAL if token not in pieces]
-    if missing:
-        raise InputError(f"vocabulary {path} lacks {', '.join(missing)}; give a BERT vocab.txt")
-    numbered = {piece: number for number, piece in enumerate(pieces) if piece}
-    if len(numbered) != len(pieces):
-        raise InputError(
-            f"vocabulary {path} has {len(pieces)} lines but the tokenizer read {len(numbered)}; "
-            "remove repeated or empty lines"
-        )
-    pad, _, cls, sep, mask = (numbered[token] for token in _SPECIAL)
-    return Vocabulary(bert_tokenizer(numbered), len(pieces), pad, cls, sep, mask)
+    words = read_words(source, rules)
+    numbered = {piece: number for number, piece in enumerate(words.pieces)}
+    tokenizer = bert_tokenizer(numbered, **words.rules.model_dump())
+    pad, _, cls, sep, mask = (numbered[token] for token in words.rules.special_tokens)
+    return Vocabulary(tokenizer, words, len(words.pieces), pad, cls, sep, mask)
 
 
 def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int) -> TokenTable:

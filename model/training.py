@@ -42,6 +42,7 @@ from model.optim import clip_and_step, make_optimizer, make_schedule
 from model.processes import Processes, held
 from model.progress import Ending, report
 from model.tally import Tally
+from model.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
 STOPPED = 143
@@ -73,7 +74,7 @@ class Training(Generic[B]):
     make_batch: Callable[[int, Part], B]
     """A part of the global batch of a step, which depends on the seed and the step alone."""
     losses: Callable[[UnicoderVL, B, int], LossSums]
-    vocabulary_path: str
+    vocabulary: Vocabulary
     untrained: tuple[str, ...] = ()
     """Submodules that the losses never reach."""
     validation: Validation | None = None
@@ -149,7 +150,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     "skipped": skipped,
                     "skipped_negatives": missing.count,
                 }
-                save_checkpoint(task.run, state, model, task.vocabulary_path, training, keep)
+                save_checkpoint(task.run, state, model, task.vocabulary.words, training, keep)
             # No process may end while the first one writes: torchrun would kill that one too.
             processes.meet()
         saved_at = step

@@ -6,6 +6,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from feature_extraction.weight_files import describe_stranger
 from tasks.errors import UserError
 
 
@@ -24,6 +25,18 @@ def file_sha256(path: str, field: str) -> str:
         return _cached_sha256(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{field}: {path} cannot be read ({error.strerror}); give the path of the file") from error
+
+
+def weights_sha256(path: str, field: str) -> str:
+    """The same of a file of weights, which is looked at before anything is begun that needs it.
+
+    Raises:
+        UserError: as `file_sha256`; or it is a Git LFS pointer, a web page, empty or packed.
+    """
+    digest = file_sha256(path, field)
+    if (stranger := describe_stranger(Path(path))) is not None:
+        raise UserError(f"{field}: {path} {stranger}")
+    return digest
 
 
 @lru_cache(maxsize=32)

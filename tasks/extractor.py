@@ -12,7 +12,7 @@ from typing import Any
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
 from feature_extraction.samples import REGION_FORMAT
 from feature_extraction.vocabulary import read_vocabulary
-from tasks.digests import file_sha256
+from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import UserError
 from tasks.records import Record, fingerprint
 
@@ -56,7 +56,7 @@ def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]
     elif config.weights is not None and "://" in config.weights:
         details["weights"] = config.weights
     elif config.weights is not None:
-        details["weights_sha256"] = file_sha256(config.weights, "extractor.weights")
+        details["weights_sha256"] = weights_sha256(config.weights, "extractor.weights")
     if config.vocabulary is not None:
         try:
             names = read_vocabulary(Path(config.vocabulary))

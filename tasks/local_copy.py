@@ -30,8 +30,13 @@ WEIGHTS = "model.safetensors"
 CHECKPOINT_RECORD = "files.json"
 """Beside a checkpoint's files on an object store: what they are."""
 
-_READ = ("config.json", "vocab.txt", WEIGHTS)
-"""Of a checkpoint, what it takes to use it. The rest, two thirds of its bytes, is for going on with the training."""
+_RULES = "tokenizer_config.json"
+"""Which checkpoints of before lack: their vocabularies are lower-casing."""
+_READ = ("config.json", "vocab.txt", _RULES, WEIGHTS)
+"""Of a checkpoint, what it takes to use it, as far as it has it.
+
+The rest, two thirds of its bytes, is for going on with the training.
+"""
 _FETCHED = "fetched"
 _DIGITS = 16
 
@@ -98,7 +103,8 @@ def local_checkpoint(root: Root, checkpoint: CheckpointRef) -> str:
                 known = {} if record is None else dict(record.files)
                 known[WEIGHTS] = FileDigest(bytes=root.size(f"{remote}/{WEIGHTS}") or 0, sha256=checkpoint.fingerprint)
                 for name in _READ:
-                    root.fetch(f"{remote}/{name}", target / name, known.get(name))
+                    if name != _RULES or root.exists(f"{remote}/{name}"):
+                        root.fetch(f"{remote}/{name}", target / name, known.get(name))
             except FileNotFoundError as error:
                 raise UserError(
                     f"{checkpoint.uri} is not there any more: newer checkpoints took its place, or somebody removed "
@@ -115,7 +121,8 @@ def keep_for_reading(root: Root, checkpoint: CheckpointRef, folder: Path) -> Non
     target = _fetched_checkpoint(root, checkpoint)
     target.mkdir(parents=True, exist_ok=True)
     for name in _READ:
-        shutil.move(folder / name, target / name)
+        if (folder / name).exists() or name != _RULES:
+            shutil.move(folder / name, target / name)
 
 
 def _fetched_checkpoint(root: Root, checkpoint: CheckpointRef) -> Path:

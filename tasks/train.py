@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.bert_folder import WEIGHTS as BERT_WEIGHTS
+from model.bert_folder import check_bert
 from model.config import (
     EncoderConfig,
     FeatureSource,
@@ -26,9 +28,11 @@ from model.config import (
     PretrainJob,
     ScoringConfig,
 )
+from model.errors import InputError
 from model.progress import Progress
+from model.word_pieces import is_hub_name, read_words, words_identity
 from tasks.config import NodesConfig
-from tasks.digests import file_sha256
+from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import StageError, UserError
 from tasks.gpus import visible_gpus
 from tasks.launch import run_module
@@ -45,7 +49,6 @@ from tasks.training_data import DataSpec, resolve_data
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
-_BERT_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 OnProgress = Callable[[Progress], None]
 Job = PretrainJob | FinetuneJob
 
@@ -98,7 +101,7 @@ def pretraining_run(root: Root, spec: PretrainSpec) -> str:
             "encoder": _encoder_identity(spec.encoder),
             "pretrain": _loop_identity(root, spec.pretrain, spec.validation),
             "train": resolve_data(root, spec.data).identity,
-            "vocabulary": file_sha256(spec.vocabulary_path, "vocabulary_path"),
+            "vocabulary": _vocabulary_identity(spec.vocabulary_path),
         },
     )
 
@@ -116,16 +119,25 @@ def finetuning_run(root: Root, spec: FinetuneSpec) -> str:
             "encoder": _encoder_identity(spec.encoder),
             "finetune": _loop_identity(root, spec.finetune, spec.validation),
             "train": resolve_data(root, spec.data).identity,
-            "vocabulary": file_sha256(spec.vocabulary_path, "vocabulary_path"),
+            "vocabulary": _vocabulary_identity(spec.vocabulary_path),
             "start": None if pretrained is None else pretrained.fingerprint,
         },
     )
 
 
 def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
-    """Raise UserError unless the word-piece vocabulary, and the BERT to start from if it is local, can be read."""
-    file_sha256(vocabulary_path, "vocabulary_path")
+    """Raise UserError unless vocabulary and BERT can be read, if they are local, and fit each other and the encoder."""
+    _vocabulary_identity(vocabulary_path)
     _encoder_identity(encoder)
+    if is_hub_name(vocabulary_path):
+        return
+    try:
+        words = read_words(vocabulary_path)
+        if encoder.bert is not None and Path(encoder.bert).is_dir():
+            # How many layers it needs depends on the variant of a sweep; the training says if there are too few.
+            check_bert(Path(encoder.bert), encoder.model_copy(update={"num_layers": 1}), words)
+    except InputError as error:
+        raise UserError(str(error)) from error
 
 
 def find_pretrained(root: Root, spec: PretrainSpec) -> CheckpointRef:
@@ -334,11 +346,22 @@ def _encoder_identity(encoder: EncoderConfig) -> dict[str, Any]:
     return encoder.identity() | {"bert": None if encoder.bert is None else _bert_identity(encoder.bert)}
 
 
+def _vocabulary_identity(source: str) -> Any:
+    """Sha256 of a local vocabulary, with its rules where they are not those of all runs of before; a name on the hub
+    is taken for what it names."""
+    try:
+        file, rules = words_identity(source)
+    except InputError as error:
+        raise UserError(f"vocabulary_path: {error}") from error
+    pieces = file if isinstance(file, str) else file_sha256(str(file), "vocabulary_path")
+    return {"pieces": pieces, "rules": rules} if rules else pieces
+
+
 def _bert_identity(source: str) -> str:
     """Sha256 of a local BERT's weights; a name on the hub is taken for what it names."""
     if not Path(source).is_dir():
         return source
-    for name in _BERT_WEIGHTS:
+    for name in BERT_WEIGHTS:
         if (Path(source) / name).is_file():
-            return file_sha256(f"{source}/{name}", "encoder.bert")
-    raise UserError(f"encoder.bert: {source} has neither {' nor '.join(_BERT_WEIGHTS)}; put BERT's weights there")
+            return weights_sha256(f"{source}/{name}", "encoder.bert")
+    raise UserError(f"encoder.bert: {source} has neither {' nor '.join(BERT_WEIGHTS)}; put BERT's weights there")

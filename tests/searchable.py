@@ -89,7 +89,7 @@ def add_run(
             finetune=FinetuneConfig(seed=seed, start="scratch"),
         ),
     )
-    finish_run(run, save_checkpoint(run, State(step=7), model, str(vocabulary_path), {}, Keep()), Keep())
+    finish_run(run, save_checkpoint(run, State(step=7), model, vocabulary.words, {}, Keep()), Keep())
 
 
 def _draw(folder: Path) -> RowsConfig:

@@ -39,8 +39,9 @@ def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: in
     from model.tokenizer import load_vocabulary
 
     encoder = EncoderConfig.model_validate(TINY)
-    model = build_model(encoder, open_store(source), load_vocabulary(vocabulary), seed=seed)
-    save_checkpoint(root / "runs" / RUN, State(step=step), model, str(vocabulary), {}, Keep(last=5))
+    loaded = load_vocabulary(vocabulary)
+    model = build_model(encoder, open_store(source), loaded, seed=seed)
+    save_checkpoint(root / "runs" / RUN, State(step=step), model, loaded.words, {}, Keep(last=5))
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_variant_that_fails_says_why_and_holds_up_no_other(first: Sweep, params:
     failed, done = first.variants
     assert (failed.name, failed.runs, failed.recalls) == ("2 layers", (), ())
     # Of the training itself, not of the finetuning that waited for it.
-    assert "lacks 16 weights that this model needs from BERT" in str(failed.error)
+    assert "num_hidden_layers=1, but encoder.num_layers=2" in str(failed.error)
     assert (done.name, done.error) == ("1 layer", None)
     assert [run.partition("-")[0] for run in done.runs] == ["pretrain", "finetune"]
     assert set(runs_of(params)) == set(done.runs)

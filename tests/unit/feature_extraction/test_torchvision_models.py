@@ -135,7 +135,13 @@ def test_weights_of_other_classes_take_their_names_from_a_vocabulary(picture, tm
     [
         ("absent", "cannot be loaded"),
         ("damaged", "cannot be loaded"),
-        ("not a state dict", "hold no roi_heads.box_predictor.cls_score.weight"),
+        ("pointer", r"weights\.pth cannot be loaded: the file is a Git LFS pointer"),
+        (
+            "not finite",
+            r"weights\.pth cannot be loaded: the file has 1 of 1024 values of roi_heads\.box_head\.fc7\.bias ",
+        ),
+        ("not a state dict", "the file holds a list, not weights by their names"),
+        ("no detector", "hold no roi_heads.box_predictor.cls_score.weight"),
         ("missing", "do not fit fasterrcnn_mobilenet_v3_large_fpn: keys that differ: 1, first rpn.head.bbox_pred.bias"),
         ("another model", "do not fit fasterrcnn_mobilenet_v3_large_fpn"),
     ],
@@ -144,12 +150,18 @@ def test_weights_that_would_leave_a_part_random_are_refused(tmp_path, how, probl
     path = tmp_path / "weights.pth"
     if how == "damaged":
         path.write_bytes(b"123")
+    elif how == "pointer":
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 77844807\n")
     elif how == "not a state dict":
         torch.save([1, 2], path)
+    elif how == "no detector":
+        torch.save({"state_dict": {"fc.weight": torch.ones(2)}}, path)
     elif how != "absent":
         state = state_of("fasterrcnn_resnet50_fpn" if how == "another model" else LIGHT)
         if how == "missing":
             del state["rpn.head.bbox_pred.bias"]
+        if how == "not finite":
+            state["roi_heads.box_head.fc7.bias"][5] = float("nan")
         torch.save(state, path)
     with pytest.raises(ValueError, match=problem):
         load_detector(config(weights=str(path)))
@@ -172,6 +184,18 @@ def test_the_final_feature_is_pooled_at_the_stored_box(picture, tmp_path, select
     np.testing.assert_array_equal(refined.boxes, final.boxes)
     np.testing.assert_array_equal(refined.scores, final.scores)
     assert np.abs(final.features - refined.features).max() > 0.01
+
+
+def test_weights_as_a_training_program_wrapped_them_are_found(picture, tmp_path):
+    state = state_of(LIGHT)
+    torch.save(state, tmp_path / "plain.pth")
+    wrapped = {"state_dict": {f"module.detector.{name}": value for name, value in state.items()}, "epoch": 3}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    plain, found = (
+        detect_images(load_detector(config(weights=str(tmp_path / name))), [picture])[0]
+        for name in ("plain.pth", "wrapped.pth")
+    )
+    np.testing.assert_array_equal(plain.features, found.features)
 
 
 class Program:

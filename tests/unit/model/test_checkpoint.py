@@ -2,10 +2,13 @@ import json
 import math
 import os
 import shutil
+from fractions import Fraction
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 import model.checkpoint
 from model.build import build_model
@@ -22,20 +25,23 @@ from model.checkpoint import (
     weights_sha256,
     write_job,
 )
+from model.config import WordRules
 from model.errors import InputError, TrainingError
 from model.store import open_store
 from model.tokenizer import load_vocabulary
+from model.word_pieces import save_words
 
 
 @pytest.fixture
 def save(eight_pairs, tiny, tmp_path):
     """save(step, measured values) writes a checkpoint of a new model to tmp_path/run."""
     source, vocabulary = eight_pairs
-    made = build_model(tiny, open_store(source), load_vocabulary(vocabulary), seed=0)
+    words = load_vocabulary(vocabulary)
+    made = build_model(tiny, open_store(source), words, seed=0)
 
     def write(step: int, keep: Keep = Keep(), **validation: float):  # noqa: B008
         state = State(step=step, validation=validation)
-        return save_checkpoint(tmp_path / "run", state, made, str(vocabulary), {}, keep)
+        return save_checkpoint(tmp_path / "run", state, made, words.words, {}, keep)
 
     return write
 
@@ -130,6 +136,53 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_by_name(save, tmp_path):
         list_checkpoints(tmp_path / "run")[-1].state()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 440449768\n"
+
+
+def test_a_checkpoint_s_files_that_are_something_else_are_said_to_be_that(save):
+    checkpoint = save(5)
+    for content, what in ((LFS, "is a Git LFS pointer"), (b"", "is empty"), (b"<html>", "is a web page")):
+        (checkpoint.path / "model.safetensors").write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"step-0000005/model\.safetensors {what}"):
+            load_model(checkpoint.path)
+        (checkpoint.path / "optimizer.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"step-0000005/optimizer\.pt {what}"):
+            load_training(checkpoint)
+    torch.save({"optimizer": Fraction(1, 2)}, checkpoint.path / "optimizer.pt")
+    with pytest.raises(CheckpointError, match=r"more than numbers: .*fractions\.Fraction") as raised:
+        load_training(checkpoint)
+    assert "weights_only" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_of_weights_that_are_no_numbers_is_refused_by_the_weight(save):
+    path = save(5).path
+    weights = load_file(path / "model.safetensors")
+    weights["matching.weight"][0, 3] = math.nan
+    save_file(weights, path / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"step-0000005/model\.safetensors has 1 of 32 values of matching\.weight"
+    ):
+        load_model(path)
+
+
+def test_a_checkpoint_carries_its_vocabulary_s_rules_and_older_ones_are_lower_casing(save, eight_pairs):
+    _, vocabulary = eight_pairs
+    path = save(5).path
+    assert (path / "vocab.txt").read_text() == vocabulary.read_text()
+    assert json.loads((path / "tokenizer_config.json").read_text())["do_lower_case"] is True
+    assert load_model(path)[1].digest == load_vocabulary(vocabulary).digest
+    (path / "tokenizer_config.json").unlink()
+    assert load_model(path)[1].words.rules == WordRules()
+    assert load_model(path)[1].digest == load_vocabulary(vocabulary).digest
+    (vocabulary.parent / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    save_words(load_vocabulary(vocabulary).words, path)
+    cased = load_model(path)[1]
+    assert not cased.words.rules.do_lower_case
+    assert cased.digest == load_vocabulary(vocabulary).digest
+    loaded = AutoTokenizer.from_pretrained(path)
+    assert loaded.tokenize("red Red") == cased.tokenizer.tokenize("red Red") == ["red", "[UNK]"]
+
+
 def test_a_run_killed_while_it_drops_an_old_checkpoint_has_whole_ones_only(save, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -152,10 +205,10 @@ def test_what_resuming_needs_is_refused_by_name_where_it_is_damaged_or_missing(s
     checkpoint = save(5)
     file = checkpoint.path / "optimizer.pt"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be read.* delete the folder"):
         load_training(checkpoint)
     file.unlink()
-    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"step-0000005/optimizer\.pt cannot be read.* delete the folder"):
         load_training(checkpoint)
     (checkpoint.path / "state.json").unlink()
     with pytest.raises(CheckpointError, match="step-0000005 lacks its state"):

@@ -7,7 +7,7 @@ from model.checkpoint import load_model
 from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.fit import check_features
+from model.fit import check_features, check_same_words
 from model.tokenizer import load_vocabulary
 
 
@@ -55,3 +55,18 @@ def test_a_checkpoint_whose_vocabulary_is_longer_or_shorter_than_its_table_is_re
     (folder / "vocab.txt").write_text(lines)
     with pytest.raises(InputError, match=f"embeddings of 13 word pieces, but the vocabulary has {size}"):
         load_model(folder)
+
+
+def test_a_vocabulary_that_is_not_the_checkpoint_s_is_refused_with_both_and_the_way_out(world, tmp_path):
+    _, vocabulary, path, _ = world
+    check_same_words(vocabulary, load_vocabulary(path), "step-0000001")
+    (tmp_path / "cased").mkdir()
+    shutil.copyfile(path, tmp_path / "cased" / "vocab.txt")
+    (tmp_path / "cased" / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = load_vocabulary(tmp_path / "cased")
+    message = r"step-0000001 was trained with another vocabulary than .*cased \(do_lower_case=true against false\); set"
+    with pytest.raises(InputError, match=message):
+        check_same_words(vocabulary, cased, "step-0000001")
+    path.write_text(path.read_text().replace("car", "bus"))
+    with pytest.raises(InputError, match=r"\(line 13 differs, 'car' against 'bus'\); set vocabulary_path to its own"):
+        check_same_words(vocabulary, load_vocabulary(path), "step-0000001")

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ import torch
 
 from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
-from model.config import EncoderConfig, FinetuneConfig, FinetuneJob, OptimConfig, PretrainJob, ScoreJob, ScoringConfig
+from model.config import (
+    EncoderConfig,
+    FinetuneConfig,
+    FinetuneJob,
+    OptimConfig,
+    PretrainJob,
+    ScoreJob,
+    ScoringConfig,
+    WordRules,
+)
 from model.errors import InputError, TrainingError
 from model.finetune import run_finetuning
 from model.journal import Journal
@@ -43,7 +53,8 @@ def test_a_run_leaves_metrics_checkpoints_and_a_final_mark(job):
     assert [c.step for c in list_checkpoints(run)] == [10, 12]
     final = json.loads((run / "final.json").read_text())
     assert final["step"] == 12 and final["checkpoint"] == "checkpoints/step-0000012"
-    assert PretrainJob.model_validate_json((run / "job.json").read_text()) == job()
+    written = PretrainJob.model_validate_json((run / "job.json").read_text())
+    assert written == job().model_copy(update={"word_rules": WordRules()})
 
 
 def newest(job: PretrainJob) -> Checkpoint:
@@ -466,6 +477,34 @@ def test_finetuning_and_scoring_go_on_from_a_pretrained_checkpoint(job, tmp_path
     other = task.encoder.model_copy(update={"num_layers": 1})
     with pytest.raises(InputError, match=r"another encoder than this job's: encoder\.num_layers was 2, is 1; use"):
         run_finetuning(task.model_copy(update={"encoder": other, "run_path": str(tmp_path / "other")}))
+
+
+def test_a_run_s_rules_of_words_are_in_its_config_and_its_checkpoint_and_hold_for_what_follows(job, tmp_path):
+    lower = job("lower", steps=1)
+    folder = tmp_path / "cased"
+    folder.mkdir()
+    shutil.copyfile(lower.vocabulary_path, folder / "vocab.txt")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    cased = job("cased-run", steps=1).model_copy(update={"vocabulary_path": str(folder)})
+    starts = {}
+    for task, lowers in ((lower, True), (cased, False)):
+        run_pretraining(task)
+        written = PretrainJob.model_validate_json((Path(task.run_path) / "job.json").read_text())
+        assert written.word_rules is not None and written.word_rules.do_lower_case == lowers
+        starts[lowers] = list_checkpoints(Path(task.run_path))[-1].path
+        assert load_model(starts[lowers])[1].words.rules.do_lower_case == lowers
+    task = FinetuneJob(
+        run_path=str(tmp_path / "finetuned"),
+        train=lower.train,
+        vocabulary_path=lower.vocabulary_path,
+        encoder=lower.encoder,
+        finetune=FinetuneConfig(steps=1, batch_size=2, num_threads=1),
+        checkpoint_path=str(starts[False]),
+    )
+    with pytest.raises(InputError, match=r"step-0000001 was .*vocab\.txt \(do_lower_case=false against true\); set"):
+        run_finetuning(task)
+    # The way out: a checkpoint's folder is its vocabulary.
+    assert run_finetuning(task.model_copy(update={"vocabulary_path": str(starts[False])})) == 0
 
 
 def test_scoring_refuses_features_of_another_extractor(job, tmp_path):

@@ -21,7 +21,7 @@ from tasks.storage import Root, file_digest
 from tests.s3_server import Bucket
 
 FOLDER = "runs/pretrain-0123456789ab"
-NAMES = {"config.json", "model.safetensors", "optimizer.pt", "state.json", "vocab.txt"}
+NAMES = {"config.json", "model.safetensors", "optimizer.pt", "state.json", "tokenizer_config.json", "vocab.txt"}
 
 
 @pytest.fixture(autouse=True)
@@ -271,8 +271,12 @@ def test_a_checkpoint_to_be_read_is_fetched_once(bucket: Bucket, machine: Callab
     record = f"root/{FOLDER}/checkpoints/step-0000010/files.json"
     root.remove(record.removeprefix("root/"))
     assert choose_checkpoint(root, find_run(root, "pretrain"), 10) == chosen
+    # Nor has one of an earlier version the rules of its vocabulary.
+    root.remove(f"{FOLDER}/checkpoints/step-0000010/tokenizer_config.json")
     machine("third")
-    assert (Path(local_checkpoint(root, chosen)) / "model.safetensors").read_text() == "model.safetensors of step 10"
+    folder = Path(local_checkpoint(root, chosen))
+    assert (folder / "model.safetensors").read_text() == "model.safetensors of step 10"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
     with pytest.raises(UserError, match="is not there any more"):
         local_checkpoint(root, gone(chosen))
 

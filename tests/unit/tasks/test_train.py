@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tasks.train import (
     FinalRecord,
     FinetuneSpec,
     PretrainSpec,
+    check_text_side,
     find_finetuned,
     find_pretrained,
     finetuning_run,
@@ -144,6 +146,56 @@ def test_moved_vocabulary_finds_the_same_run(root: Root, spec: PretrainSpec, tmp
     )
 
 
+def test_a_vocabulary_s_rules_make_another_run_only_where_they_are_not_those_of_all_runs_before(
+    root: Root, spec: PretrainSpec, tmp_path: Path
+) -> None:
+    before = pretraining_run(root, spec)
+    folder = replace(spec, vocabulary_path=str(tmp_path))
+    rules = tmp_path / "tokenizer_config.json"
+    assert pretraining_run(root, folder) == before
+    rules.write_text('{"do_lower_case": true}')
+    assert pretraining_run(root, spec) == pretraining_run(root, folder) == before
+    rules.write_text('{"do_lower_case": false}')
+    assert pretraining_run(root, spec) == pretraining_run(root, folder) != before
+    hub = replace(spec, vocabulary_path="google-bert/bert-base-cased")
+    assert pretraining_run(root, hub) not in (before, pretraining_run(root, folder))
+    rules.write_text('{"tokenizer_class": "RobertaTokenizer"}')
+    with pytest.raises(UserError, match=r"vocabulary_path: .*tokenizer_config\.json: tokenizer_class="):
+        pretraining_run(root, spec)
+
+
+def test_what_an_encoder_has_since_counts_only_where_it_is_set(root: Root, spec: PretrainSpec) -> None:
+    names = {"hidden_act", "layer_norm_eps"}
+    assert not names & spec.encoder.identity().keys()
+    for change in ({"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}):
+        other = replace(spec, encoder=spec.encoder.model_copy(update=change))
+        assert other.encoder.identity() == spec.encoder.identity() | change
+        assert pretraining_run(root, other) != pretraining_run(root, spec)
+
+
+def test_a_bert_that_does_not_fit_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
+    special = "".join(f"[{name}]\n" for name in ("PAD", "UNK", "CLS", "SEP", "MASK"))
+    bert = tmp_path / "bert"
+    bert.mkdir()
+    (bert / "vocab.txt").write_text(special)
+    (bert / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "vocab.txt").write_text(special)
+    encoder = EncoderConfig(bert=str(bert), num_layers=2)
+    for config, message in (
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps=1e-05, but encoder.layer_norm_eps=1e-12"),
+        ({"model_type": "roberta"}, 'model_type="roberta", but only "bert"'),
+    ):
+        (bert / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=message):
+            check_text_side(str(tmp_path / "vocab.txt"), encoder)
+    (bert / "config.json").write_text('{"num_hidden_layers": 1}')  # enough for a variant of one layer
+    check_text_side(str(tmp_path / "vocab.txt"), encoder)
+    (bert / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    with pytest.raises(UserError, match=r"\(do_lower_case=false against true\); set vocabulary_path="):
+        check_text_side(str(tmp_path / "vocab.txt"), encoder)
+    check_text_side(str(bert), encoder)
+
+
 def test_run_that_is_not_complete_is_named_with_its_command(root: Root, spec: PretrainSpec) -> None:
     run = pretraining_run(root, spec)
     with pytest.raises(UserError, match=rf"{run} is not a complete run; run `unicoder-vl pretrain`"):
@@ -211,7 +263,7 @@ def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> No
 
 
 def test_missing_vocabulary_is_named(root: Root, spec: PretrainSpec) -> None:
-    with pytest.raises(UserError, match=r"vocabulary_path: absent\.txt cannot be read"):
+    with pytest.raises(UserError, match=r"vocabulary_path: vocabulary absent\.txt is not a file"):
         pretraining_run(root, replace(spec, vocabulary_path="absent.txt"))
 
 
@@ -231,6 +283,16 @@ def test_a_local_bert_counts_by_its_weights_and_one_of_the_hub_by_its_name(
     (tmp_path / "one" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"one has neither model\.safetensors nor pytorch_model\.bin"):
         run_from(str(tmp_path / "one"))
+
+
+def test_weights_that_are_a_pointer_are_found_before_anything_is_begun(spec: PretrainSpec, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 440449768\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(UserError, match=r"encoder\.bert: .*model\.safetensors is a Git LFS pointer"):
+        check_text_side(spec.vocabulary_path, spec.encoder.model_copy(update={"bert": str(tmp_path)}))
+    weights = EXTRACTOR.model_copy(update={"weights": str(tmp_path / "model.safetensors")})
+    with pytest.raises(UserError, match=r"extractor\.weights: .*model\.safetensors is a Git LFS pointer"):
+        extractor_fingerprint(weights)
 
 
 def test_how_a_run_is_laid_out_is_no_part_of_its_name(root: Root, spec: PretrainSpec) -> None:
