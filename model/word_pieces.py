@@ -321,7 +321,7 @@ def _lines(path: Path) -> tuple[str, ...]:
         raise InputError(f"vocabulary {path} cannot be read ({error.strerror}); give a BERT vocab.txt") from error
     # Some pieces are line ends to `splitlines`, but not to BERT.
     lines = text.split("\n")
-    return tuple(line.rstrip() for line in (lines[:-1] if not lines[-1] else lines))
+    return tuple(lines if lines[-1] else lines[:-1])
 
 
 def _whole_pieces(folder: Path) -> tuple[str, ...] | None:
