@@ -63,7 +63,7 @@ def read_text(vocabulary: Vocabulary, text: str, max_text_tokens: int) -> QueryT
     ids, places, most = found.ids, found.offsets, max_text_tokens - 2
     if not ids:
         raise InputError(f"the query {text!r} has no word; say what should be in the picture")
-    nothing = vocabulary.tokenizer.token_to_id("[UNK]")
+    nothing = vocabulary.tokenizer.token_to_id(vocabulary.words.rules.unk_token)
     unknown = [text[slice(*place)] for number, place in zip(ids[:most], places, strict=False) if number == nothing]
     if len(unknown) == len(ids[:most]):
         raise InputError(

@@ -33,6 +33,7 @@ _JPEG_MAX_SIDE = 65_500
 _MAX_SCANS = 100  # Encoders write about ten. Each may cost a pass over all pixels and take ten bytes.
 # Decoding one of 50 megapixels takes up to half a gigabyte; of those there is one at a time, whatever the threads.
 _LARGE_PIXELS = 12_000_000
+_BLOCK_BYTES = 1 << 30
 _ONE_LARGE = threading.Lock()
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -94,14 +95,17 @@ def accept_picture(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple
     if max(target) > _JPEG_MAX_SIDE:
         raise PictureError(Outcome.BOMB, f"{width} x {height} pixels, longest side of a JPEG {_JPEG_MAX_SIDE}")
     with _ONE_LARGE if width * height > _LARGE_PIXELS else nullcontext():
-        if image.format in ("JPEG", "MPO"):
-            end = _jpeg_end(content)
-            if end is None and (whole := _with_end(content)) is not None:
-                content, end = whole, len(whole)
-                image = _open(content)
-            if end is not None and image.mode == "RGB" and target == image.size and _orientation(image) == 1:
-                return _checked(image, content, end), (width, height)
-        return _convert(image, target, config.jpeg_quality)
+        try:
+            if image.format in ("JPEG", "MPO"):
+                end = _jpeg_end(content)
+                if end is None and (whole := _with_end(content)) is not None:
+                    content, end = whole, len(whole)
+                    image = _open(content)
+                if end is not None and image.mode == "RGB" and target == image.size and _orientation(image) == 1:
+                    return _checked(image, content, end), (width, height)
+            return _convert(image, target, config.jpeg_quality)
+        finally:
+            image.close()  # Its pixels are gone before the next large one is let in.
 
 
 @functools.cache
@@ -115,6 +119,9 @@ def _formats() -> tuple[str, ...]:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     Image.init()
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
+    # A picture's memory is one block, which the system has back when it is freed. Of blocks of 16 MB, as Pillow makes
+    # them, the C library keeps what each thread has freed: half a gigabyte.
+    Image.core.set_block_size(_BLOCK_BYTES)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -37,8 +37,8 @@ SLOW_ROOMS = ("tests/flows/", "tests/docs/", "tests/unit/model/", "tests/unit/ta
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("flow"):
-            item.add_marker(pytest.mark.slow("a server and commands"))
+        if item.get_closest_marker("flow") or item.nodeid.startswith(("tests/flows/", "tests/docs/")):
+            item.add_marker(pytest.mark.slow("servers and whole commands"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def place(item: pytest.Item) -> tuple[bool, int]:

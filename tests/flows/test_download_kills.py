@@ -1,4 +1,4 @@
-"""kill -9 of a download at twenty random moments: nothing fetched is asked for again, and the shards end the same."""
+"""kill -9 of a download at random moments, four or (`make soak`) twenty of them: nothing fetched is asked for again, and the shards end the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from feature_extraction.samples import read_image_shard
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS, SHARD_ROWS = 600, 100
-KILLS, THREADS, WORKERS = 20, 4, 2
+THREADS, WORKERS = 4, 2
 LANES = 2  # Most of a killed command's life is its start-up, on one core: roots that are killed side by side.
 
 
@@ -150,10 +150,10 @@ def total(server: Any, root: Path) -> int:
         return server.requests[root.name].total()
 
 
-def kill_often(server: Any, rows: Path, root: Path) -> None:
-    """Kill the command again and again, then let it finish."""
+def kill_often(server: Any, rows: Path, root: Path, kills: int) -> None:
+    """Kill the command so often, then let it finish."""
     chance = random.Random(root.name)
-    for kill in range(KILLS // LANES):
+    for kill in range(kills):
         before = total(server, root)
         process = start(rows, root)
         # Most die while requests are made; every fifth at any moment, so that reading rows and publishing are met.
@@ -170,7 +170,8 @@ def kill_often(server: Any, rows: Path, root: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for survivors in /proc")
-def test_twenty_kills_end_in_the_same_shards_without_fetching_anything_again(server: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_kills_end_in_the_same_shards_without_fetching_anything_again(server: Any, tmp_path: Path, kills: int) -> None:
     rows, whole = tmp_path / "rows.tsv", tmp_path / "whole"
     address = f"http://127.0.0.1:{server.server_port}"
     rows.write_text("".join(f"caption {number}\t{address}/{number}\n" for number in range(ROWS)))
@@ -179,7 +180,7 @@ def test_twenty_kills_end_in_the_same_shards_without_fetching_anything_again(ser
 
     roots = [tmp_path / f"killed-{lane}" for lane in range(LANES)]
     with ThreadPoolExecutor(LANES) as lanes:
-        list(lanes.map(lambda root: kill_often(server, rows, root), roots))
+        list(lanes.map(lambda root: kill_often(server, rows, root, kills), roots))
     for root in roots:
         for pattern in ("*.tar", "manifest.parquet", "captions.parquet"):
             assert digests(root, pattern) == digests(whole, pattern)
@@ -188,7 +189,7 @@ def test_twenty_kills_end_in_the_same_shards_without_fetching_anything_again(ser
         # A kill costs at most the requests in flight; whatever had been answered and kept is not asked for again.
         extra = {path: count - undisturbed[path] for path, count in server.requests[root.name].items()}
         assert set(extra) == set(undisturbed)
-        assert sum(extra.values()) <= KILLS // LANES * THREADS * WORKERS
+        assert sum(extra.values()) <= kills * THREADS * WORKERS
 
         # And once it is done, it is done.
         asked = total(server, root)

@@ -27,7 +27,7 @@ STRANGERS = [
     (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
     (b'{"error": "Repository not found"}', 'is text, which begins with .{"error": "Repository'),
     (bytes(4096), "begins with zeros alone"),
-    (gzip.compress(b"weights"), "is packed by gzip; unpack it"),
+    (gzip.compress(b"weights", mtime=0), "is packed by gzip; unpack it"),
     (b"rubbish", "cannot be read"),
     (b"PK\x03\x04 and then nothing", "cannot be read"),
 ]
