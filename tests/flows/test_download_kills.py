@@ -1,4 +1,7 @@
-"""kill -9 of a download at random moments, four or (`make soak`) twenty of them: nothing fetched is asked for again, and the shards end the same."""
+"""kill -9 of a download at random moments: nothing fetched is asked for again, and the shards end the same.
+
+Four kills, or twenty with `make soak`.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -208,7 +209,7 @@ def test_pictures_that_the_detector_cannot_resize_are_failed_rows_and_the_smalle
 def test_weights_that_no_number_comes_of_stop_the_shard_and_are_named(root, tmp_path):
     tensors = {name: tensor.clone() for name, tensor in load_file(SHIPPED).items()}
     for tensor in tensors.values():
-        tensor.fill_(3e38)
+        tensor.fill_(torch.finfo(tensor.dtype).max)
     with safe_open(SHIPPED, framework="pt") as file:
         save_file(tensors, tmp_path / "huge.safetensors", metadata=file.metadata())
     config = CONFIG.model_copy(update={"weights": str(tmp_path / "huge.safetensors")})
