@@ -49,6 +49,25 @@ def recall_intervals(
     return list(zip(low.tolist(), high.tolist(), strict=True))
 
 
+def mean_intervals(fold: Fold, sides: Sequence[tuple[Index, Values]]) -> list[tuple[float, float]]:
+    """Intervals of the means of several measures over queries, by side and then by measure.
+
+    Args:
+        sides: of image-to-text and of text-to-image: (queries,) the row of each query's image, with which it is drawn,
+            and (queries, measures) what each query adds.
+    """
+    images, measures = len(fold.rows), sides[0][1].shape[1]
+    sums, queries = np.zeros((images, len(sides), measures)), np.zeros((images, len(sides)))
+    for way, (rows, values) in enumerate(sides):
+        image = rows - fold.rows.start
+        queries[:, way] = np.bincount(image, minlength=images)
+        for place in range(measures):
+            sums[:, way, place] = np.bincount(image, values[:, place], images)
+    drawn = resampled_recall(sums, queries, np.random.default_rng(_SEED)).reshape(RESAMPLES, -1)
+    low, high = np.percentile(drawn, _COVERED, axis=0)
+    return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
 def image_counts(fold: Fold, ranks: Ranks, caption_image: Index, depths: Sequence[int]) -> tuple[Values, Values]:
     """What each image of a fold adds to recall.
 

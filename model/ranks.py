@@ -19,7 +19,7 @@ from model.scores import Index, ScoreMatrix, WholeMatrix
 
 Numbers = npt.NDArray[np.floating[Any]]
 
-_COMPARED_AT_ONCE = 2**22
+COMPARED_AT_ONCE = 2**22
 """Scores; temporary arrays are as large: a block may be a whole matrix in memory."""
 
 
@@ -69,10 +69,10 @@ def fold_ranks(
     Raises:
         InputError: a score is not finite.
     """
-    image_values = _values_at(scores, image_to_text)
-    text_values = image_values if text_to_image is image_to_text else _values_at(scores, text_to_image)
+    image_values = values_at(scores, image_to_text)
+    text_values = image_values if text_to_image is image_to_text else values_at(scores, text_to_image)
     counts = [_FoldCount(fold, image_to_text, image_values, text_to_image, text_values) for fold in folds]
-    for first, chunk in _chunks(scores):
+    for first, chunk in bounded_chunks(scores):
         _check(first, chunk, left_out)
         for count in counts:
             count.add(first, chunk)
@@ -182,7 +182,7 @@ def _inside(fold: Fold, pairs: Pairs) -> npt.NDArray[np.bool_]:
     return rows & np.isin(pairs.columns, fold.columns)
 
 
-def _values_at(scores: ScoreMatrix, pairs: Pairs) -> Numbers:
+def values_at(scores: ScoreMatrix, pairs: Pairs) -> Numbers:
     """(pairs,) the scores of some pairs."""
     order = np.argsort(pairs.rows, kind="stable")
     rows, columns = pairs.rows[order], pairs.columns[order]
@@ -196,9 +196,9 @@ def _values_at(scores: ScoreMatrix, pairs: Pairs) -> Numbers:
     return values
 
 
-def _chunks(scores: ScoreMatrix) -> Iterator[tuple[int, Numbers]]:
+def bounded_chunks(scores: ScoreMatrix) -> Iterator[tuple[int, Numbers]]:
     """The blocks in pieces of a bounded size, with the number of their first row."""
-    rows = max(_COMPARED_AT_ONCE // max(scores.shape[1], 1), 1)
+    rows = max(COMPARED_AT_ONCE // max(scores.shape[1], 1), 1)
     for first, block in scores.blocks():
         for start in range(0, len(block), rows):
             yield first + start, block[start : start + rows]

@@ -46,9 +46,9 @@ def test_true_candidates_that_were_not_scored_are_counted(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ({"71": [7]}, "asks for 71, but it or all that is true of it was not scored"),
-        ({"70": [1, 2]}, "asks for 70, but it or all that is true of it was not scored"),
-        ({"70": []}, "asks for 70, but it or all that is true of it was not scored"),
+        ({"71": [7]}, "asks for image 71, but it or all that is true of it was not scored"),
+        ({"70": [1, 2]}, "asks for image 70, but it or all that is true of it was not scored"),
+        ({"70": []}, "asks for image 70, but it or all that is true of it was not scored"),
         ({"70": "7"}, "is no JSON of the form"),
         ([70], "is no JSON of the form"),
     ],
@@ -56,6 +56,12 @@ def test_true_candidates_that_were_not_scored_are_counted(tmp_path: Path) -> Non
 def test_a_file_that_does_not_fit_is_an_error(tmp_path: Path, images: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_positives("mine", *write(tmp_path, images, {}), image_ids=[70], caption_ids=[7])
+
+
+def test_all_queries_that_were_not_scored_are_named_or_counted(tmp_path: Path) -> None:
+    paths = write(tmp_path, {}, {str(caption): [70] for caption in range(1, 9)})
+    with pytest.raises(InputError, match="asks for captions 1, 2, 3, 4, 5 and 2 more, but each or all that is true"):
+        read_positives("mine", *paths, image_ids=[70], caption_ids=[8])
 
 
 def test_a_missing_file_and_an_id_given_twice_are_errors(tmp_path: Path) -> None:

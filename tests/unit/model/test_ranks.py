@@ -91,7 +91,7 @@ def test_a_block_larger_than_what_is_compared_at_once_gives_the_same_ranks(monke
     folds = [all_of(scores), Fold(range(3, 9), np.array([0, 2, 3, 9]))]
     whole = fold_ranks(WholeMatrix(scores), pairs, pairs, folds)
     for at_once in (1, 30):
-        monkeypatch.setattr(ranks_module, "_COMPARED_AT_ONCE", at_once)
+        monkeypatch.setattr(ranks_module, "COMPARED_AT_ONCE", at_once)
         for one, other in zip(whole, fold_ranks(WholeMatrix(scores), pairs, pairs, folds), strict=True):
             for name in ("rows", "image_to_text", "columns", "text_to_image"):
                 np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
