@@ -17,6 +17,7 @@ from tasks.config import NodesConfig
 from tasks.download_settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
+from tasks.ground_truth import check_ground_truths
 from tasks.locks import check_free
 from tasks.logins import without_login
 from tasks.made_from import check_no_order
@@ -149,4 +150,5 @@ def check_evaluate(params: EvaluateParams) -> None:
     """Raise UserError unless the checkpoint and the features of the split are there."""
     root = Root(params.root_uri)
     params.spec(root)
+    check_ground_truths(root, params.dataset, params.split, params.positives, params.positives_ids)
     root.check_writable()

@@ -42,7 +42,9 @@ def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
     log.info("%s", comparison_sentence(measure))
     report_path, no_report = None, None
     try:
-        report_path = write_evaluation_report(root, done.row, done.tables, checkpoint_extractor(root, spec.checkpoint))
+        report_path = write_evaluation_report(
+            root, done.row, done.tables, checkpoint_extractor(root, spec.checkpoint), done.positives
+        )
     except (UserError, ShardError) as error:
         # The numbers stand in the history by now; what is left of features and download may be too little to show.
         no_report = str(error)
@@ -52,6 +54,7 @@ def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
         table_row=main.row,
         chance=main.chance,
         also=tuple(also),
+        positives=done.positives,
         fall=measure.fall,
         comparison=comparison_sentence(measure),
         report_path=report_path,

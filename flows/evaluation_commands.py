@@ -68,6 +68,21 @@ def evaluate(
             "--set", help="A setting of scoring, such as protocols=all,folds:1000 or batch_size=512; may be repeated."
         ),
     ] = None,
+    positives: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--positives",
+            help="Measure by another ground truth, too: NAME_image_to_caption.json of ECCV Caption or CxC, with "
+            "NAME_caption_to_image.json beside it; may be repeated.",
+        ),
+    ] = None,
+    ids: Annotated[
+        str | None,
+        typer.Option(
+            "--ids",
+            help="With --positives: the file of captions whose ids it uses, where it has moved since the download.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """A checkpoint to recall at 1, 5 and 10, both ways, and one row of the history.
@@ -83,7 +98,10 @@ def evaluate(
             chosen = _described_params(root, recipe, params, seed, setting or _DEFAULT_SETTING)
             _refuse("--recipe or --params", {"--on": on})
         content = chosen.model_dump() | {"checkpoint": choice, "max_drop": max_drop}
+        content |= {"positives": positives or [], "positives_ids": ids}
         content["scoring"] = options.with_scoring_options(chosen.scoring, set_ or [])
+        if ids is not None and not positives:
+            raise UserError("--ids gives ids to the files of --positives, and there are none; name them")
         loaded = EvaluateParams.model_validate(content)
         checks.check_evaluate(loaded)
         result: EvaluationResult = run_stage("evaluate", loaded)
@@ -112,6 +130,7 @@ def evaluation_text(result: EvaluationResult) -> str:
     """A table for each protocol, the main one's first; how this compares with earlier evaluations; and the page."""
     tables = [(result.chance, result.table_row), *((table.chance, table.row) for table in result.also)]
     parts = [table_text(rows) for rows in tables]
+    parts += ["\n".join(filter(None, [table_text([one.row]), one.unscored])) for one in result.positives]
     state = "scored before; " if result.skipped else ""
     page = result.report_path or f"none, {result.no_report}"
     return "\n\n".join([*parts, f"{state}{result.comparison}\nreport: {page}"])

@@ -165,6 +165,16 @@ class EvaluateParams(Params):
     )
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
     loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+    positives: tuple[str, ...] = Field(
+        default=(),
+        description="other ground truths that the scores are measured by, too, such as those of ECCV Caption and CxC: "
+        "of each, NAME_image_to_caption.json or the NAME_caption_to_image.json beside it",
+    )
+    positives_ids: str | None = Field(
+        default=None,
+        description="file of captions that gives images and captions the ids of positives: Karpathy's json or COCO's. "
+        "None: the one that the split was downloaded from, or else the numbers of our keys",
+    )
     pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
     finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")
 
@@ -173,6 +183,12 @@ class EvaluateParams(Params):
     def _read_checkpoint(cls, value: object) -> object:
         """A step may be written as a text, as a command line does."""
         return runs.checkpoint_choice(str(value))
+
+    @model_validator(mode="after")
+    def _check_positives(self) -> EvaluateParams:
+        if self.positives_ids is not None and not self.positives:
+            raise ValueError("positives_ids gives ids to the files of positives, and there are none; name them")
+        return self
 
     @model_validator(mode="after")
     def _check_run(self) -> EvaluateParams:
@@ -233,6 +249,8 @@ class EvaluateParams(Params):
             data=data,
             scoring=self.scoring,
             variant=self.variant,
+            positives=self.positives,
+            positives_ids=self.positives_ids,
         )
 
     def _described_run(self, root: Root) -> tuple[RunRef, Callable[[], CheckpointRef]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.evaluate import ProtocolTable
+from tasks.evaluate import PositivesTable, ProtocolTable
 from tasks.records import HistoryRow, Record, ShardRef, Stage
 from tasks.reports.setting_row import SettingRow
 
@@ -53,6 +53,7 @@ class EvaluationResult(Record):
     table_row: SettingRow
     chance: SettingRow
     also: tuple[ProtocolTable, ...] = Field(default=(), description="what the other protocols measured")
+    positives: tuple[PositivesTable, ...] = Field(default=(), description="what other ground truths measured")
     fall: float | None = Field(
         description="mean recall below the best earlier evaluation of this setting, data and protocol; negative: "
         "above; None: there is none"

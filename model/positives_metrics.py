@@ -13,6 +13,7 @@ from model.ranks import Fold
 from model.scores import Index, ScoreMatrix
 
 POSITIVES_FORMAT = "positives/1"
+_MEASURES = tuple(f"{way}_{kind}" for way in ("image_to_text", "text_to_image") for kind in ("map_at_r", "r_precision"))
 
 
 class PositivesMetrics(BaseModel):
@@ -51,12 +52,6 @@ def measure_positives(
     """
     (recall,) = measure(scores, caption_image, ["all"], positives=positives, approximate=approximate)
     to_text, to_image = precisions(scores, positives)
-    values = {
-        "image_to_text_map_at_r": float(to_text.average_precision.mean()),
-        "image_to_text_r_precision": float(to_text.r_precision.mean()),
-        "text_to_image_map_at_r": float(to_image.average_precision.mean()),
-        "text_to_image_r_precision": float(to_image.r_precision.mean()),
-    }
     images, captions = scores.shape
     fold = Fold(range(images), np.arange(captions))
     sides = ((to_text.queries, _columns(to_text)), (caption_image[to_image.queries], _columns(to_image)))
@@ -65,8 +60,11 @@ def measure_positives(
         image_queries=len(to_text.queries),
         caption_queries=len(to_image.queries),
         recall=recall,
-        **values,
-        intervals=dict(zip(values, mean_intervals(fold, sides), strict=True)),
+        image_to_text_map_at_r=float(to_text.average_precision.mean()),
+        image_to_text_r_precision=float(to_text.r_precision.mean()),
+        text_to_image_map_at_r=float(to_image.average_precision.mean()),
+        text_to_image_r_precision=float(to_image.r_precision.mean()),
+        intervals=dict(zip(_MEASURES, mean_intervals(fold, sides), strict=True)),
         unscored_captions=tuple(sorted({caption for _, caption in positives.unscored_captions})),
         unscored_images=tuple(sorted({image for _, image in positives.unscored_images})),
     )

@@ -54,7 +54,7 @@ def _as_high(
     scores: ScoreMatrix, to_text: Pairs, text_values: Numbers, to_image: Pairs, image_values: Numbers
 ) -> tuple[Index, Index]:
     """(pairs,) of each direction: the candidates of the pair's query that score as high as the pair, or higher."""
-    images, captions = scores.shape
+    captions = scores.shape[1]
     text_counts = np.zeros(len(text_values), np.int64)
     image_counts = np.zeros(len(image_values), np.int64)
     by_row = np.argsort(to_text.rows, kind="stable")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from model.config import ScoreJob, ScoringConfig
 from model.errors import InputError
@@ -21,12 +22,13 @@ from model.protocols import protocol_rows
 from model.scores import FIRST_SCORES, METRICS, PLAN, SCORES_FORMAT, Scores, missing_blocks, read_plan
 from tasks import tether
 from tasks.errors import StageError, UserError
+from tasks.ground_truth import measure_ground_truths, unscored_text
 from tasks.history import append_history, code_version, find_row, measured, read_history
 from tasks.launch import run_module
 from tasks.local_copy import local_checkpoint, local_copy, with_local_captions
 from tasks.mirror import SCORES, mirrored
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
-from tasks.reports.setting_row import SettingRow, setting_rows
+from tasks.reports.setting_row import SettingRow, positives_row, setting_rows
 from tasks.storage import Root, now, scores_folder
 from tasks.train import num_processes
 from tasks.training_data import ResolvedData
@@ -48,6 +50,9 @@ class EvaluationSpec:
     data: ResolvedData
     scoring: ScoringConfig
     variant: str | None = None
+    positives: tuple[str, ...] = ()
+    """Files of other ground truths, see `tasks.ground_truth`: the scores do not depend on them."""
+    positives_ids: str | None = None
 
     @property
     def data_fingerprint(self) -> str:
@@ -66,6 +71,14 @@ class ProtocolTable(Record):
     row: SettingRow
 
 
+class PositivesTable(Record):
+    """What the scores are worth by another ground truth."""
+
+    row: SettingRow
+    path: str = Field(description="positives-DIGEST.json: all of it")
+    unscored: str = Field(default="", description="which true candidates were not scored, a line; empty: none")
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
@@ -73,6 +86,7 @@ class Evaluation:
     row: HistoryRow
     tables: tuple[ProtocolTable, ...]
     skipped: bool
+    positives: tuple[PositivesTable, ...] = ()
 
 
 def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress], None]) -> Evaluation:
@@ -92,6 +106,10 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
         skipped = metrics is not None
         if metrics is None:
             metrics = _score(root, spec, output, on_progress)
+        approximate = measured(metrics)[0].approximate
+        by_positives = measure_ground_truths(
+            root, output, spec.dataset, spec.split, spec.positives, spec.positives_ids, approximate
+        )
     row = HistoryRow(
         setting=spec.setting,
         variant=spec.variant,
@@ -109,7 +127,15 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
     )
     counts = _captions_per_image(output)
     tables = tuple(ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row))
-    return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped)
+    positives = tuple(
+        PositivesTable(
+            row=positives_row(row, found),
+            path=root.path(f"{scores_folder(spec.name)}/{name}"),
+            unscored=unscored_text(found),
+        )
+        for name, found in by_positives.items()
+    )
+    return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped, positives=positives)
 
 
 def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable[[Progress], None]) -> dict[str, Any]:

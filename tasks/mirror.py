@@ -57,7 +57,9 @@ class Layout:
 
 
 RUN = Layout(("job.json", "metrics.jsonl", "log.txt", "tensorboard/*"), "checkpoints/step-*", "final.json", drops=True)
-SCORES = Layout(("items.npz", "plan.json", "job.json", "log.txt"), "scores-*.npy", "metrics.json", drops=False)
+SCORES = Layout(
+    ("items.npz", "plan.json", "job.json", "log.txt", "positives-*.json"), "scores-*.npy", "metrics.json", drops=False
+)
 
 
 @contextmanager

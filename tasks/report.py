@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from tasks.evaluate import ProtocolTable, evaluation_name
+from tasks.evaluate import PositivesTable, ProtocolTable, evaluation_name
 from tasks.features.feature_sets import FeatureSet
 from tasks.history import read_history
 from tasks.page import html_page, minute
@@ -84,7 +84,13 @@ def write_report(
     return _publish(root, REPORT, title, "", sections)
 
 
-def write_evaluation_report(root: Root, row: HistoryRow, tables: Sequence[ProtocolTable], extractor: str) -> str:
+def write_evaluation_report(
+    root: Root,
+    row: HistoryRow,
+    tables: Sequence[ProtocolTable],
+    extractor: str,
+    positives: Sequence[PositivesTable] = (),
+) -> str:
     """Write the page of one evaluation to ROOT/scores/EVALUATION/report.html, and return its full name.
 
     Args:
@@ -92,6 +98,7 @@ def write_evaluation_report(root: Root, row: HistoryRow, tables: Sequence[Protoc
         row: the evaluation's row of the history, which is there already.
         tables: what each protocol measured, the main one first.
         extractor: fingerprint of the extractor whose regions were scored; see `tasks.runs.checkpoint_extractor`.
+        positives: what other ground truths measured.
 
     Raises:
         UserError: scores, captions or features are missing, or a file is not of the right form.
@@ -104,8 +111,9 @@ def write_evaluation_report(root: Root, row: HistoryRow, tables: Sequence[Protoc
     comparable = [other for other in history if (other.dataset, other.split) == (row.dataset, row.split)]
     about = f"This evaluation: {comparison_sentence(trend(history).of(row))}."
     splits = dict.fromkeys([data, *training_splits(root, runs)])
+    shown = [(table.chance, table.row) for table in tables] + [(table.row,) for table in positives]
     sections = [
-        ("Retrieval", retrieval_section([(table.chance, table.row) for table in tables], row.dataset, row.split)),
+        ("Retrieval", retrieval_section(shown, row.dataset, row.split) + _unscored(positives)),
         *_galleries(root, scored, ""),
         ("Recall over time", history_section(comparable, row, about)),
         ("Training", training_curves(root, runs)),
@@ -130,6 +138,10 @@ def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, str]]:
 
 def _warnings(losses: Sequence[str]) -> str:
     return "".join(f'<p class="warn"><b>Not all of the data.</b> {escape(loss)}</p>' for loss in losses)
+
+
+def _unscored(positives: Sequence[PositivesTable]) -> str:
+    return "".join(f'<p class="note">{escape(table.unscored)}</p>' for table in positives if table.unscored)
 
 
 def _json(summary: str, content: Mapping[str, Any]) -> str:

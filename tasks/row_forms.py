@@ -170,7 +170,7 @@ def karpathy_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
         UserError: it is no such file, or has none of the selected splits.
     """
     assert source.select is not None
-    images = _parse(_KarpathyFile, source.rows, where, "of Karpathy's form, images with filename, split, sentences")
+    images = parse_json(_KarpathyFile, source.rows, where, "of Karpathy's form, images with filename, split, sentences")
     found = dict.fromkeys(image.split for image in images.images if image.split is not None)
     if not any(split in found for split in source.select):
         raise UserError(
@@ -198,7 +198,9 @@ def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
     Raises:
         UserError: it is no such file.
     """
-    content = _parse(_CocoFile, source.rows, where, "COCO's captions, images with id and file_name, and annotations")
+    content = parse_json(
+        _CocoFile, source.rows, where, "COCO's captions, images with id and file_name, and annotations"
+    )
     captions: dict[int | str | None, list[tuple[str, str]]] = {}
     for annotation in content.annotations:
         captions.setdefault(annotation.image_id, []).append(_text(annotation.caption, "caption"))
@@ -336,7 +338,7 @@ def _text(value: object, what: str) -> tuple[str, str]:
     return "", f"its {what} is no text"
 
 
-def _parse(kind: type[Parsed], uri: str, where: str, expected: str) -> Parsed:
+def parse_json(kind: type[Parsed], uri: str, where: str, expected: str) -> Parsed:
     """A JSON file as these records; what they do not name is left out before it takes memory."""
     content = b"".join(text_chunks(uri, where))
     try:

@@ -15,6 +15,11 @@ _NO_VALUE = "–"
 _SUM = "recall_sum"
 _RULE = "Recall@k in percent; a query ranks every candidate, and ties count against it."
 _RANKS = "Median and mean are of ranks: 1 is best."
+_PRECISIONS = (("map_at_r", "mAP@R"), ("r_precision", "R-P"))
+_PRECISION_RULE = (
+    "Of a query with R true candidates, R-P is the share of true ones among its R best; mAP@R is the mean over queries "
+    "of the sum of precisions at the true ones among these, divided by R."
+)
 _INTERVALS = "Small numbers are 95% bootstrap intervals."
 
 
@@ -128,10 +133,10 @@ def _our_line(row: SettingRow, rows: Sequence[SettingRow]) -> _Line:
     repeated = sum(other.setting == row.setting for other in rows) > 1
     values = _recalls(row.image_to_text, row.text_to_image)
     for direction, _ in DIRECTIONS:
-        for kind in ("median_rank", "mean_rank"):
-            rank: float | None = getattr(row, f"{direction}_{kind}")
-            if rank is not None:
-                values[f"{direction}_{kind}"] = rank
+        for kind in ("median_rank", "mean_rank", *(kind for kind, _ in _PRECISIONS)):
+            value: float | None = getattr(row, f"{direction}_{kind}")
+            if value is not None:
+                values[f"{direction}_{kind}"] = value
     return _Line(
         name=f"{row.setting} (seed {row.seed})" if repeated and row.seed is not None else row.setting,
         values=values,
@@ -172,6 +177,7 @@ def _column_groups(lines: Sequence[_Line]) -> list[tuple[str, list[_Column]]]:
     groups = []
     for direction, label in DIRECTIONS:
         columns = [_Column(f"{direction}_r{k}", f"R@{k}") for k in _depths(lines)]
+        columns += [_Column(name, head) for kind, head in _PRECISIONS if (name := f"{direction}_{kind}") in names]
         columns += [
             _Column(f"{direction}_{kind}_rank", kind, is_rank=True)
             for kind in ("median", "mean")
@@ -253,10 +259,11 @@ def protocol_of(row: SettingRow) -> str:
 
 def _note(rows: Sequence[SettingRow]) -> str:
     protocols = list(dict.fromkeys(protocol_of(row) for row in rows))
+    rule = f"{_RULE} {_PRECISION_RULE}" if any(row.image_to_text_map_at_r is not None for row in rows) else _RULE
     if len(protocols) == 1:
-        return f"{protocols[0][0].upper()}{protocols[0][1:]}. {_RULE}"
+        return f"{protocols[0][0].upper()}{protocols[0][1:]}. {rule}"
     listed = "; ".join(f"{row.setting} {protocol_of(row)}" for row in rows)
-    return f"Rows were measured on different data and cannot be compared: {listed}. {_RULE}"
+    return f"Rows were measured on different data and cannot be compared: {listed}. {rule}"
 
 
 def _warning(rows: Sequence[SettingRow]) -> str:

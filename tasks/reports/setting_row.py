@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from model.metrics import RetrievalMetrics
+from model.positives_metrics import PositivesMetrics
 from tasks.history import measured
 from tasks.records import HistoryRow, Record
 
@@ -57,6 +59,10 @@ class SettingRow(Record):
     image_to_text_mean_rank: float | None = Field(default=None, description="1 is best")
     text_to_image_median_rank: float | None = Field(default=None, description="1 is best")
     text_to_image_mean_rank: float | None = Field(default=None, description="1 is best")
+    image_to_text_map_at_r: float | None = Field(default=None, description="with positives: see model.precision_at_r")
+    image_to_text_r_precision: float | None = Field(default=None, description="with positives")
+    text_to_image_map_at_r: float | None = Field(default=None, description="with positives")
+    text_to_image_r_precision: float | None = Field(default=None, description="with positives")
 
     def recalls(self, direction: Direction) -> dict[int, float]:
         return self.image_to_text if direction == "image_to_text" else self.text_to_image
@@ -73,13 +79,21 @@ def setting_rows(row: HistoryRow) -> list[SettingRow]:
     Raises:
         ValidationError: the row's metrics are not those of retrieval.
     """
-    return [
-        SettingRow(
-            setting=row.setting,
-            image_to_text=metrics.image_to_text_recall,
-            text_to_image=metrics.text_to_image_recall,
-            seed=row.seed,
-            **{name: getattr(metrics, name) for name in _SHARED},
-        )
-        for metrics in measured(row.metrics)
-    ]
+    return [_row(row, metrics) for metrics in measured(row.metrics)]
+
+
+def positives_row(row: HistoryRow, found: PositivesMetrics) -> SettingRow:
+    """An evaluation by another ground truth."""
+    shown = _row(row, found.recall)
+    values = {name: getattr(found, name) for name in found.intervals}
+    return shown.model_copy(update={**values, "intervals": {**(shown.intervals or {}), **found.intervals}})
+
+
+def _row(row: HistoryRow, metrics: RetrievalMetrics) -> SettingRow:
+    return SettingRow(
+        setting=row.setting,
+        image_to_text=metrics.image_to_text_recall,
+        text_to_image=metrics.text_to_image_recall,
+        seed=row.seed,
+        **{name: getattr(metrics, name) for name in _SHARED},
+    )
