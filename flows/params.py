@@ -173,7 +173,7 @@ class EvaluateParams(Params):
     positives_ids: str | None = Field(
         default=None,
         description="file of captions that gives images and captions the ids of positives: Karpathy's json or COCO's. "
-        "None: the one that the split was downloaded from, or else the numbers of our keys",
+        "None: the one that the split was downloaded from, or else our keys, as numbers",
     )
     pretraining: PretrainParams | None = Field(default=None, description="for zero-shot: the run that is scored")
     finetuning: FinetuneParams | None = Field(default=None, description="for the other settings: the run scored")

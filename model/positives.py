@@ -18,12 +18,13 @@ from model.errors import InputError
 from model.ranks import Pairs
 from model.scores import Index
 
-_FORM = TypeAdapter(dict[str, list[int]])
+Id = int | str
+Matches = dict[str, list[Id]]
+"""Id of a query -> ids of its true candidates."""
+
+_FORM = TypeAdapter(Matches)
 _NAMED = 5
 """Ids that a message names; the others are counted."""
-
-Matches = dict[str, list[int]]
-"""Id of a query -> ids of its true candidates."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Positives:
     name: str
     image_to_text: Pairs
     text_to_image: Pairs
-    unscored_captions: tuple[tuple[int, int], ...] = ()
-    unscored_images: tuple[tuple[int, int], ...] = ()
+    unscored_captions: tuple[tuple[int, Id], ...] = ()
+    unscored_images: tuple[tuple[int, Id], ...] = ()
 
     @property
     def unscored(self) -> int:
@@ -54,8 +55,8 @@ def read_positives(
     name: str,
     image_to_caption: Path,
     caption_to_image: Path,
-    image_ids: Sequence[int | str],
-    caption_ids: Sequence[int | str],
+    image_ids: Sequence[Id],
+    caption_ids: Sequence[Id],
 ) -> Positives:
     """The true pairs of two files, by the rows and columns of scores.
 
@@ -63,7 +64,7 @@ def read_positives(
 
     Args:
         image_ids, caption_ids: COCO's ids of the rows and the columns of the scores, in their order. Karpathy's file
-            calls them cocoid and sentids. One that is no number stands for an image or a caption without an id.
+            calls them cocoid and sentids. An image or a caption without an id has a text that is none.
 
     Raises:
         InputError: a file is missing or of another form; or a query was not scored, or none of its true candidates.
@@ -96,7 +97,7 @@ def read_matches(path: Path) -> Matches:
         raise InputError(f"{path} is no JSON of the form {{id: [ids]}}: {error.errors()[0]['msg']}") from error
 
 
-def _places(ids: Sequence[int | str]) -> dict[str, int]:
+def _places(ids: Sequence[Id]) -> dict[str, int]:
     places = {str(number): place for place, number in enumerate(ids)}
     if len(places) < len(ids):
         raise InputError(f"an id occurs twice among those of {len(ids):,} rows or columns of scores; give each its own")
@@ -105,13 +106,13 @@ def _places(ids: Sequence[int | str]) -> dict[str, int]:
 
 def _pairs(
     path: Path, queries: dict[str, int], candidates: dict[str, int], what: str
-) -> tuple[Index, tuple[tuple[int, int], ...]]:
+) -> tuple[Index, tuple[tuple[int, Id], ...]]:
     """Of one file, (pairs, 2) places of a query and of a true candidate of it, each pair once; and those not scored.
 
     A pair that was not scored is the place of its query and the id of its candidate.
     """
     pairs: set[tuple[int, int]] = set()
-    unscored: set[tuple[int, int]] = set()
+    unscored: set[tuple[int, Id]] = set()
     lost: list[str] = []
     for query, true in read_matches(path).items():
         scored = [candidates[str(candidate)] for candidate in true if str(candidate) in candidates]
@@ -128,4 +129,4 @@ def _pairs(
             f"{'it' if len(lost) == 1 else 'each'} or all that is true of it was not scored; score the whole split "
             "that the file is of, and check that its ids are those of the scored images and captions"
         )
-    return np.array(sorted(pairs), np.int64).reshape(-1, 2), tuple(sorted(unscored))
+    return np.array(sorted(pairs), np.int64).reshape(-1, 2), tuple(sorted(unscored, key=str))

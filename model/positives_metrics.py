@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.intervals import mean_intervals
 from model.metrics import RetrievalMetrics, measure
-from model.positives import Positives
+from model.positives import Id, Positives
 from model.precision_at_r import Precisions, precisions
 from model.ranks import Fold
 from model.scores import Index, ScoreMatrix
@@ -32,10 +32,10 @@ class PositivesMetrics(BaseModel):
     text_to_image_map_at_r: float
     text_to_image_r_precision: float
     intervals: dict[str, tuple[float, float]] = Field(description="95% bootstrap intervals of these four by name")
-    unscored_captions: tuple[int, ...] = Field(
+    unscored_captions: tuple[Id, ...] = Field(
         default=(), description="ids of true captions that were not scored: they belong to R and are never found"
     )
-    unscored_images: tuple[int, ...] = Field(default=(), description="the same of images")
+    unscored_images: tuple[Id, ...] = Field(default=(), description="the same of images")
 
 
 def measure_positives(
@@ -65,8 +65,8 @@ def measure_positives(
         text_to_image_map_at_r=float(to_image.average_precision.mean()),
         text_to_image_r_precision=float(to_image.r_precision.mean()),
         intervals=dict(zip(_MEASURES, mean_intervals(fold, sides), strict=True)),
-        unscored_captions=tuple(sorted({caption for _, caption in positives.unscored_captions})),
-        unscored_images=tuple(sorted({image for _, image in positives.unscored_images})),
+        unscored_captions=tuple(sorted({caption for _, caption in positives.unscored_captions}, key=str)),
+        unscored_images=tuple(sorted({image for _, image in positives.unscored_images}, key=str)),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.errors import InputError
-from model.positives import Positives, read_matches, read_positives
+from model.positives import Id, Positives, read_matches, read_positives
 from model.positives_metrics import PositivesMetrics, measure_positives
 from model.publish import write_whole
 from model.scores import Scores
@@ -119,7 +119,7 @@ def unscored_text(metrics: PositivesMetrics) -> str:
     return f"{metrics.name}: not scored, so never found: {'; '.join(parts)}" if parts else ""
 
 
-def _read(truth: GroundTruth, image_ids: Sequence[int | str], caption_ids: Sequence[int | str]) -> Positives:
+def _read(truth: GroundTruth, image_ids: Sequence[Id], caption_ids: Sequence[Id]) -> Positives:
     try:
         return read_positives(truth.name, truth.image_to_caption, truth.caption_to_image, image_ids, caption_ids)
     except InputError as error:

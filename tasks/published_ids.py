@@ -1,7 +1,8 @@
 """The ids that a published file of captions gives its images and captions: cocoid and sentid, or those of COCO itself.
 
 A manifest numbers rows and knows no such ids, but it knows each picture's file name and each caption's text. By these
-the published file is matched with it again. Of rows that were no such file, the ids are the numbers of our own keys.
+the published file is matched with it again. Of rows that were no such file, the ids are our own keys,
+as numbers where they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.positives import Id
 from tasks.download_settings import DownloadSettings
 from tasks.errors import UserError
 from tasks.manifest import ManifestRow, read_manifest
@@ -17,8 +19,6 @@ from tasks.row_forms import parse_json
 from tasks.storage import Root, download_settings_path, manifest_path
 
 _FORMS = ("karpathy", "coco")
-
-Id = int | str
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def published_ids(
     An image or a caption that the file does not hold has its key in words, which is no id.
 
     Args:
-        path: what `ids_file` found; None: the ids are the numbers of the keys.
+        path: what `ids_file` found; None: the ids are the keys, as numbers where they are.
         image_keys, caption_keys: of the split's manifest.
 
     Raises:
@@ -96,18 +96,18 @@ def published_ids(
     """
     if path is None:
         return [_number(key) for key in image_keys], [_number(key) for key in caption_keys]
-    published = _read(path, f"ids of {dataset}/{split}")
+    published = _read(path, f"ids of {dataset}/{split} (--ids)")
     if not root.exists(manifest_path(dataset, split)):
         raise UserError(
             f"{dataset}/{split} has no manifest, so its captions cannot be found in {path}; leave the file of ids out, "
-            "and have the ground truth name rows by the numbers of our keys"
+            "and have the ground truth name rows by our keys"
         )
     rows = {row.key: row for row in read_manifest(root, dataset, split)}
     captions = _caption_ids(published, rows)
     images = [published.images.get(_name(rows[key].url)) if key in rows else None for key in image_keys]
     if all(number is None for number in images):
         raise UserError(
-            f"{path} names none of the {len(images):,} scored images of {dataset}/{split} by its file name; give the "
+            f"{path} names none of the {len(images):,} images of {dataset}/{split} by its file name; give the "
             "file of captions that they were published with"
         )
     return (
@@ -170,7 +170,7 @@ def _plain(text: object) -> str:
 
 
 def _number(key: str) -> Id:
-    return int(key) if key.isdecimal() else _no_id(key)
+    return int(key) if key.isdecimal() else key
 
 
 def _no_id(key: str) -> str:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from flows.params import EvaluateParams
 from flows.results import EvaluationResult
 from model.config import EncoderConfig, FeatureSource, ScoringConfig
+from model.scores import Scores
 from tasks.errors import StageError
 from tasks.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
@@ -167,6 +168,23 @@ def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callab
     result = EvaluationResult.model_validate_json(asked.stdout.splitlines()[-1])
     assert result.skipped and [table.row.folds for table in result.also] == [2]
     assert result.chance.text_to_image[1] == 1 / 8 and result.also[0].chance.text_to_image[1] == 1 / 4
+
+    # By another ground truth, whose ids are our keys.
+    truth = Path(root.uri) / "mine_image_to_caption.json"
+    (plan,) = Path(root.uri).glob("scores/*/plan.json")
+    scores = Scores(plan.parent)
+    images, captions = [int(key) for key in scores.image_keys], scores.caption_ids
+    truth.write_text(json.dumps(dict.fromkeys(images, captions[:2])))
+    (truth.parent / "mine_caption_to_image.json").write_text(json.dumps({captions[0]: images, captions[1]: images}))
+    measured = CliRunner().invoke(app, [*arguments, *protocols, "--positives", str(truth)], catch_exceptions=False)
+    assert measured.exit_code == 0 and "scored before" in measured.stdout
+    assert "mAP@R" in measured.stdout and "ground truth: mine (8 image and 2 caption queries)" in measured.stdout
+    asked = CliRunner().invoke(app, [*arguments, *protocols, "--positives", str(truth), "--json"])
+    (table,) = EvaluationResult.model_validate_json(asked.stdout.splitlines()[-1]).positives
+    assert Path(table.path).is_file() and table.row.text_to_image_r_precision == 1
+    truth.write_text('{"123456": [1]}')
+    refused = CliRunner().invoke(app, [*arguments, "--positives", str(truth)])
+    assert refused.exit_code == 2 and "asks for image 123456, but it" in refused.stderr.splitlines()[-1]
 
     row = read_history(root)[0]
     best = {"image_to_text_recall": {"1": 1, "5": 1, "10": 1}, "text_to_image_recall": {"1": 1, "5": 1, "10": 1}}

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.__main__ import app
 from flows.evaluation_commands import evaluation_text
 from flows.results import EvaluationResult
-from tasks.evaluate import ProtocolTable, chance_row
+from tasks.evaluate import PositivesTable, ProtocolTable, chance_row
 from tasks.records import HistoryRow
 from tasks.reports.setting_row import SettingRow
 from tasks.storage import Root, feature_manifest_path
@@ -54,6 +54,10 @@ def root(tmp_path: Path) -> str:
             "--run finetune-bb22 --on retrieval/test --max-drop 3",
             "params: max_drop: Input should be less than or equal",
         ),
+        (
+            "--run finetune-bb22 --on retrieval/test --checkpoint 5 --ids x",
+            "--ids gives ids to the files of --positives",
+        ),
         ("--run finetune-bb22 --on ../x/test --checkpoint 5", "--on '../x/test' is not DATASET/SPLIT; name"),
     ],
 )
@@ -73,6 +77,14 @@ def test_every_protocol_has_a_table_that_names_it_and_both_directions() -> None:
         return ProtocolTable(chance=chance, row=SettingRow.model_validate(row.model_dump()))
 
     main, other = shown("all", 0.25), shown("folds:2", 0.75)
+    extended = main.row.model_copy(
+        update={
+            "positives": "eccv (2 image and 3 caption queries)",
+            "image_to_text_map_at_r": 0.125,
+            "text_to_image_r_precision": 0.375,
+            "intervals": {"image_to_text_map_at_r": (0.0, 0.25)},
+        }
+    )
     row = HistoryRow(
         setting="zero-shot",
         run="pretrain-1",
@@ -90,12 +102,17 @@ def test_every_protocol_has_a_table_that_names_it_and_both_directions() -> None:
         table_row=main.row,
         chance=main.chance,
         also=(other,),
+        positives=(PositivesTable(row=extended, path="scores/e/positives-1.json", unscored="eccv: not scored: 7"),),
         fall=None,
         comparison="recall sum 450.0, the first",
         report_path="scores/e/report.html",
         skipped=True,
     )
     text = evaluation_text(result)
-    assert text.count("image-to-text") == text.count("text-to-image") == 2
+    assert text.count("image-to-text") == text.count("text-to-image") == 3
     assert text.index("4 images x 20 captions") < text.index("ean of 2 folds of 2 images (20 captions in all)")
+    by_others = text[text.index("in all)") :]
+    assert "R@10  mAP@R" in by_others and "R-P" in by_others and "12.5" in by_others and "37.5" in by_others
+    assert "±12.5" in by_others and "round truth: eccv (2 image and 3 caption queries). Recall@k" in by_others
+    assert by_others.index("R-P is the share") < by_others.index("eccv: not scored: 7")
     assert text.endswith("scored before; recall sum 450.0, the first\nreport: scores/e/report.html")

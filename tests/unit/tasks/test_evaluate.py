@@ -148,7 +148,7 @@ class Scorer:
         self.processes.append(num_processes)
         folder, plan = Path(job.output_path), Plan(images=2, captions=3, rows=1, identity={})
         caption_image = np.array([0, 1, 1])
-        plan = begin_scores(folder, plan, ["a", "b"], ["1", "2", "3"], caption_image)
+        plan = begin_scores(folder, plan, ["01", "02"], ["1", "2", "3"], caption_image)
         matrix = np.array([[3, 1, 2], [4, 5, 6]], np.float32)
         for block in missing_blocks(folder, plan):
             write_block(folder, plan, block, matrix[block : block + 1])
@@ -178,7 +178,7 @@ def test_an_evaluation_is_made_once_and_told_once(root: Root, scorer: Scorer) ->
     first = run(root, ScoringConfig(device="cpu"))
     assert not first.skipped and (first.row.step, first.row.stage) == (7, Stage.PRETRAIN)
     (table,) = first.tables
-    # Image a finds caption 1 first; caption 1 prefers image b. Images and captions of b find each other.
+    # Image 1 finds caption 1 first; caption 1 prefers image 2. Images and captions of 2 find each other.
     assert (table.row.image_to_text[1], table.row.text_to_image[1]) == (1.0, pytest.approx(2 / 3))
     assert table.row.seed == 3 and table.row.intervals is not None
     assert table.chance.image_to_text[1] == pytest.approx((1 / 3 + 2 / 3) / 2)
@@ -200,6 +200,33 @@ def test_other_protocols_are_measured_on_the_scores_that_stand(root: Root, score
     # The metrics are of other protocols now, and are made anew; the history has the row.
     assert not run(root, ScoringConfig()).skipped
     assert len(scorer.jobs) == 3 and len(read_history(root)) == 2
+
+
+def test_other_ground_truths_are_measured_on_the_scores_that_stand(root: Root, scorer: Scorer, tmp_path: Path) -> None:
+    plain = run(root, ScoringConfig())
+    path = tmp_path / "extended_image_to_caption.json"
+    path.write_text('{"1": [1, 3], "2": [1]}')
+    (tmp_path / "extended_caption_to_image.json").write_text('{"1": [1, 2], "2": [2, 9]}')
+    asked = replace(spec(ScoringConfig()), positives=(str(path),))
+    done = evaluate(root, asked, lambda progress: None)
+    # Nothing is scored, nor told to the history, again.
+    assert done.skipped and (done.row, done.tables) == (plain.row, plain.tables)
+    assert len(scorer.jobs) == 1 and read_history(root) == [plain.row]
+    (table,) = done.positives
+    assert (
+        json.loads(Path(table.path).read_bytes())["image_to_text_map_at_r"] == table.row.image_to_text_map_at_r == 0.5
+    )
+    assert (table.row.image_to_text[1], table.row.text_to_image_r_precision) == (0.5, 0.75)
+    assert table.row.positives == "extended (2 image and 2 caption queries, 1 true pairs not scored)"
+    assert table.unscored == "extended: not scored, so never found: images 9"
+    assert table.row.intervals is not None and "image_to_text_r_precision" in table.row.intervals
+    assert find_evaluation(root, asked) == plain.row
+    assert run(root, ScoringConfig()).skipped
+
+    path.write_text('{"7": [1]}')
+    with pytest.raises(UserError, match=r"asks for image 7, but it or all that is true of it was not scored"):
+        evaluate(root, asked, lambda progress: None)
+    assert len(list(tmp_path.glob("scores/*/positives-*.json"))) == 1
 
 
 def test_a_lost_block_is_scored_again_and_nothing_else(root: Root, scorer: Scorer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.evaluate import PositivesTable
 from tasks.history import read_history
 from tasks.report import Scored, write_evaluation_report, write_report
 from tasks.storage import Root
@@ -40,6 +41,17 @@ def evaluation_page(root: Root, text: str = "a caption") -> tuple[str, str]:
     row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)])
     where = write_evaluation_report(root, row, tables, EXTRACTOR)
     return where, Path(where).read_text()
+
+
+def test_page_of_an_evaluation_shows_what_other_ground_truths_measured(root: Root) -> None:
+    publish_data(root, [(n, f"dog {n}") for n in [*range(IMAGES), *range(IMAGES)]])
+    scores = np.random.default_rng(0).normal(size=(IMAGES, 2 * IMAGES))
+    row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)])
+    shown = tables[0].row.model_copy(update={"positives": "eccv <5 queries>", "image_to_text_map_at_r": 0.123})
+    others = [PositivesTable(row=shown, path="x", unscored="eccv: not scored: <7>")]
+    page = Page(Path(write_evaluation_report(root, row, tables, EXTRACTOR, others)).read_text())
+    assert {"mAP@R", "12.3", "eccv: not scored: <7>"} <= set(page.text)
+    assert any(text.endswith("ground truth: eccv <5 queries>") for text in page.text)
 
 
 def test_page_of_an_evaluation_has_every_section_and_fetches_nothing(root: Root) -> None:

@@ -49,6 +49,14 @@ def test_of_ranks_the_lowest_is_best() -> None:
     assert "Median and mean are of ranks" in html
 
 
+def test_r_precision_and_map_at_r_stand_beside_the_recalls_that_they_were_measured_with() -> None:
+    measures = {"image_to_text_map_at_r": 0.25, "image_to_text_r_precision": 0.375, "text_to_image_map_at_r": 0.5}
+    html = recall_table([row("a", 0.1, 0.1, **measures, positives="eccv", image_to_text_mean_rank=3.0)])
+    assert cells(html) == ["10.0", "25.0", "37.5", "3.0", "10.0", "50.0", "20.0"]
+    assert "ground truth: eccv" in html and "R-P is the share of true ones among its R best" in html
+    assert "R-P" not in recall_table(TABLE)
+
+
 def test_intervals_stand_below_their_numbers() -> None:
     html = recall_table([row("zero-shot", 0.5, 0.375, intervals=INTERVALS)])
     assert cells(html) == [
