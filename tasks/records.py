@@ -79,22 +79,6 @@ class Stage(StrEnum):
     EVALUATE = "evaluate"
 
 
-class CaptionRow(Record):
-    """One row of the manifest. `key` is the zero-padded number of the input row and never changes."""
-
-    key: str
-    caption: str
-    url: str
-
-
-class Failure(Record):
-    """Why one image did not arrive."""
-
-    key: str
-    reason: Outcome
-    detail: str
-
-
 class FileDigest(Record):
     """Size and sha256 of a file that a task has published."""
 
