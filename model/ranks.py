@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import InputError
-from model.scores import Index, ScoreMatrix, WholeMatrix
+from model.scores import Index, ScoreMatrix
 
 Numbers = npt.NDArray[np.floating[Any]]
 
@@ -77,44 +77,6 @@ def fold_ranks(
         for count in counts:
             count.add(first, chunk)
     return [count.ranks() for count in counts]
-
-
-def best_ranks(scores: Numbers, correct: Sequence[set[int]]) -> Index:
-    """Rank of the best true candidate of each query, 1 first; ties count against us.
-
-    Args:
-        scores: (queries, candidates); higher means a better match.
-        correct: for each query, the columns of its true matches.
-
-    Raises:
-        InputError: a query has no true match, so no model could ever find it; or a score is not finite.
-    """
-    for query, columns in enumerate(correct):
-        if not columns:
-            raise InputError(f"query {query} has no true match, so no model could ever find it; leave it out")
-    rows = np.repeat(np.arange(len(correct)), [len(columns) for columns in correct])
-    pairs = Pairs(rows, np.array([column for columns in correct for column in columns], np.int64))
-    whole = Fold(range(len(scores)), np.arange(scores.shape[1]))
-    return fold_ranks(WholeMatrix(scores), pairs, pairs, [whole])[0].image_to_text
-
-
-def recall_at_k(scores: Numbers, correct: Sequence[set[int]], k: int) -> float:
-    """Share of queries that find a correct candidate among their k best.
-
-    Ties count against us: a model that scores everything alike finds nothing (unless k covers every candidate).
-
-    Args:
-        scores: (queries, candidates) float; higher means a better match.
-        correct: for each query, the columns of its true matches; an image with five captions has five.
-        k: search depth, at least 1.
-
-    Returns:
-        A fraction in [0, 1].
-
-    Raises:
-        InputError: a query has no true match.
-    """
-    return float((best_ranks(scores, correct) <= k).mean())
 
 
 class _Count:
