@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.server import configured_api_url, use_server, wait_for_server
 from flows.shard_params import Params
 
 
@@ -20,7 +20,7 @@ def run_stage(stage: str, params: Params) -> Any:
     """
     if configured_api_url() is None:
         return getattr(import_module("flows.direct"), f"{stage}_directly")(params)
-    with prefect_server():
-        flow = getattr(import_module(f"flows.{stage}"), stage)
-        wait_for_server()
-        return flow(params)
+    use_server()
+    flow = getattr(import_module(f"flows.{stage}"), stage)
+    wait_for_server()
+    return flow(params)

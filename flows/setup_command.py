@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from flows.command import Json, exit_codes
 from flows.deployments import ProjectSpec, home_folder, project_file, read_project
 from flows.results import Made
-from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.server import configured_api_url, use_server, wait_for_server
 from tasks.errors import UserError
 
 
@@ -46,11 +46,11 @@ def setup(
         project = read_project(file or project_file(), home)
         if pool is not None:
             project = project.with_pool(pool)
-        with prefect_server():
-            wait_for_server("start it with `prefect server start`")
-            from flows.setup import set_up
+        use_server()
+        wait_for_server("start it with `prefect server start`")
+        from flows.setup import set_up
 
-            made = set_up(project)
+        made = set_up(project)
         if json:
             print(TypeAdapter(dict[str, list[Made]]).dump_json({"made": made}).decode())
         else:
