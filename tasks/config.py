@@ -109,11 +109,6 @@ class NodesConfig(Config):
             raise ValueError(f"node_rank={self.node_rank}: {self.nnodes} nodes are 0 to {self.nnodes - 1}")
         return self
 
-    @property
-    def leads(self) -> bool:
-        """Whether this machine writes the run."""
-        return self.node_rank == 0
-
     def __str__(self) -> str:
         return f"node {self.node_rank} of {self.nnodes}"
 

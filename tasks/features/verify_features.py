@@ -203,7 +203,7 @@ class _Check:
                 self._compare(name, receipt, entry)
                 layout = self._read_layout(name, receipt, manifest)
                 if self.deep:
-                    self._read_all(name, receipt, layout, manifest)
+                    self._read_all(name, receipt, layout)
             except ShardError as error:
                 self._add(name, str(error), [receipt_name])
             else:
@@ -271,9 +271,7 @@ class _Check:
                 f"its features have {layout.feature_dim} numbers, not {self.record.feature_dim}: another extractor's"
             )
 
-    def _read_all(
-        self, name: str, receipt: Receipt, layout: RegionLayout | None, manifest: FeatureManifest | None
-    ) -> None:
+    def _read_all(self, name: str, receipt: Receipt, layout: RegionLayout | None) -> None:
         """Raise ShardError unless checksums are right, every record decodes, and keys and labels are in order."""
         for file, stated in receipt.files.items():
             with self.root.open(f"{self.folder}/{file}") as stream:
