@@ -12,7 +12,7 @@ from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.stage_texts import losses
 from tasks.records import Outcome
-from tasks.reports.recall_table import protocol_of
+from tasks.reports.recall_table import PRECISIONS, protocol_of
 from tasks.reports.setting_row import DIRECTIONS, SettingRow
 
 _HEADS = {"image_to_text": "i2t", "text_to_image": "t2i"}
@@ -32,6 +32,10 @@ def _recall_row(row: SettingRow) -> dict[str, str]:
     for direction, _ in DIRECTIONS:
         for k, recall in row.recalls(direction).items():
             shown[f"{_HEADS[direction]} R@{k}"] = _percent(recall) + _half_width(row, f"{direction}_r{k}")
+        for kind, head in PRECISIONS:
+            value: float | None = getattr(row, name := f"{direction}_{kind}")
+            if value is not None:
+                shown[f"{_HEADS[direction]} {head}"] = _percent(value) + _half_width(row, name)
     return shown | {"sum": _percent(row.recall_sum)}
 
 
@@ -118,6 +122,11 @@ def evaluation_card(root_uri: str, result: EvaluationResult, warnings: Sequence[
         f"Run {code(row.run)}{step}, under {code(root_uri)} on {code(platform.node())}.",
         *(f"{table(recall_rows(rows))}\n\n{_protocol(rows)}" for rows in tables),
         RECALL_NOTE,
+        *(
+            f"{table(recall_rows([one.row]))}\n\n{_protocol([one.row])}"
+            + (f" {escaped(_capital(one.unscored))}." if one.unscored else "")
+            for one in result.positives
+        ),
         *_warnings(warnings),
         f"{escaped(_capital(result.comparison))}.",
         page,

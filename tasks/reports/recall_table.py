@@ -15,7 +15,7 @@ _NO_VALUE = "–"
 _SUM = "recall_sum"
 _RULE = "Recall@k in percent; a query ranks every candidate, and ties count against it."
 _RANKS = "Median and mean are of ranks: 1 is best."
-_PRECISIONS = (("map_at_r", "mAP@R"), ("r_precision", "R-P"))
+PRECISIONS = (("map_at_r", "mAP@R"), ("r_precision", "R-P"))
 _PRECISION_RULE = (
     "Of a query with R true candidates, R-P is the share of true ones among its R best; mAP@R is the mean over queries "
     "of the sum of precisions at the true ones among these, divided by R."
@@ -133,7 +133,7 @@ def _our_line(row: SettingRow, rows: Sequence[SettingRow]) -> _Line:
     repeated = sum(other.setting == row.setting for other in rows) > 1
     values = _recalls(row.image_to_text, row.text_to_image)
     for direction, _ in DIRECTIONS:
-        for kind in ("median_rank", "mean_rank", *(kind for kind, _ in _PRECISIONS)):
+        for kind in ("median_rank", "mean_rank", *(kind for kind, _ in PRECISIONS)):
             value: float | None = getattr(row, f"{direction}_{kind}")
             if value is not None:
                 values[f"{direction}_{kind}"] = value
@@ -177,7 +177,7 @@ def _column_groups(lines: Sequence[_Line]) -> list[tuple[str, list[_Column]]]:
     groups = []
     for direction, label in DIRECTIONS:
         columns = [_Column(f"{direction}_r{k}", f"R@{k}") for k in _depths(lines)]
-        columns += [_Column(name, head) for kind, head in _PRECISIONS if (name := f"{direction}_{kind}") in names]
+        columns += [_Column(name, head) for kind, head in PRECISIONS if (name := f"{direction}_{kind}") in names]
         columns += [
             _Column(f"{direction}_{kind}_rank", kind, is_rank=True)
             for kind in ("median", "mean")

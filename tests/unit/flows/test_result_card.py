@@ -65,6 +65,13 @@ def test_recalls_are_percent_with_half_of_the_interval() -> None:
     assert list(chance) == list(trained)
 
 
+def test_what_other_ground_truths_measured_stands_beside_the_recalls() -> None:
+    measured = {"image_to_text_map_at_r": 0.125, "text_to_image_r_precision": 0.25}
+    (row,) = recall_rows([TRAINED.model_copy(update={**measured, "intervals": {"image_to_text_map_at_r": (0.1, 0.2)}})])
+    assert list(row) == ["setting", "i2t R@1", "i2t R@5", "i2t mAP@R", "t2i R@1", "t2i R@5", "t2i R-P", "sum"]
+    assert (row["i2t mAP@R"], row["t2i R-P"]) == ("12.5 ± 5.0", "25.0")
+
+
 def test_what_was_done_now_and_before_is_told_apart() -> None:
     assert done_text(STAGES) == "1 download shard, 3 extract shards, 2 evaluations"
     assert done_text(STAGES, skipped=True) == "3 download shards, 1 pretrain run"

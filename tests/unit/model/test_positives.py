@@ -12,6 +12,7 @@ import pytest
 from model.errors import InputError
 from model.metrics import retrieval_metrics
 from model.positives import Positives, read_positives
+from model.positives_metrics import measure_positives
 from model.ranks import Numbers
 from model.scores import Index, WholeMatrix
 
@@ -167,6 +168,34 @@ def test_recall_of_coco_5k_and_of_extended_pairs_equals_counting_by_ids(coco: Co
         # Neither all nor nothing is found: the comparison can fail.
         assert 0.05 < metrics.image_to_text_recall[1] < 0.95
         assert 0.05 < metrics.text_to_image_recall[1] < 0.95
+
+
+def walked(queries: Numbers, candidates: Numbers, ids: list[int], true: list[list[int]]) -> tuple[float, float]:
+    """mAP@R and R-Precision, going down the list of the R best of each query."""
+    average, share = [], []
+    for query, own in zip(queries, true, strict=True):
+        scores = query @ candidates.T
+        best = np.argpartition(-scores, len(own))[: len(own)]
+        hits = [ids[place] in own for place in best[np.argsort(-scores[best])].tolist()]
+        average.append(sum(sum(hits[:k]) / k for k, hit in enumerate(hits, 1) if hit) / len(own))
+        share.append(sum(hits) / len(own))
+    return float(np.mean(average)), float(np.mean(share))
+
+
+@needs_real
+@pytest.mark.slow("5,000 x 25,000 scores, counted plainly")
+def test_precisions_of_eccv_caption_equal_walking_down_the_lists(coco: Coco5K) -> None:
+    images, captions = read_real("eccv")
+    positives = read_positives("eccv", *paths_of("eccv"), coco.image_ids, coco.caption_ids)
+    found = measure_positives(coco, coco.caption_image, positives)
+    assert found.unscored_captions == (144675, 467259)
+    rows = [coco.image_ids.index(image) for image in images]
+    expected = walked(coco.images[rows], coco.captions, coco.caption_ids, list(images.values()))
+    assert (found.image_to_text_map_at_r, found.image_to_text_r_precision) == pytest.approx(expected)
+    column = {caption: place for place, caption in enumerate(coco.caption_ids)}
+    columns = [column[caption] for caption in captions]
+    expected = walked(coco.captions[columns], coco.images, coco.image_ids, list(captions.values()))
+    assert (found.text_to_image_map_at_r, found.text_to_image_r_precision) == pytest.approx(expected)
 
 
 @needs_real

@@ -243,6 +243,11 @@ def test_blocks_of_scores_come_from_the_root_and_go_there(bucket: Bucket, machin
     with mirrored(root, "scores/one", SCORES):
         pass
     assert not [request for request in bucket.server.requests if request.startswith("PUT")]
+    # Measured by another ground truth, later and on another machine.
+    machine("measuring")
+    with mirrored(root, "scores/one", SCORES) as folder:
+        (folder / "positives-0123.json").write_text("{}")
+    assert "root/scores/one/positives-0123.json" in bucket.paths("root/scores/")
     # A machine that has cut its blocks otherwise begins anew from what the root has.
     machine("third")
     other = local_copy(root).local("scores/one")
