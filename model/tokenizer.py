@@ -37,7 +37,6 @@ class Vocabulary:
     words: WordPieces
     size: int
     pad_id: int
-    cls_id: int
     sep_id: int
     mask_id: int
 
@@ -82,8 +81,8 @@ def load_vocabulary(source: str | Path, rules: WordRules | None = None) -> Vocab
     words = read_words(source, rules)
     numbered = {piece: number for number, piece in enumerate(words.pieces)}
     tokenizer = bert_tokenizer(numbered, **words.rules.model_dump())
-    pad, _, cls, sep, mask = (numbered[token] for token in words.rules.special_tokens)
-    return Vocabulary(tokenizer, words, len(words.pieces), pad, cls, sep, mask)
+    pad, _, _, sep, mask = (numbered[token] for token in words.rules.special_tokens)
+    return Vocabulary(tokenizer, words, len(words.pieces), pad, sep, mask)
 
 
 def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int) -> TokenTable:
