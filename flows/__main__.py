@@ -12,7 +12,6 @@ if __name__ == "__main__":  # Before the seconds of imports below, which Ctrl-C 
     enter()
     raise SystemExit
 
-import logging
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -48,8 +47,6 @@ from flows.world import rows_ready, uses_world, world_served
 from tasks.loopback import bypass_proxies_on_loopback
 from tasks.records import CheckpointRef, Outcome
 from tasks.reports.recall_table import table_text
-
-log = logging.getLogger("flows.main")
 
 app = typer.Typer(
     name="unicoder-vl",

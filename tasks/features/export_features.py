@@ -6,7 +6,6 @@ store no attributes, so LXMERT's attrs_id and attrs_conf are zeros; `.npz` files
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,8 +24,6 @@ from tasks.made_from import check_features
 from tasks.outcomes import read_outcome_columns
 from tasks.records import Record, ShardRef
 from tasks.storage import PART, Root, region_shard_number
-
-logger = logging.getLogger(__name__)
 
 ExportFormat = Literal["lxmert", "npz"]
 Ids = Literal["key", "name"]
