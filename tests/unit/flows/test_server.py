@@ -95,11 +95,11 @@ def addresses_listening_on(port: int | None) -> list[str]:
 
 
 def test_prefects_own_server_listens_on_loopback_unless_told_otherwise() -> None:
-    """What the README starts; docker/compose.yaml alone tells it otherwise, and publishes it on loopback."""
+    """What the operators' page starts; docker/compose.yaml alone tells it otherwise, and publishes it on loopback."""
     from prefect.settings import Settings
 
     assert Settings().server.api.host == "127.0.0.1"
-    commands = re.findall(r"prefect server start.*", (REPOSITORY / "README.md").read_text())
+    commands = re.findall(r"prefect server start.*", (REPOSITORY / "docs/operators.md").read_text())
     assert commands and not [command for command in commands if "--host" in command]
 
 
