@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image as Pillow
 
-from feature_extraction.detector import Image
+from feature_extraction.detectors.interface import Image
 from feature_extraction.samples import ImageSample
 
 

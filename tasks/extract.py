@@ -30,7 +30,7 @@ from tasks.records import Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import Root, Stopwatch
 
 if TYPE_CHECKING:
-    from feature_extraction.detector import Detector
+    from feature_extraction.detectors.interface import Detector
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def load_on_device(config: ExtractorConfig, worker: int = 0, num_workers: int = 
     """
     import torch
 
-    from feature_extraction.detector import load_detector
+    from feature_extraction.detectors.load import load_detector
 
     torch.set_num_threads(1 if config.backend == "torchvision" and config.model == "small" else num_cores)
     gpus = torch.cuda.device_count()

@@ -20,7 +20,7 @@ from tasks.storage import Root
 from tasks.workers import Seat
 
 if TYPE_CHECKING:
-    from feature_extraction.detector import Detector
+    from feature_extraction.detectors.interface import Detector
 
 _MAX_DECODERS = 8
 """Threads that decode and resize pictures, per worker: some 50 to 100 pictures a second each."""

@@ -26,7 +26,7 @@ from tasks.images import PictureError, accept_picture
 from tasks.storage import Root, download_settings_path
 
 if TYPE_CHECKING:
-    from feature_extraction.detector import Detector
+    from feature_extraction.detectors.interface import Detector
 
 log = logging.getLogger("tasks.search")
 

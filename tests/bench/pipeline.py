@@ -17,7 +17,7 @@ import torch
 from PIL import Image as Pillow
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Image, Prepared
+from feature_extraction.detectors.interface import Detections, Detector, Image, Prepared
 from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
 from feature_extraction.pictures import decode_picture
 from feature_extraction.samples import ImageSample, RegionLayout, RegionSample, encode_regions, write_tar

@@ -12,7 +12,8 @@ import torch
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import detect_images, load_detector
+from feature_extraction.detectors.interface import detect_images
+from feature_extraction.detectors.load import load_detector
 from feature_extraction.extract import BusyClock, extract_regions
 from feature_extraction.pictures import decode_picture
 from feature_extraction.samples import ImageSample, RegionSample

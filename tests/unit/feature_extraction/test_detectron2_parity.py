@@ -21,7 +21,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference_single_i
 from detectron2.structures import Boxes, Instances  # noqa: E402
 
 from feature_extraction.config import ExtractorConfig  # noqa: E402
-from feature_extraction.detector import detect_images, load_detector  # noqa: E402
+from feature_extraction.detectors.interface import detect_images  # noqa: E402
+from feature_extraction.detectors.load import load_detector  # noqa: E402
 
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/coco"
 

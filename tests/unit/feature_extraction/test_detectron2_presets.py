@@ -14,8 +14,9 @@ pytestmark = pytest.mark.detectron2
 from torchvision.ops import RoIPool, box_iou  # noqa: E402
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig  # noqa: E402
-from feature_extraction.detector import detect_images, load_detector  # noqa: E402
-from feature_extraction.detectron2_network import build_network, load_weights  # noqa: E402
+from feature_extraction.detectors.detectron2_network import build_network, load_weights  # noqa: E402
+from feature_extraction.detectors.interface import detect_images  # noqa: E402
+from feature_extraction.detectors.load import load_detector  # noqa: E402
 
 CPU = torch.device("cpu")
 PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/coco"

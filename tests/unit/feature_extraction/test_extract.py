@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from feature_extraction import extract
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Image, Prepared, check_shapes
+from feature_extraction.detectors.interface import Detections, Image, Prepared, check_shapes
 from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
 from feature_extraction.samples import ImageSample, RegionSample
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_extraction.selection import best_labels, select_regions
+from feature_extraction.detectors.selection import best_labels, select_regions
 
 SIZE = (100, 80)
 LEFT, NEAR_LEFT, RIGHT = (0, 0, 20, 20), (1, 0, 21, 20), (50, 0, 70, 20)

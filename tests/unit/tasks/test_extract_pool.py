@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from feature_extraction import detector as detectors
 from feature_extraction.config import ExtractorConfig
+from feature_extraction.detectors import interface as detectors
 from tasks.errors import UserError
 from tasks.extract import load_on_device
 from tasks.extract_pool import _check_same

@@ -21,11 +21,19 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from feature_extraction import torchvision_models
 from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
-from feature_extraction.detector import Classified, Detections, Image, Prepared, autocast, check_shapes, keep_regions
-from feature_extraction.torchvision_models import load_torchvision_model
-from feature_extraction.vocabulary import check_length, read_vocabulary
+from feature_extraction.detectors import torchvision_models
+from feature_extraction.detectors.interface import (
+    Classified,
+    Detections,
+    Image,
+    Prepared,
+    autocast,
+    check_shapes,
+    keep_regions,
+)
+from feature_extraction.detectors.torchvision_models import load_torchvision_model
+from feature_extraction.detectors.vocabulary import check_length, read_vocabulary
 from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger
 
 logger = logging.getLogger(__name__)

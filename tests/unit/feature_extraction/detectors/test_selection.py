@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_extraction.selection import Selection, select_regions, suppress_overlaps
+from feature_extraction.detectors.selection import Selection, select_regions, suppress_overlaps
 
 SIZE = (100, 80)
 LEFT, RIGHT, BOTTOM = (0, 0, 20, 20), (50, 0, 70, 20), (0, 50, 20, 70)

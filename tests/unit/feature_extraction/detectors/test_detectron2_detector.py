@@ -15,7 +15,8 @@ from detectron2.config import get_cfg  # noqa: E402
 from detectron2.engine import DefaultPredictor  # noqa: E402
 
 from feature_extraction.config import ExtractorConfig  # noqa: E402
-from feature_extraction.detector import detect_images, load_detector  # noqa: E402
+from feature_extraction.detectors.interface import detect_images  # noqa: E402
+from feature_extraction.detectors.load import load_detector  # noqa: E402
 
 CLASSIFIER = "roi_heads.box_predictor.cls_score.weight"
 

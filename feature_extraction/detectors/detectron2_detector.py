@@ -9,8 +9,16 @@ import numpy as np
 import torch
 
 from feature_extraction.config import VG_PRESET, ExtractorConfig
-from feature_extraction.detector import Classified, Detections, Image, Prepared, autocast, check_shapes, keep_regions
-from feature_extraction.detectron2_network import build_network
+from feature_extraction.detectors.detectron2_network import build_network
+from feature_extraction.detectors.interface import (
+    Classified,
+    Detections,
+    Image,
+    Prepared,
+    autocast,
+    check_shapes,
+    keep_regions,
+)
 
 RES5_CHUNK = 512
 """Most proposals that go through res5 at once: 1,000 of them would take 0.8 GB in fp32 before its first layer."""

@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import detect_images, load_detector
-from feature_extraction.torchvision_detector import (
+from feature_extraction.detectors.interface import detect_images
+from feature_extraction.detectors.load import load_detector
+from feature_extraction.detectors.torchvision_detector import (
     FEATURE_DIM,
     build_small_detector,
     load_small_detector,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import load_detector, pick_device
+from feature_extraction.detectors.interface import pick_device
+from feature_extraction.detectors.load import load_detector
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.selection import Float, best_labels, select_regions
+from feature_extraction.detectors.selection import Float, best_labels, select_regions
 
 if TYPE_CHECKING:
     import torch
@@ -87,25 +87,6 @@ class Detector(Protocol):
         Raises:
             ValueError: shapes differ, or the network gave something that is not finite.
         """
-
-
-def load_detector(config: ExtractorConfig) -> Detector:
-    """The detector that the config names, on its device.
-
-    Raises:
-        ValueError: model, weights or vocabulary are missing or do not fit each other, there is no such device, or
-            the backend's package is not installed.
-    """
-    device = pick_device(config.device)
-    if config.precision == "bf16" and lacks_bf16(device):
-        logger.warning("extractor.precision='bf16', but this CPU has no instructions for it: fp32 is many times faster")
-    if config.backend == "torchvision":
-        from feature_extraction.torchvision_detector import TorchvisionDetector
-
-        return TorchvisionDetector(config, device)
-    from feature_extraction.detectron2_detector import Detectron2Detector
-
-    return Detectron2Detector(config, device)
 
 
 def pick_device(name: str) -> torch.device:

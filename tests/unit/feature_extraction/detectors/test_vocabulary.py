@@ -1,6 +1,6 @@
 import pytest
 
-from feature_extraction.vocabulary import check_length, read_vocabulary
+from feature_extraction.detectors.vocabulary import check_length, read_vocabulary
 
 
 @pytest.mark.parametrize(

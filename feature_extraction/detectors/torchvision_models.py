@@ -11,8 +11,8 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.detection import FasterRCNN
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
+from feature_extraction.detectors.vocabulary import check_length, read_vocabulary
 from feature_extraction.plain_pickle import untrusted_text
-from feature_extraction.vocabulary import check_length, read_vocabulary
 from feature_extraction.weight_files import WeightsError, check_numbers, plain_reason, read_weights, without_prefix
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from feature_extraction.config import RANDOM_WARNING, TORCHVISION_MODELS, ExtractorConfig
-from feature_extraction.detector import detect_images, load_detector
+from feature_extraction.detectors.interface import detect_images
+from feature_extraction.detectors.load import load_detector
 
 pytestmark = pytest.mark.slow("torchvision's whole networks")
 

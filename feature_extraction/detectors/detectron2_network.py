@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feature_extraction.config import RANDOM_WARNING, VG_PRESET, ZOO_PRESETS, ExtractorConfig
+from feature_extraction.detectors.vocabulary import check_length, read_vocabulary
 from feature_extraction.plain_pickle import PlainUnpickler, untrusted_text
-from feature_extraction.vocabulary import check_length, read_vocabulary
 from feature_extraction.weight_files import (
     WeightsError,
     check_numbers,
