@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter
 
-from feature_extraction.foreign_boxes import BoxForm
+from feature_extraction.foreign.boxes import BoxForm
 from feature_extraction.samples import Encoding, ShardError
 from flows.command import Json, Root, exit_codes
 from flows.progress import counts_text

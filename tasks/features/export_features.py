@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from feature_extraction.foreign import write_lxmert_row
-from feature_extraction.foreign_npz import write_npz
+from feature_extraction.foreign.npz import write_npz
+from feature_extraction.foreign.tsv import write_lxmert_row
 from feature_extraction.samples import RegionSample, parse_manifest, read_region_shard
 from model.publish import sync_folder
 from tasks.errors import UserError

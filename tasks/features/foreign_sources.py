@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from feature_extraction.foreign import (
+from feature_extraction.foreign.arrays import FloatType, ForeignError, tell_float_type
+from feature_extraction.foreign.npz import read_npz
+from feature_extraction.foreign.tsv import (
     BOTTOM_UP_FIELDS,
     LXMERT_FIELDS,
     ForeignRegions,
@@ -28,9 +30,7 @@ from feature_extraction.foreign import (
     row_id,
     split_fields,
 )
-from feature_extraction.foreign_arrays import FloatType, ForeignError, tell_float_type
-from feature_extraction.foreign_npz import read_npz
-from feature_extraction.foreign_vinvl import GEOMETRY, read_vinvl_rows, vinvl_feature_bytes, vinvl_names
+from feature_extraction.foreign.vinvl import GEOMETRY, read_vinvl_rows, vinvl_feature_bytes, vinvl_names
 from tasks.errors import UserError
 
 Form = Literal["lxmert", "bottom-up", "vinvl", "npz"]

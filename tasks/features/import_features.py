@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from feature_extraction.foreign import ForeignRegions, region_sample
-from feature_extraction.foreign_arrays import ForeignError
+from feature_extraction.foreign.arrays import ForeignError
+from feature_extraction.foreign.tsv import ForeignRegions, region_sample
 from feature_extraction.samples import (
     REGION_FORMAT,
     FeatureManifest,

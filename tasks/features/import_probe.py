@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from feature_extraction.detectors.vocabulary import read_vocabulary
-from feature_extraction.foreign import ForeignRegions, region_sample
-from feature_extraction.foreign_arrays import ForeignError
-from feature_extraction.foreign_boxes import BoxForm, in_form, tell_box_form
+from feature_extraction.foreign.arrays import ForeignError
+from feature_extraction.foreign.boxes import BoxForm, in_form, tell_box_form
+from feature_extraction.foreign.tsv import ForeignRegions, region_sample
 from tasks.errors import UserError
 from tasks.features.foreign_sources import FIRST_ROWS, ForeignSource, Row
 from tasks.features.import_config import ImportConfig

@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from feature_extraction.foreign_npz import write_npz
+from feature_extraction.foreign.npz import write_npz
 from flows.__main__ import app
 from flows.checks import check_rebuild, read_params
 from flows.params import RebuildParams

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import read_lxmert_row
-from feature_extraction.foreign_npz import read_npz
+from feature_extraction.foreign.npz import read_npz
+from feature_extraction.foreign.tsv import read_lxmert_row
 from feature_extraction.samples import ShardError
 from tasks.errors import UserError
 from tasks.features.export_features import export_features

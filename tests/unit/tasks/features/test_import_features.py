@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from feature_extraction.foreign import read_lxmert_row
+from feature_extraction.foreign.tsv import read_lxmert_row
 from feature_extraction.samples import parse_manifest, read_region_shard
 from model.data import FeatureStore
 from tasks import storage

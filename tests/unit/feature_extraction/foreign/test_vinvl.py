@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import ForeignError
-from feature_extraction.foreign_boxes import tell_box_form
-from feature_extraction.foreign_vinvl import read_vinvl_rows, vinvl_names
+from feature_extraction.foreign.boxes import tell_box_form
+from feature_extraction.foreign.tsv import ForeignError
+from feature_extraction.foreign.vinvl import read_vinvl_rows, vinvl_names
 from tests.foreign import made, text, vinvl_lines
 
 NAMES = ("dog", "tree", "dog")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import ForeignError, region_sample
-from feature_extraction.foreign_npz import read_npz, write_npz
+from feature_extraction.foreign.npz import read_npz, write_npz
+from feature_extraction.foreign.tsv import ForeignError, region_sample
 from tests.foreign import made
 
 CLASSES = 20

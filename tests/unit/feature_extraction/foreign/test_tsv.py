@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import (
+from feature_extraction.foreign.tsv import (
     LXMERT_FIELDS,
     ForeignError,
     ForeignRegions,

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from feature_extraction.foreign import ForeignRegions
-from feature_extraction.foreign_arrays import ForeignError
+from feature_extraction.foreign.arrays import ForeignError
+from feature_extraction.foreign.tsv import ForeignRegions
 from feature_extraction.samples import Float
 
 logger = logging.getLogger(__name__)

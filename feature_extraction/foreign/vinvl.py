@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from feature_extraction.foreign import ForeignRegions, box_count, picture_side, row_id, split_fields
-from feature_extraction.foreign_arrays import FloatType, ForeignError, base64_field, float_rows
-from feature_extraction.foreign_boxes import LARGEST_SHARE
+from feature_extraction.foreign.arrays import FloatType, ForeignError, base64_field, float_rows
+from feature_extraction.foreign.boxes import LARGEST_SHARE
+from feature_extraction.foreign.tsv import ForeignRegions, box_count, picture_side, row_id, split_fields
 from feature_extraction.samples import Float
 
 GEOMETRY = 6

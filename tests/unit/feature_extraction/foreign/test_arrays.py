@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import read_lxmert_row
-from feature_extraction.foreign_arrays import ForeignError, float_columns, float_rows, tell_float_type
+from feature_extraction.foreign.arrays import ForeignError, float_columns, float_rows, tell_float_type
+from feature_extraction.foreign.tsv import read_lxmert_row
 
 REAL = Path(__file__).parents[4] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 TYPES = ("float16", "float32", "float64")

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.foreign_arrays import FloatType, base64_field, float_columns, float_rows
-from feature_extraction.foreign_arrays import ForeignError as ForeignError
+from feature_extraction.foreign.arrays import FloatType, base64_field, float_columns, float_rows
+from feature_extraction.foreign.arrays import ForeignError as ForeignError
 from feature_extraction.samples import Float, RegionSample
 
 LXMERT_FIELDS = (

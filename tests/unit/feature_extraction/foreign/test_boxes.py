@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import ForeignRegions, region_sample
-from feature_extraction.foreign_arrays import ForeignError
-from feature_extraction.foreign_boxes import in_form, tell_box_form
+from feature_extraction.foreign.arrays import ForeignError
+from feature_extraction.foreign.boxes import in_form, tell_box_form
+from feature_extraction.foreign.tsv import ForeignRegions, region_sample
 
 SIZES = [(640, 480), (480, 640), (500, 375)]
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.foreign import ForeignError, ForeignRegions, box_count, picture_side
+from feature_extraction.foreign.tsv import ForeignError, ForeignRegions, box_count, picture_side
 from feature_extraction.plain_pickle import NotPlainError, PlainUnpickler
 from feature_extraction.samples import Float, RegionSample
 
