@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from flows.params import EvaluateParams
 from flows.progress import Bar, ProgressLog
 from flows.results import EvaluationResult

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from flows.command import Json, exit_codes
 from flows.command import Root as RootOption
 from flows.progress import ProgressLog

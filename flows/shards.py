@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from flows.progress import counts_text
 from flows.results import SHARD_FAILED, FailedShard, StageSummary
 from tasks.errors import StageError, StorageError, UserError, WorkersGoneError, is_disk_full

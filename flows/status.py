@@ -10,7 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from feature_extraction.samples import ShardError, parse_manifest
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.tars import ShardError
 from flows.params import RebuildParams, Setting
 from flows.progress import counts_text
 from tasks import train

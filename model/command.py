@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from model.errors import InputError, TrainingError
 from model.progress import Ending, report
 

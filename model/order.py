@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from model.masking import generator
 
 Index = npt.NDArray[np.int64]

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from feature_extraction.samples import RegionLayout, RegionSample, ShardError, decode_layout, encode_regions
+from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
+from feature_extraction.samples.tars import ShardError
 from model.batch import Regions
 from model.shards import NAME_BYTES, TAR_HEADER
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from model.errors import InputError
 
 _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}

@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from feature_extraction.samples import RegionLayout, ShardError
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import ShardError
 from model.alike import first_alike
 from model.config import ScoringConfig
 from model.data import Captions, FeatureStore, Index, Regions, prefetch

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import ShardEntry, ShardError
+from feature_extraction.samples.manifest import ShardEntry
+from feature_extraction.samples.tars import ShardError
 from model.errors import InputError
 from model.order import WINDOW_SHARDS
 from model.publish import Lock, disk_room, part_of, publish

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import ShardEntry, ShardError
+from feature_extraction.samples.manifest import ShardEntry
+from feature_extraction.samples.tars import ShardError
 from model.publish import Lock
 
 TAR_HEADER = 512

@@ -21,7 +21,8 @@ from typing import NoReturn, overload
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import ShardError, parse_manifest
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.tars import ShardError
 from model.batch import Regions
 from model.config import FeatureSource, LoaderConfig
 from model.errors import InputError

@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from typing import IO
 
-from feature_extraction.samples import IMAGE_FORMAT, ImageSample, ShardError, encode_image, read_image_shard, write_tar
+from feature_extraction.samples.images import IMAGE_FORMAT, ImageSample, encode_image, read_image_shard
+from feature_extraction.samples.tars import ShardError, write_tar
 from tasks.config import DatasetConfig, DownloadConfig, RetryConfig
 from tasks.download_settings import result_settings
 from tasks.errors import UserError

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import (
-    RegionLayout,
-    ShardError,
-    encode_regions,
-    read_image_shard,
-    write_tar,
-)
+from feature_extraction.samples.images import read_image_shard
+from feature_extraction.samples.regions import RegionLayout, encode_regions
+from feature_extraction.samples.tars import ShardError, write_tar
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import FeatureManifest, ShardEntry
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extract import plan_shard

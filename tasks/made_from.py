@@ -19,7 +19,9 @@ from functools import cache
 
 from pydantic import Field
 
-from feature_extraction.samples import REGION_FORMAT, FeatureManifest, ShardError, parse_manifest
+from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
+from feature_extraction.samples.regions import REGION_FORMAT
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.records import Receipt, Record, fingerprint

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pydantic import Field
 
-from feature_extraction.samples import find_in_tar
+from feature_extraction.samples.tars import find_in_tar
 from tasks.logins import without_login
 from tasks.records import Record
 from tasks.storage import Root, image_shard_path, split_folder

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import FeatureManifest, ImageSample, encode_regions
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.manifest import FeatureManifest
+from feature_extraction.samples.regions import encode_regions
 from tasks.config import DownloadConfig
 from tasks.digests import file_sha256
 from tasks.download_settings import RESULT_SETTINGS, DownloadSettings

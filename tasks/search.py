@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from feature_extraction.samples import RegionSample, decode_regions
+from feature_extraction.samples.regions import RegionSample, decode_regions
 from model.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError

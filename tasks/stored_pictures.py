@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from feature_extraction.samples import RegionSample, decode_regions
+from feature_extraction.samples.regions import RegionSample, decode_regions
 from tasks.download_settings import DownloadSettings
 from tasks.errors import UserError
 from tasks.features.lookup import read_pictures, read_record

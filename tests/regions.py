@@ -10,15 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from feature_extraction.samples import (
-    Encoding,
-    ImageSample,
-    RegionLayout,
-    RegionSample,
-    encode_image,
-    encode_regions,
-    write_tar,
-)
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.regions import Encoding, RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from tasks import storage
 from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table

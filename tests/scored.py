@@ -12,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from feature_extraction.samples import FeatureManifest, ImageSample, ShardEntry, encode_image, write_tar
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.tars import write_tar
 from model.metrics import measure
 from model.scores import Plan, Scores, begin_scores, write_block
 from tasks.evaluate import ProtocolTable, chance_row, evaluation_name

@@ -11,15 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_extraction.samples import (
-    Encoding,
-    FeatureManifest,
-    RegionLayout,
-    RegionSample,
-    ShardEntry,
-    encode_regions,
-    write_tar,
-)
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.regions import Encoding, RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from model.config import EncoderConfig, FeatureSource
 
 WORDS = ["red", "blue", "green", "cat", "dog", "bird", "tree", "car"]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import Float
+from feature_extraction.samples.regions import Float
 
 FloatType = Literal["float16", "float32", "float64"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from feature_extraction.foreign.arrays import ForeignError
 from feature_extraction.foreign.tsv import ForeignRegions
-from feature_extraction.samples import Float
+from feature_extraction.samples.regions import Float
 
 logger = logging.getLogger(__name__)
 

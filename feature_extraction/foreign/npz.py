@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from feature_extraction.foreign.tsv import ForeignError, ForeignRegions, box_count, picture_side
 from feature_extraction.plain_pickle import NotPlainError, PlainUnpickler
-from feature_extraction.samples import Float, RegionSample
+from feature_extraction.samples.regions import Float, RegionSample
 
 _FEATURES = ("x", "features", "feat")
 _BOXES = ("bbox", "boxes")

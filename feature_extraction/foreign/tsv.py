@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from feature_extraction.foreign.arrays import FloatType, base64_field, float_columns, float_rows
 from feature_extraction.foreign.arrays import ForeignError as ForeignError
-from feature_extraction.samples import Float, RegionSample
+from feature_extraction.samples.regions import Float, RegionSample
 
 LXMERT_FIELDS = (
     "img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes",

@@ -19,7 +19,7 @@ import numpy as np
 from feature_extraction.foreign.arrays import FloatType, ForeignError, base64_field, float_rows
 from feature_extraction.foreign.boxes import LARGEST_SHARE
 from feature_extraction.foreign.tsv import ForeignRegions, box_count, picture_side, row_id, split_fields
-from feature_extraction.samples import Float
+from feature_extraction.samples.regions import Float
 
 GEOMETRY = 6
 """Numbers that follow the features of a region: its box as shares of the picture."""

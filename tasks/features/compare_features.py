@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from feature_extraction.samples import Float, RegionSample, ShardError
+from feature_extraction.samples.regions import Float, RegionSample
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.features.lookup import find_records, read_layout
 from tasks.features.open_features import OpenFeatures

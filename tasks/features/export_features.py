@@ -16,7 +16,8 @@ from typing import Literal
 
 from feature_extraction.foreign.npz import write_npz
 from feature_extraction.foreign.tsv import write_lxmert_row
-from feature_extraction.samples import RegionSample, parse_manifest, read_region_shard
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.regions import RegionSample, read_region_shard
 from model.publish import sync_folder
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from feature_extraction.foreign.boxes import BoxForm
-from feature_extraction.samples import Encoding
+from feature_extraction.samples.regions import Encoding
 from tasks.features.import_pictures import Match
 from tasks.records import Record
 

@@ -23,15 +23,9 @@ import numpy as np
 
 from feature_extraction.foreign.arrays import ForeignError
 from feature_extraction.foreign.tsv import ForeignRegions, region_sample
-from feature_extraction.samples import (
-    REGION_FORMAT,
-    FeatureManifest,
-    RegionLayout,
-    ShardEntry,
-    ShardError,
-    encode_regions,
-    write_tar,
-)
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.regions import REGION_FORMAT, RegionLayout, encode_regions
+from feature_extraction.samples.tars import ShardError, write_tar
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from feature_extraction.samples import FeatureManifest, ShardError, parse_manifest
+from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.records import Receipt, ShardRef, ShardResult

@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from feature_extraction.samples import RegionLayout, ShardError
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.features.caption_agreement import CaptionAgreement, caption_agreement
 from tasks.features.compare_features import Comparison, compare_features

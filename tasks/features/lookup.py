@@ -7,7 +7,8 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import RegionLayout, ShardError, decode_layout, find_in_tar
+from feature_extraction.samples.regions import RegionLayout, decode_layout
+from feature_extraction.samples.tars import ShardError, find_in_tar
 from tasks.storage import Root, captions_path, image_shard_path
 
 _TAR_HEADER = 512

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from feature_extraction.samples import RegionLayout, ShardError
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from feature_extraction.samples import Float, RegionLayout, RegionSample, ShardError, decode_layout, decode_regions
+from feature_extraction.samples.regions import Float, RegionLayout, RegionSample, decode_layout, decode_regions
+from feature_extraction.samples.tars import ShardError
 from tasks.records import Record
 
 Counts = npt.NDArray[np.int64]

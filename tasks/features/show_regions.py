@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from feature_extraction.samples import RegionLayout, RegionSample, ShardError, decode_regions
+from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_regions
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.features.draw_regions import DrawnRegion, draw_regions

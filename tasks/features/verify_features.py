@@ -11,16 +11,9 @@ from typing import IO
 
 from pydantic import Field
 
-from feature_extraction.samples import (
-    FeatureManifest,
-    RegionLayout,
-    ShardEntry,
-    ShardError,
-    decode_layout,
-    decode_regions,
-    parse_manifest,
-    read_tar,
-)
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry, parse_manifest
+from feature_extraction.samples.regions import RegionLayout, decode_layout, decode_regions
+from feature_extraction.samples.tars import ShardError, read_tar
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord

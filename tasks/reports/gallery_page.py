@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from tasks.page import web_text
 from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.pictures import Picture

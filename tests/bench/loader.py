@@ -18,7 +18,8 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from feature_extraction.samples import RegionSample, quantise, write_tar
+from feature_extraction.samples.regions import RegionSample, quantise
+from feature_extraction.samples.tars import write_tar
 from model.config import FinetuneConfig, PretrainConfig
 from model.data import Captions, FeatureStore
 from model.pretrain_batches import PretrainBatches

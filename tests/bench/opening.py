@@ -16,14 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import (
-    FeatureManifest,
-    RegionLayout,
-    RegionSample,
-    ShardEntry,
-    encode_regions,
-    write_tar,
-)
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from model.config import FeatureSource
 
 SHARDS, PER_SHARD = 2_930, 1_024

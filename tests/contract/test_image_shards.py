@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import ImageSample, encode_image, read_image_shard, write_tar
+from feature_extraction.samples.images import ImageSample, encode_image, read_image_shard
+from feature_extraction.samples.tars import write_tar
 from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.download import download_shard
 from tasks.fetching import Session

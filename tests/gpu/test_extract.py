@@ -16,7 +16,8 @@ from feature_extraction.detectors.interface import detect_images
 from feature_extraction.detectors.load import load_detector
 from feature_extraction.extract import BusyClock, extract_regions
 from feature_extraction.pictures import decode_picture
-from feature_extraction.samples import ImageSample, RegionSample
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.regions import RegionSample
 from tasks.world.scenes import render_scene
 
 pytestmark = [

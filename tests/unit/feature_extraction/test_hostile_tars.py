@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from feature_extraction.samples import ShardError, find_in_tar, read_image_shard, read_tar, write_tar
+from feature_extraction.samples.images import read_image_shard
+from feature_extraction.samples.tars import ShardError, find_in_tar, read_tar, write_tar
 
 END = bytes(10_240)
 MEMBERS = [("1.jpg", b"one"), ("1.json", b"{}"), ("2.jpg", b"two")]

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from flows.results import FailedShard, StageSummary
 from flows.shards import check_failed, collect_shards
 from tasks.errors import StageError, UserError

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from model.config import FeatureSource
 from model.data import FeatureStore, load_captions, open_store, prefetch
 from model.errors import InputError

@@ -234,7 +234,7 @@ def test_save_and_load_give_the_same_scores_and_a_readable_config(batch, tmp_pat
 
 
 def test_dequantise_on_the_device_equals_the_numpy_twin(world):
-    from feature_extraction.samples import dequantise as slow
+    from feature_extraction.samples.regions import dequantise as slow
 
     regions = world[3]
     expected = slow(regions.features.numpy(), regions.scales.numpy().astype(np.float16))

@@ -4,7 +4,7 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from model.masking import generator
 from model.order import WHOLE, BatchOrder, Part
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from feature_extraction.samples import RegionSample
+from feature_extraction.samples.regions import RegionSample
 from model.config import PretrainConfig, RegionMasking, WordMasking
 from model.data import FeatureStore, Part, load_captions
 from model.embeddings import dequantise

@@ -15,7 +15,8 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry as loaded_drivers
 
-from feature_extraction.samples import ShardError, parse_manifest
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.tars import ShardError
 from model import shard_cache
 from model.config import FeatureSource, LoaderConfig, PretrainConfig
 from model.data import FeatureStore, load_captions, open_store, prefetch
@@ -365,7 +366,7 @@ def test_a_program_that_ends_on_an_error_does_not_wait_for_what_it_expected(remo
 import time
 from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
-from feature_extraction.samples import parse_manifest
+from feature_extraction.samples.regions import parse_manifest
 from model.shard_cache import ShardCache
 
 class Slow(LocalFileSystem):

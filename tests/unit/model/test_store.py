@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from feature_extraction.samples import ShardError, read_region_shard
+from feature_extraction.samples.regions import read_region_shard
+from feature_extraction.samples.tars import ShardError
 from model.config import LoaderConfig, PretrainConfig
 from model.data import FeatureStore, load_captions, open_store, prefetch
 from model.encoder import dequantise

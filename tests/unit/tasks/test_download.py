@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import ImageSample, read_image_shard
+from feature_extraction.samples.images import ImageSample, read_image_shard
 from tasks import download as download_room
 from tasks import fetching as fetching_room
 from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, RowsConfig

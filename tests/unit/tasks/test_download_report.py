@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import write_tar
+from feature_extraction.samples.tars import write_tar
 from tasks.download_report import DownloadSummary, make_download_report
 from tasks.outcomes import RowOutcome, write_outcomes
 from tasks.records import Outcome, Receipt, Stage

@@ -20,14 +20,10 @@ from safetensors.torch import load_file, save_file
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import (
-    ImageSample,
-    ShardError,
-    encode_image,
-    parse_manifest,
-    read_region_shard,
-    write_tar,
-)
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.regions import read_region_shard
+from feature_extraction.samples.tars import ShardError, write_tar
 from tasks import storage
 from tasks.errors import StageError, UserError
 from tasks.extract import extract_shard

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import tasks.search
-from feature_extraction.samples import decode_regions
+from feature_extraction.samples.regions import decode_regions
 from model.batch import pad_words
 from model.checkpoint import load_model
 from model.config import ScoringConfig, Shortlist

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import FeatureManifest
+from feature_extraction.samples.manifest import FeatureManifest
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint

@@ -15,7 +15,7 @@ from feature_extraction.foreign.tsv import (
     row_id,
     write_lxmert_row,
 )
-from feature_extraction.samples import check_regions
+from feature_extraction.samples.regions import check_regions
 from tests.foreign import lxmert_line, made, text
 
 REAL = Path(__file__).parents[4] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"

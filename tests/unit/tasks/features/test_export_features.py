@@ -6,7 +6,7 @@ import pytest
 
 from feature_extraction.foreign.npz import read_npz
 from feature_extraction.foreign.tsv import read_lxmert_row
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import one_feature_set

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_extraction.foreign.tsv import read_lxmert_row
-from feature_extraction.samples import parse_manifest, read_region_shard
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.regions import read_region_shard
 from model.data import FeatureStore
 from tasks import storage
 from tasks.errors import UserError

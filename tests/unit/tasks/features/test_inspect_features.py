@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from feature_extraction.config import RANDOM_WARNING
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet

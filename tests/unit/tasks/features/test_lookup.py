@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from feature_extraction.samples import RegionLayout, ShardError, decode_regions
+from feature_extraction.samples.regions import RegionLayout, decode_regions
+from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.features.lookup import find_records, read_captions, read_layout, read_pictures, read_record
 from tasks.storage import Root

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from feature_extraction.samples import RegionLayout, RegionSample, ShardError, encode_regions
+from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import ShardError
 from tasks.features.region_statistics import AREA_EDGES, NORM_EDGES, RegionTally
 from tests.regions import LABELS, regions_of
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from feature_extraction.samples import RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
 from tasks.features.region_statistics import RegionTally
 from tasks.features.shard_statistics import ShardStatistics, label_shift, mark_outliers, with_means
 from tests.regions import LABELS, regions_of

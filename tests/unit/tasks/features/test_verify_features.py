@@ -6,7 +6,9 @@ from PIL import Image
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import ImageSample, RegionLayout, encode_image, write_tar
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import write_tar
 from tasks import storage
 from tasks.extract import extract_shard
 from tasks.features.feature_sets import FeatureSet, feature_sets, one_feature_set

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.samples import FeatureManifest
+from feature_extraction.samples.manifest import FeatureManifest
 from tasks.errors import UserError
 from tasks.reports.gallery import Gallery, make_gallery
 from tasks.storage import Root, feature_manifest_path, image_shard_path

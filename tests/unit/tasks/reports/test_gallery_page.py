@@ -7,7 +7,7 @@ import re
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
 from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.gallery_page import image_queries, text_queries
 from tasks.reports.pictures import Picture

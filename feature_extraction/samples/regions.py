@@ -23,29 +23,17 @@ All little-endian.
 
 from __future__ import annotations
 
-import io
-import json
-import re
 import struct
-import tarfile
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Literal, cast
+from typing import IO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+
+from feature_extraction.samples.tars import _TAR_BLOCK, ShardError, _key_and_extension, read_tar
 
 REGION_FORMAT = "rgn/1"
-IMAGE_FORMAT = "img/1"
 
 Encoding = Literal["sqrt8", "fp16"]
 Float = npt.NDArray[np.float32]
@@ -55,26 +43,6 @@ _HEADER = struct.Struct("<4sHHHHIIII")
 _HEADER_BYTES = 64
 _ENCODINGS: tuple[Encoding, ...] = ("sqrt8", "fp16")
 _ALIGN = 64
-_TAR_BLOCK = 512
-
-
-class ShardError(ValueError):
-    """A shard, or a sample in it, is not what its format says. Names the shard or key and what to do."""
-
-
-@dataclass(frozen=True)
-class ImageSample:
-    """One downloaded image with the caption row it came from.
-
-    `jpeg` is a complete upright RGB JPEG of `size` (width, height) pixels; `sha256` is that of the bytes received.
-    """
-
-    key: str
-    caption: str
-    url: str
-    size: tuple[int, int]
-    sha256: str
-    jpeg: bytes
 
 
 @dataclass(frozen=True)
@@ -149,193 +117,10 @@ class RegionLayout:
         return _TAR_BLOCK + -(-self.record_bytes // _TAR_BLOCK) * _TAR_BLOCK
 
 
-class ShardEntry(BaseModel):
-    """One committed feature shard."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    # Both name files of caches, so they are nothing that leads out of a folder.
-    name: str = Field(pattern=r"^[\w-]+\.tar$")
-    samples: int = Field(ge=0)
-    bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class FeatureManifest(BaseModel):
-    """What a feature set is: written last, beside its shards. Shards of different extractors refuse to mix."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["rgn/1"] = "rgn/1"
-    max_regions: int = Field(ge=1, description="R")
-    feature_dim: int = Field(ge=1, description="D")
-    encoding: Encoding
-    num_top: int = Field(default=0, ge=0, description="T, best classes stored per region")
-    labels: tuple[str, ...] = Field(description="name of each foreground class; its length is C")
-    extractor: str = Field(description="fingerprint of the extractor")
-    extractor_details: dict[str, object] = Field(description="what the fingerprint was made of")
-    shards: tuple[ShardEntry, ...]
-
-    @property
-    def layout(self) -> RegionLayout:
-        return RegionLayout(self.max_regions, self.feature_dim, self.encoding, self.num_top)
-
-    @model_serializer(mode="wrap")
-    def _leave_out_no_top(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A manifest without top labels has the bytes it had before there were any: training runs are named by them."""
-        fields: dict[str, object] = dump(self)
-        if self.num_top == 0:
-            del fields["num_top"]
-        return fields
-
-
 # --- tar ------------------------------------------------------------------------------------------------------------
 
 
-def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
-    """Write members (name, content) as a plain ustar tar whose bytes depend on nothing else."""
-    written = 0
-    for name, content in members:
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        info.mode = 0o644
-        padding = -len(content) % _TAR_BLOCK
-        # `TarFile.addfile` would copy the content 16 kB at a time.
-        written += stream.write(info.tobuf(tarfile.USTAR_FORMAT)) + stream.write(content) + padding
-        stream.write(bytes(padding))
-    end = 2 * _TAR_BLOCK
-    stream.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
-
-
-def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
-    """Members (name, content) of a tar, in order.
-
-    Raises:
-        ShardError: the tar is cut or damaged, holds something that is not a plain file, or a name twice.
-    """
-    names: set[str] = set()
-    with _open_tar(stream, shard) as tar:
-        for info in tar:
-            if info.name in names:
-                raise ShardError(f"{shard}: member {info.name!r} stands there twice; write this shard again")
-            names.add(info.name)
-            yield info.name, _content(tar, info, shard)
-        if stream.seek(0, io.SEEK_END) < tar.offset + _TAR_BLOCK:
-            raise ShardError(f"{shard}: the tar's end marker is missing; write this shard again")
-
-
-def find_in_tar(stream: IO[bytes], shard: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Those of the wanted members (name, content) that a tar holds. What follows the last of them is not looked at.
-
-    Raises:
-        ShardError: the tar is damaged up to there, or a wanted member is not a plain file.
-    """
-    missing = set(wanted)
-    with _open_tar(stream, shard) as tar:
-        for info in tar:
-            if info.name in missing:
-                missing.remove(info.name)
-                yield info.name, _content(tar, info, shard)
-            if not missing:
-                return
-
-
-@contextmanager
-def _open_tar(stream: IO[bytes], shard: str) -> Iterator[tarfile.TarFile]:
-    try:
-        with tarfile.open(fileobj=cast(IO[bytes], _Within(stream)), mode="r:") as tar:
-            yield tar
-    except (tarfile.TarError, EOFError) as error:
-        raise ShardError(f"{shard}: not a whole tar ({error}); write this shard again") from error
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, shard: str) -> bytes:
-    member = tar.extractfile(info) if info.isreg() else None  # Links lead to other members, or nowhere.
-    if member is None:
-        raise ShardError(f"{shard}: member {info.name!r} is not a plain file; write this shard again")
-    content = member.read()
-    if len(content) != info.size:
-        raise ShardError(f"{shard}: member {info.name!r} is cut; write this shard again")
-    return content
-
-
-class _Within:
-    """What tarfile needs of a stream. It asks for as many bytes as a header names, and is given what there is.
-
-    Else a damaged or hostile header, of 4 EiB say, would be a MemoryError, or an OSError of the seek past them.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        here = stream.tell()
-        self._end = stream.seek(0, io.SEEK_END)
-        stream.seek(here)
-
-    def read(self, size: int) -> bytes:
-        return self._stream.read(min(size, self._end - self._stream.tell()))
-
-    def seek(self, position: int) -> int:
-        return self._stream.seek(min(position, self._end))
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
 # --- image samples --------------------------------------------------------------------------------------------------
-
-
-def encode_image(sample: ImageSample) -> list[tuple[str, bytes]]:
-    """The two members of an image sample, in tar order."""
-    about = {
-        "format": IMAGE_FORMAT,
-        "key": sample.key,
-        "caption": sample.caption,
-        "url": sample.url,
-        "width": sample.size[0],
-        "height": sample.size[1],
-        "sha256": sample.sha256,
-    }
-    text = json.dumps(about, ensure_ascii=False, sort_keys=True).encode()
-    return [(f"{sample.key}.jpg", sample.jpeg), (f"{sample.key}.json", text)]
-
-
-def decode_image(key: str, jpeg: bytes, about: bytes) -> ImageSample:
-    """Inverse of `encode_image`.
-
-    Raises:
-        ShardError: the JSON is not ours, or of another format version.
-    """
-    try:
-        fields = json.loads(about)
-        if fields["format"] != IMAGE_FORMAT:
-            raise ShardError(f"key {key}: format {fields['format']!r}, expected {IMAGE_FORMAT!r}; download it again")
-        size = (int(fields["width"]), int(fields["height"]))
-        return ImageSample(key, fields["caption"], fields["url"], size, fields["sha256"], jpeg)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ShardError(f"key {key}: its .json is not an image sample's ({error!r}); download it again") from error
-
-
-def _key_and_extension(name: str, shard: str) -> tuple[str, str]:
-    """The parts of a member's name. Keys become names of files: none leads out of a folder."""
-    key, _, extension = name.partition(".")
-    if re.fullmatch(r"[\w-]+", key) is None:
-        raise ShardError(f"{shard}: member {name!r} has no key of letters, digits, '_' and '-'; write this shard again")
-    return key, extension
-
-
-def read_image_shard(stream: IO[bytes], shard: str) -> Iterator[ImageSample]:
-    """The samples of an image shard, in order; `shard` names it in errors."""
-    jpegs: dict[str, bytes] = {}
-    for name, content in read_tar(stream, shard):
-        key, extension = _key_and_extension(name, shard)
-        if extension == "jpg":
-            jpegs[key] = content
-        elif extension == "json" and key in jpegs:
-            yield decode_image(key, jpegs.pop(key), content)
-        else:
-            raise ShardError(f"{shard}: unexpected member {name!r}; write this shard again")
-    if jpegs:
-        raise ShardError(f"{shard}: {sorted(jpegs)[0]}.jpg has no .json; write this shard again")
 
 
 # --- region samples -------------------------------------------------------------------------------------------------
@@ -518,19 +303,3 @@ def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
         if extension != "rgn":
             raise ShardError(f"{shard}: unexpected member {name!r}; extract this shard again")
         yield decode_regions(key, content)
-
-
-def parse_manifest(text: str | bytes, where: str) -> FeatureManifest:
-    """A feature manifest from its JSON.
-
-    Raises:
-        ShardError: not a manifest, or of another format version.
-    """
-    try:
-        return FeatureManifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ShardError(
-            f"{where}: not a feature manifest of format {REGION_FORMAT} "
-            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); extract again"
-        ) from error
