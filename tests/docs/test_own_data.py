@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from feature_extraction.foreign.npz import write_npz
-from flows.__main__ import app
 from flows.checks import check_rebuild, read_params
+from flows.commands.app import app
 from flows.params import RebuildParams
 from model.config import PretrainJob
 from model.pretrain import run_pretraining

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.__main__ import app
 from flows.changes import with_changes
+from flows.commands.app import app
 from flows.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[2]

@@ -21,9 +21,9 @@ REPOSITORY = Path(__file__).parents[2]
 COMMAND = """
 import sys, typer
 from pathlib import Path
-from flows.command import exit_codes
+from flows.commands.shared import exit_codes
 from flows.params import PretrainParams
-from flows.run_stage import run_stage
+from flows.commands.run_stage import run_stage
 
 app = typer.Typer()
 

@@ -152,7 +152,7 @@ def test_a_run_is_watched_while_it_trains(begun: tuple[Root, Callable[..., None]
 
 
 def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callable[..., None]]) -> None:
-    from flows.__main__ import app
+    from flows.commands.app import app
 
     root, add = begun
     add(step=5, seed=0)

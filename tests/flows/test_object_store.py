@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.__main__ import app
+from flows.commands.app import app
 from model import shard_cache
 from model.config import FeatureSource
 from model.data import load_captions, open_store

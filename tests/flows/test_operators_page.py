@@ -16,7 +16,7 @@ import pytest
 import typer
 import yaml
 
-from flows.__main__ import app
+from flows.commands.app import app
 from flows.params import RebuildParams
 from flows.recipes import recipe
 from tasks.world.dataset import WorldConfig, make_world

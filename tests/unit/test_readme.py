@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.__main__ import app
+from flows.commands.app import app
 
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from flows.__main__ import app
+from flows.commands.app import app
 from flows.worker import STOP_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]

@@ -14,7 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows import entry
-from flows.__main__ import app, rebuild_text
+from flows.commands.app import app
+from flows.commands.experiment import rebuild_text
 from flows.params import RebuildParams
 from flows.recipes import recipe
 from flows.results import RebuildResult, StageSummary

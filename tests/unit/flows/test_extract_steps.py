@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows import options
-from flows.__main__ import app
+from flows.commands import shard_options as options
+from flows.commands.app import app
 from flows.direct import download_directly, extract_directly
 from flows.shard_params import DownloadParams, ExtractParams
 from flows.terminal import ROOMS

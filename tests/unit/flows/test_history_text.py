@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.__main__ import app
+from flows.commands.app import app
 from flows.history_text import HistoryFilter, HistoryResult, history_text, read_measures, trend_line
 from tasks.errors import UserError
 from tasks.history import append_history

@@ -25,7 +25,7 @@ except SystemExit as end:
 """
 HEAVY = {"torch", "torchvision", "transformers", "detectron2", "ray"}
 """Seconds each."""
-SLOW = HEAVY | {"prefect", "rich", "PIL", "yaml", "pyarrow.compute", "urllib3", "sqlite3", "flows.search_command"}
+SLOW = HEAVY | {"prefect", "rich", "PIL", "yaml", "pyarrow.compute", "urllib3", "sqlite3", "flows.commands.search"}
 """What a command that looks at receipts alone has no use for."""
 
 

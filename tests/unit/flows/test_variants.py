@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from flows.checks import validation_text
+from flows.commands.sweep import sweep_params
 from flows.params import RebuildParams
 from flows.recipes import recipe
-from flows.sweep_command import sweep_params
 from flows.variants import SweepParams
 from tasks.errors import UserError
 

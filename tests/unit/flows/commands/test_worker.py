@@ -8,7 +8,7 @@ import socket
 import pytest
 from typer.testing import CliRunner
 
-from flows.__main__ import app
+from flows.commands.app import app
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
     monkeypatch.setenv("PREFECT_WORKER_WEBSERVER_HOST", "")
     monkeypatch.delenv("PREFECT_WORKER_WEBSERVER_HOST")  # So that what the command sets is gone after the test.
-    monkeypatch.setattr("flows.worker_command.wait_for_server", lambda advice: None)
-    monkeypatch.setattr("flows.worker_command.run_worker", lambda arguments: calls.append(list(arguments)) or 3)
+    monkeypatch.setattr("flows.commands.worker.wait_for_server", lambda advice: None)
+    monkeypatch.setattr("flows.commands.worker.run_worker", lambda arguments: calls.append(list(arguments)) or 3)
     return calls
 
 
@@ -53,7 +53,7 @@ def test_a_server_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
     monkeypatch.setenv("PREFECT_API_URL", url)
-    monkeypatch.setattr("flows.worker_command.run_worker", lambda arguments: pytest.fail("was started"))
+    monkeypatch.setattr("flows.commands.worker.run_worker", lambda arguments: pytest.fail("was started"))
     done = CliRunner().invoke(app, ["worker"])
     assert done.exit_code == 1
     assert f"the Prefect server at {url} does not answer" in done.output and "prefect server start" in done.output

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.__main__ import app
+from flows.commands.app import app
+from flows.commands.setup import setup_text
 from flows.deployments import project_file, read_project
 from flows.results import Made
-from flows.setup_command import setup_text
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.__main__ import app
-from flows.evaluation_commands import evaluation_text
+from flows.commands.app import app
+from flows.commands.evaluation import evaluation_text
 from flows.results import EvaluationResult
 from tasks.evaluate import ProtocolTable, chance_row
 from tasks.records import HistoryRow

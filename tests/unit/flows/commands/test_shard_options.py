@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.checks import validation_text
-from flows.options import (
+from flows.commands.shard_options import (
     RowsOptions,
     nodes_config,
     retry_config,

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from feature_extraction.foreign.boxes import BoxForm
 from feature_extraction.samples.regions import Encoding
 from feature_extraction.samples.tars import ShardError
-from flows.command import Json, Root, exit_codes
+from flows.commands.shared import Json, Root, exit_codes
 from flows.progress import counts_text
 from tasks import storage
 from tasks.errors import StageError, UserError

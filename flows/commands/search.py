@@ -11,8 +11,8 @@ import typer
 from pydantic import Field
 
 from feature_extraction.samples.tars import ShardError
-from flows.command import Json, exit_codes
-from flows.command import Root as RootOption
+from flows.commands.shared import Json, exit_codes
+from flows.commands.shared import Root as RootOption
 from flows.progress import ProgressLog
 from model.config import ScoringConfig, Shortlist
 from tasks.errors import StageError, UserError

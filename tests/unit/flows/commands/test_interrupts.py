@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for survi
 COMMAND = """
 import typer
 from pathlib import Path
-from flows.command import exit_codes
+from flows.commands.shared import exit_codes
 from tasks.launch import run_module, stopping_children
 from pydantic import BaseModel
 

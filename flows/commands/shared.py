@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from flows import checks
-from flows.interrupts import GOES_ON, Interrupted, ends_in_order
+from flows.commands.interrupts import GOES_ON, Interrupted, ends_in_order
 from flows.recipes import RECIPES
 from flows.terminal import log_to_stderr
 from tasks.errors import StageError, UserError, disk_full_text, is_disk_full

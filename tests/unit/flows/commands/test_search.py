@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.search_command import FoundLine, SearchResult, add_search_command, search_text
+from flows.commands.search import FoundLine, SearchResult, add_search_command, search_text
 from tasks.storage import Root
 from tests.searchable import NAME, PICTURES, RUN, make_searchable
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter
 
-from flows.command import Json, exit_codes
+from flows.commands.shared import Json, exit_codes
 from flows.deployments import ProjectSpec, home_folder, project_file, read_project
 from flows.results import Made
 from flows.server import configured_api_url, prefect_server, wait_for_server

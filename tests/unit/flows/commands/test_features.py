@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.feature_commands import add_feature_commands
+from flows.commands.features import add_feature_commands
 from tests.foreign import lxmert_file
 
 

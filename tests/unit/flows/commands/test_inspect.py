@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from flows.inspect_command import add_inspect_command, shard_ranges
+from flows.commands.inspect import add_inspect_command, shard_ranges
 from tasks import storage
 from tasks.errors import UserError
 from tasks.storage import Root

@@ -7,9 +7,9 @@ from typing import Annotated, cast, get_args
 import typer
 
 from flows import checks
-from flows.command import Json, Params, Recipe, Root, Seed, exit_codes
+from flows.commands.run_stage import run_stage
+from flows.commands.shared import Json, Params, Recipe, Root, Seed, exit_codes
 from flows.params import RebuildParams
-from flows.run_stage import run_stage
 from flows.variants import Ablation, SweepParams
 from flows.world import rows_ready
 from tasks.errors import UserError
