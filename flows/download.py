@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import stage_tables
 from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
 from flows.download_steps import Steps, Work, log, run_download
+from flows.operate.deployed import begin_run
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
 from flows.shard_params import DownloadParams

@@ -8,9 +8,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import artifact_key, show_evaluation
 from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
 from flows.evaluate_steps import measure_of, run_evaluate
 from flows.markdown import code
+from flows.operate.deployed import begin_run
 from flows.params import EvaluateParams
 from flows.progress_bar import progress_bar
 from flows.results import EvaluationResult

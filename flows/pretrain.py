@@ -6,7 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
+from flows.operate.deployed import begin_run
 from flows.params import PretrainParams
 from flows.progress_bar import progress_bar
 from flows.training_steps import run_pretrain

@@ -12,9 +12,9 @@ from prefect.runtime import flow_run
 from flows.changes import Changes, with_changes
 from flows.checks import check_rebuild
 from flows.data_stages import DataStages, make_data
-from flows.deployed import begin_run
 from flows.download import download
 from flows.extract import extract
+from flows.operate.deployed import begin_run
 from flows.sweep_steps import compare, run_variants
 from flows.training_tasks import training_tasks
 from flows.variants import SweepParams

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.operate.server import configured_api_url, prefect_server, wait_for_server
 from flows.shard_params import Params
 
 

@@ -10,9 +10,9 @@ import typer
 from pydantic import TypeAdapter
 
 from flows.commands.shared import Json, exit_codes
-from flows.deployments import ProjectSpec, home_folder, project_file, read_project
+from flows.operate.deployments import ProjectSpec, home_folder, project_file, read_project
+from flows.operate.server import configured_api_url, prefect_server, wait_for_server
 from flows.results import Made
-from flows.server import configured_api_url, prefect_server, wait_for_server
 from tasks.errors import UserError
 
 
@@ -48,7 +48,7 @@ def setup(
             project = project.with_pool(pool)
         with prefect_server():
             wait_for_server("start it with `prefect server start`")
-            from flows.setup import set_up
+            from flows.operate.setup import set_up
 
             made = set_up(project)
         if json:

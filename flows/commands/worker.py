@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from flows.commands.shared import exit_codes
-from flows.server import configured_api_url, wait_for_server
-from flows.worker import run_worker
+from flows.operate.server import configured_api_url, wait_for_server
+from flows.operate.worker import run_worker
 from tasks.errors import UserError
 
 

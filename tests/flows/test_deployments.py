@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DeploymentSpec, read_project
+from flows.operate.deployments import DeploymentSpec, read_project
 from flows.recipes import recipe
 from flows.variants import SweepParams
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import read_project
+from flows.operate.deployments import read_project
 from flows.params import RebuildParams
 from flows.recipes import recipe
 from flows.result_card import recall_rows
@@ -344,7 +344,7 @@ def declared(site: Site) -> list[dict[str, Any]]:
 def test_setup_again_changes_nothing_and_keeps_what_was_turned_off(site: Site, setups: object) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.setup import set_up
+    from flows.operate.setup import set_up
 
     nightly = site.get("/deployments/name/evaluate/scheduled")
     schedule = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"

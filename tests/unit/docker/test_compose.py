@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from flows.commands.app import app
-from flows.worker import STOP_SECONDS
+from flows.operate.worker import STOP_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKER = REPOSITORY / "docker"

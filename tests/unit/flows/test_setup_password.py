@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.deployments import read_project
-from flows.setup import set_up
+from flows.operate.deployments import read_project
+from flows.operate.setup import set_up
 from tasks.errors import UserError
 
 REPOSITORY = Path(__file__).parents[3]

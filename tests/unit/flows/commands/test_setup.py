@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from flows.commands.app import app
 from flows.commands.setup import setup_text
-from flows.deployments import project_file, read_project
+from flows.operate.deployments import project_file, read_project
 from flows.results import Made
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flows.server import configured_api_url, prefect_server, wait_for_server
+from flows.operate.server import configured_api_url, prefect_server, wait_for_server
 from tasks.errors import StageError, UserError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -63,7 +63,7 @@ def test_a_prefect_home_that_cannot_be_written_is_named(
         monkeypatch.context() as prefect_is_not_imported,
         pytest.raises(UserError, match=r"Prefect's home .*file.* cannot be written .*; set PREFECT_HOME to a folder"),
     ):
-        prefect_is_not_imported.setattr("flows.server.configure_prefect", lambda: None)
+        prefect_is_not_imported.setattr("flows.operate.server.configure_prefect", lambda: None)
         with prefect_server():
             pass
     monkeypatch.delenv("PREFECT_HOME")
@@ -72,7 +72,7 @@ def test_a_prefect_home_that_cannot_be_written_is_named(
         monkeypatch.context() as prefect_is_not_imported,
         pytest.raises(UserError, match=r"file.*\.prefect cannot be written"),
     ):
-        prefect_is_not_imported.setattr("flows.server.configure_prefect", lambda: None)
+        prefect_is_not_imported.setattr("flows.operate.server.configure_prefect", lambda: None)
         with prefect_server():
             pass
 
@@ -124,7 +124,7 @@ def test_own_server_answers_whatever_the_proxies_is_told_no_events_and_ends_with
     number: signal.Signals,
 ) -> None:
     code = (
-        "import time\nfrom flows.server import prefect_server, wait_for_server\n"
+        "import time\nfrom flows.operate.server import prefect_server, wait_for_server\n"
         "with prefect_server():\n    wait_for_server()\n    from prefect.events import emit_event\n"
         "    assert emit_event('told', {'prefect.resource.id': 'nobody'}) is None\n"
         "    from prefect import flow, get_client\n    assert flow(lambda: 3, name='three')() == 3\n"
@@ -159,7 +159,7 @@ def test_own_server_answers_whatever_the_proxies_is_told_no_events_and_ends_with
 @pytest.mark.flow
 def test_own_server_that_does_not_start_is_told_of_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////dev/null/prefect.db")
-    code = "from flows.server import prefect_server, wait_for_server\nwith prefect_server():\n    wait_for_server()"
+    code = "from flows.operate.server import prefect_server, wait_for_server\nwith prefect_server():\n    wait_for_server()"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | PROXIES
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.run_log import let_rooms_speak
+from flows.operate.run_log import let_rooms_speak
 
 
 @pytest.fixture

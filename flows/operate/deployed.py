@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
-from flows.run_log import let_rooms_speak
+from flows.operate.run_log import let_rooms_speak
 from tasks.loopback import bypass_proxies_on_loopback
 from tasks.tether import signal_at_parents_end
 

@@ -1,6 +1,6 @@
-"""Prefect's own worker, in the process that `flows.worker` stops without loss.
+"""Prefect's own worker, in the process that `flows.operate.worker` stops without loss.
 
-    python -m flows.worker_process worker start --pool unicoder-vl
+    python -m flows.operate.worker_process worker start --pool unicoder-vl
 
 Everything but the module's name is what `prefect` takes.
 """
@@ -13,7 +13,7 @@ import sys
 
 def main() -> None:
     try:
-        from flows.lasting import outlast_outages
+        from flows.operate.lasting import outlast_outages
     except ImportError as error:
         print(f"this Prefect's worker does not outlast a server that is away ({error})", file=sys.stderr)
     else:

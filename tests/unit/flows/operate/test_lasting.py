@@ -18,7 +18,7 @@ from prefect.runner import _flow_run_executor, runner
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.workers import base
 
-from flows import lasting
+from flows.operate import lasting
 
 RUN = uuid.uuid4()
 

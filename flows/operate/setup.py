@@ -24,7 +24,7 @@ from prefect.exceptions import ObjectNotFound, ParameterTypeError, PrefectHTTPSt
 from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
-from flows.deployments import DeploymentSpec, ProjectSpec
+from flows.operate.deployments import DeploymentSpec, ProjectSpec
 from flows.results import Made
 from tasks.errors import UserError
 

@@ -3,7 +3,7 @@
 Asked to stop, Prefect's own worker kills its runs (SIGKILL) and is gone within a second: no checkpoint is written, and
 the runs stay Running on the server until the automation finds them. This one asks them first, as a cancellation does,
 and waits: training writes its checkpoint, and each run says itself that it has ended. And it outlasts a server that is
-away (`flows.lasting`).
+away (`flows.operate.lasting`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> 
     """Run `prefect worker start` with these arguments until it ends, or this process is asked to stop.
 
     A second signal stops at once. The worker dies with this process, and its runs end when it does
-    (`flows.deployed`), even by SIGKILL.
+    (`flows.operate.deployed`), even by SIGKILL.
 
     Returns:
         The exit status of the worker; 0 where this process was asked to stop.
@@ -50,7 +50,7 @@ def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> 
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     # In a session of its own: Ctrl-C in a terminal is for this process, which decides.
-    command = tether.command("flows.worker_process", "worker", "start", *arguments)
+    command = tether.command("flows.operate.worker_process", "worker", "start", *arguments)
     process = subprocess.Popen(command, start_new_session=True)
     try:
         while process.poll() is None and not stopping.is_set():

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[3]
 RUN = """
 import signal, sys, time
 from pathlib import Path
-from flows.deployed import end_with_worker
+from flows.operate.deployed import end_with_worker
 
 def stop(number, frame):
     time.sleep(0.5)
@@ -58,7 +58,7 @@ def worker(tmp_path: Path) -> subprocess.Popen[bytes]:
     (played / "__init__.py").touch()
     (played / "__main__.py").write_text(WORKER)
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from flows.worker import run_worker; sys.exit(run_worker([]))"],
+        [sys.executable, "-c", "import sys; from flows.operate.worker import run_worker; sys.exit(run_worker([]))"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{played.parent}{os.pathsep}{REPOSITORY}"},
     )

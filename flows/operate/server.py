@@ -4,7 +4,7 @@ Prefect starts such a server by itself, but that one takes twice as long (it is 
 lives on when the command is killed with SIGKILL. This one starts while the command imports Prefect, listens on a
 socket that the command has opened (so no port is ever taken), and is tethered to it (`tasks.tether`).
 
-    python -m flows.server SOCKET_DESCRIPTOR
+    python -m flows.operate.server SOCKET_DESCRIPTOR
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class _OwnServer:
             descriptor = listener.fileno()
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
             self._process = subprocess.Popen(
-                tether.command("flows.server", str(descriptor)),
+                tether.command("flows.operate.server", str(descriptor)),
                 pass_fds=(descriptor,),
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
