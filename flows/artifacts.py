@@ -12,7 +12,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.markdown import code, escaped
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
 from flows.progress import counts_text
 from flows.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
 from flows.results import EvaluationResult, FailedShard, RebuildResult, StageSummary

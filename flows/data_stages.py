@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
+from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.shard_params import DownloadParams, ExtractParams
 from flows.shards import lost_text
 from tasks.errors import StageError
 

@@ -13,16 +13,18 @@ from flows.data_stages import DataStages, make_data
 from flows.download_steps import Work, run_download
 from flows.evaluate_steps import measure_of, run_evaluate
 from flows.extract_steps import run_extract
-from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams
+from flows.params.evaluation import EvaluateParams
+from flows.params.experiment import RebuildParams
+from flows.params.shards import DownloadParams, ExtractParams, Params
+from flows.params.training import FinetuneParams, PretrainParams
+from flows.params.variants import SweepParams
 from flows.progress import no_bar
 from flows.rebuild_steps import RecallTables, run_rebuild, write_rebuild_report
 from flows.results import EvaluationResult, RebuildResult, StageSummary, no_tables
-from flows.shard_params import DownloadParams, ExtractParams, Params
 from flows.shards import Collected, collect_shards
 from flows.sweep_steps import compare, run_variants
 from flows.training_steps import run_finetune, run_pretrain
 from flows.trainings import Submit
-from flows.variants import SweepParams
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from flows.params.shards import DownloadParams
 from flows.progress import Bar, StageProgress, counts_text
 from flows.results import SHARD_FAILED, StageSummary, Tables
-from flows.shard_params import DownloadParams
 from flows.shards import Collected, check_failed, is_tolerable, summarize
 from tasks.config import DatasetConfig
 from tasks.download import Again, published_receipt

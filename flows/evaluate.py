@@ -7,11 +7,11 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import artifact_key, show_evaluation
-from flows.changes import Changes, with_changes
 from flows.evaluate_steps import measure_of, run_evaluate
 from flows.markdown import code
 from flows.operate.deployed import begin_run
-from flows.params import EvaluateParams
+from flows.params.changes import Changes, with_changes
+from flows.params.evaluation import EvaluateParams
 from flows.progress_bar import progress_bar
 from flows.results import EvaluationResult
 from tasks.launch import stopping_children

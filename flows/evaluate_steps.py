@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from feature_extraction.samples.tars import ShardError
-from flows.params import EvaluateParams
+from flows.params.evaluation import EvaluateParams
 from flows.progress import Bar, ProgressLog
 from flows.results import EvaluationResult
 from tasks import evaluate as evaluation

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from feature_extraction.config import ExtractorConfig
+from flows.params.shards import ExtractParams
 from flows.progress import Bar, StageProgress
 from flows.results import SHARD_FAILED, FailedShard, StageSummary, Tables
-from flows.shard_params import ExtractParams
 from flows.shards import Collected, check_failed, is_tolerable, may_fail, summarize
 from tasks.config import DatasetConfig
 from tasks.errors import UserError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.changes import Changes, with_changes
 from flows.operate.deployed import begin_run
-from flows.params import FinetuneParams
+from flows.params.changes import Changes, with_changes
+from flows.params.training import FinetuneParams
 from flows.progress_bar import progress_bar
 from flows.training_steps import run_finetune
 from tasks.launch import stopping_children

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flows.data_stages import DataStages, make_data
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.stage_texts import done_text, losses
 from flows.trainings import Experiment, Trainings, submit_experiments

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from flows.markdown import code, code_block, escaped, table
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
 from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.stage_texts import losses

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from flows.params import RebuildParams, Setting
+from flows.params.experiment import RebuildParams
+from flows.params.training import Setting
 from flows.progress import counts_text
 from tasks import train
 from tasks.config import DatasetConfig

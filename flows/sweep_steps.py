@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from flows.params.variants import SweepParams, Variant
 from flows.trainings import Experiment, Submitted, Trainings, submit_experiments
-from flows.variants import SweepParams, Variant
 from tasks import train
 from tasks.errors import StageError, UserError
 from tasks.storage import Root, now, sweep_path

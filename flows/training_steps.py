@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flows.params import FinetuneParams, PretrainParams
+from flows.params.training import FinetuneParams, PretrainParams
 from flows.progress import Bar, ProgressLog
 from tasks import train
 from tasks.records import CheckpointRef

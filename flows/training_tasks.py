@@ -12,8 +12,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluate import evaluate_task
 from flows.finetune import finetune_task
+from flows.params.shards import Params
 from flows.pretrain import pretrain_task
-from flows.shard_params import Params
 from flows.trainings import Submit
 from tasks.launch import stopping_children
 from tasks.records import Stage

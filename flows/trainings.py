@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager
 from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from flows.params import RebuildParams, Setting
+from flows.params.experiment import RebuildParams
+from flows.params.shards import Params
+from flows.params.training import Setting
 from flows.results import EvaluationResult
-from flows.shard_params import Params
 from tasks.records import CheckpointRef, Stage
 
 _SETTINGS: tuple[Setting, ...] = ("pretrain+finetune", "task-specific", "zero-shot")

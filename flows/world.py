@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.checks import check_extract
-from flows.demo_recipe import WORLD_FOLDER, world_path
-from flows.params import RebuildParams
+from flows.params.checks import check_extract
+from flows.params.demo import WORLD_FOLDER, world_path
+from flows.params.experiment import RebuildParams
 from flows.status import downloads_pending
 from tasks.local_copy import local_copy
 from tasks.storage import Root

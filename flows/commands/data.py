@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter
 
-from flows import checks
 from flows.commands import shard_options as options
 from flows.commands.app import app
 from flows.commands.experiment import _load
@@ -22,6 +21,7 @@ from flows.commands.shared import (
     Root,
     exit_codes,
 )
+from flows.params import checks
 from flows.progress import counts_text
 from flows.results import StageSummary
 from flows.world import uses_world, world_served

@@ -7,8 +7,6 @@ from pathlib import Path
 import typer
 from pydantic import BaseModel
 
-from flows import checks
-from flows.changes import read_changes, with_changes
 from flows.commands.app import app
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import (
@@ -20,7 +18,9 @@ from flows.commands.shared import (
     Seed,
     exit_codes,
 )
-from flows.params import RebuildParams
+from flows.params import checks
+from flows.params.changes import read_changes, with_changes
+from flows.params.experiment import RebuildParams
 from flows.progress import counts_text, duration
 from flows.results import RebuildResult
 from flows.stage_texts import done_text, losses

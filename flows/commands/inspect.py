@@ -11,9 +11,9 @@ import typer
 from pydantic import Field
 
 from feature_extraction.samples.tars import ShardError
-from flows import checks
 from flows.commands.shared import MOST_SEED, Json, Params, Recipe, exit_codes
 from flows.commands.shared import Root as RootOption
+from flows.params import checks
 from tasks.errors import StageError, UserError, is_disk_full
 from tasks.extractor import extractor_fingerprint
 from tasks.features.draw_regions import contact_sheet

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from flows.operate.server import configured_api_url, prefect_server, wait_for_server
-from flows.shard_params import Params
+from flows.params.shards import Params
 
 
 def run_stage(stage: str, params: Params) -> Any:

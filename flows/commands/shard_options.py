@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel
 
 from feature_extraction.config import ExtractorConfig
-from flows.shard_params import DownloadParams, ExtractParams
+from flows.params.shards import DownloadParams, ExtractParams
 from model.config import ScoringConfig
 from tasks.config import DownloadConfig, NodesConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets

@@ -12,9 +12,9 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 
-from flows import checks
 from flows.commands.interrupts import GOES_ON, Interrupted, ends_in_order
-from flows.recipes import RECIPES
+from flows.params import checks
+from flows.params.recipes import RECIPES
 from flows.terminal import log_to_stderr
 from tasks.errors import StageError, UserError, disk_full_text, is_disk_full
 

@@ -6,11 +6,11 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from flows import checks
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import Json, Params, Recipe, Root, Seed, exit_codes
-from flows.params import RebuildParams
-from flows.variants import Ablation, SweepParams
+from flows.params import checks
+from flows.params.experiment import RebuildParams
+from flows.params.variants import Ablation, SweepParams
 from flows.world import rows_ready
 from tasks.errors import UserError
 from tasks.sweeps import Sweep, VariantsFailedError, sweep_text

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from flows import checks
 from flows.commands import shard_options as options
 from flows.commands.app import app
 from flows.commands.experiment import _load, _print
@@ -24,6 +23,7 @@ from flows.commands.shared import (
     Seed,
     exit_codes,
 )
+from flows.params import checks
 from tasks.records import CheckpointRef
 
 

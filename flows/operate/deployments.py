@@ -12,8 +12,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from flows.checks import validation_text
-from flows.shard_params import Params
+from flows.params.checks import validation_text
+from flows.params.shards import Params
 from tasks.errors import UserError
 
 HOME_VARIABLE = "UNICODER_VL_HOME"

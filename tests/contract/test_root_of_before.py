@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.world
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
 from flows.status import read_status
 from flows.world import world_served
 from model.checkpoint import list_checkpoints

@@ -17,9 +17,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from feature_extraction.foreign.npz import write_npz
-from flows.checks import check_rebuild, read_params
 from flows.commands.app import app
-from flows.params import RebuildParams
+from flows.params.checks import check_rebuild, read_params
+from flows.params.experiment import RebuildParams
 from model.config import PretrainJob
 from model.pretrain import run_pretraining
 from tasks.storage import Root

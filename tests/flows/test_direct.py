@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import FinetuneParams, PretrainParams
+from flows.params.training import FinetuneParams, PretrainParams
 from model.config import FinetuneConfig, PretrainConfig
 from tasks.storage import Root
 from tests.searchable import DATASET, ENCODER, EXTRACTOR, SPLIT, make_searchable
@@ -22,7 +22,7 @@ COMMAND = """
 import sys, typer
 from pathlib import Path
 from flows.commands.shared import exit_codes
-from flows.params import PretrainParams
+from flows.params.experiment import PretrainParams
 from flows.commands.run_stage import run_stage
 
 app = typer.Typer()

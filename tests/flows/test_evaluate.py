@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.params import EvaluateParams
+from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
 from model.config import EncoderConfig, FeatureSource, ScoringConfig
 from tasks.errors import StageError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from feature_extraction.config import ExtractorConfig
-from flows.recipes import recipe
+from flows.params.recipes import recipe
 from model.config import FeatureSource
 from tasks.config import DatasetConfig
 from tasks.extractor import extractor_fingerprint

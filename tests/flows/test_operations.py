@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from flows.operate.deployments import read_project
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from flows.result_card import recall_rows
 from flows.results import RebuildResult
 from tasks.extractor import extractor_fingerprint

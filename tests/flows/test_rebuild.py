@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from flows.results import RebuildResult
 from flows.stage_texts import losses
 from flows.status import downloads_pending, read_status, status_text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from feature_extraction.config import ExtractorConfig
-from flows.params import PretrainParams
+from flows.params.training import PretrainParams
 from model.config import PretrainConfig
 from tasks.config import NodesConfig
 from tasks.extractor import extractor_fingerprint
@@ -33,7 +33,7 @@ EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=5)
 STEPS = 150
 TRAIN = """
 import sys
-from flows.params import PretrainParams
+from flows.params.experiment import PretrainParams
 from tasks import mirror
 from tasks.errors import StageError, UserError
 from tasks.storage import Root

@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from flows.recipes import recipe
-from flows.variants import SweepParams
+from flows.params.recipes import recipe
+from flows.params.variants import SweepParams
 from flows.world import world_served
 from tasks.history import read_history
 from tasks.storage import Root

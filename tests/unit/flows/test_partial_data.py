@@ -19,10 +19,10 @@ from flows.data_stages import check_measured
 from flows.direct import DOWNLOAD, EXTRACT
 from flows.download_steps import Work, run_download
 from flows.extract_steps import run_extract
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.shard_params import DownloadParams, ExtractParams
 from flows.shards import Collected, collect_shards
 from flows.stage_texts import losses
 from flows.status import read_status, status_text

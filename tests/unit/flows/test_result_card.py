@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.recipes import recipe
+from flows.params.recipes import recipe
 from flows.result_card import rebuild_card, recall_rows, stage_rows
 from flows.results import SHARD_FAILED, FailedShard, RebuildResult, StageSummary
 from flows.stage_texts import done_text, losses

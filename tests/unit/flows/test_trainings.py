@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from flows.params import FinetuneParams, PretrainParams
-from flows.recipes import recipe
+from flows.params.recipes import recipe
+from flows.params.training import FinetuneParams, PretrainParams
+from flows.params.variants import SweepParams
 from flows.trainings import Experiment, submit_experiments
-from flows.variants import SweepParams
 from tasks.records import Stage
 
 DEMO = recipe("demo", "data")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.recipes import recipe
+from flows.params.recipes import recipe
 from flows.world import rows_ready, world_served
 from tasks.world.dataset import WorldConfig, read_world
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from flows.checks import validation_text
+from flows.params.checks import validation_text
 from tasks.config import DatasetConfig, RowsConfig
 from tasks.logins import has_login, without_login
 

@@ -13,8 +13,8 @@ import pytest
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.checks import check_download
-from flows.shard_params import DownloadParams
+from flows.params.checks import check_download
+from flows.params.shards import DownloadParams
 from flows.status import _split_status
 from tasks import made_from
 from tasks.captions import make_captions

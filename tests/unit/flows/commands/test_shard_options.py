@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.checks import validation_text
 from flows.commands.shard_options import (
     RowsOptions,
     nodes_config,
@@ -17,7 +16,8 @@ from flows.commands.shard_options import (
     with_extract_options,
     with_scoring_options,
 )
-from flows.shard_params import DownloadParams, ExtractParams
+from flows.params.checks import validation_text
+from flows.params.shards import DownloadParams, ExtractParams
 from model.config import ScoringConfig, Shortlist
 from tasks.config import NodesConfig, RetryConfig, RowsConfig
 from tasks.errors import UserError

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from flows.checks import validation_text
+from flows.params.checks import validation_text
 from tasks.errors import UserError
 
 Changes = Annotated[

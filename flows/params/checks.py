@@ -9,9 +9,11 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from flows.params import EvaluateParams, FinetuneParams, PretrainParams, RebuildParams, Setting
-from flows.recipes import RECIPES, recipe
-from flows.shard_params import DownloadParams, ExtractParams
+from flows.params.evaluation import EvaluateParams
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import RECIPES, recipe
+from flows.params.shards import DownloadParams, ExtractParams
+from flows.params.training import FinetuneParams, PretrainParams, Setting
 from tasks import train
 from tasks.config import NodesConfig
 from tasks.download_settings import check_settings

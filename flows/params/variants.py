@@ -6,8 +6,9 @@ from typing import Literal, NamedTuple, cast
 
 from pydantic import Field, model_validator
 
-from flows.params import RebuildParams, Setting
-from flows.shard_params import Params
+from flows.params.experiment import RebuildParams
+from flows.params.shards import Params
+from flows.params.training import Setting
 
 Ablation = Literal["layers", "boxes", "settings"]
 

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Literal
 
 from feature_extraction.config import ExtractorConfig
-from flows.demo_recipe import demo
-from flows.params import RebuildParams
-from flows.retrieval_data import COCO, FLICKR8K, FLICKR30K, RetrievalData
+from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
+from flows.params.demo import demo
+from flows.params.experiment import RebuildParams
 from model.config import (
     EncoderConfig,
     FinetuneConfig,
@@ -112,7 +112,7 @@ def _after_conceptual_captions(
     """The data of both versions.
 
     Expects in the working directory Google's Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv as they
-    are, the pictures and the json of the retrieval dataset (see flows/retrieval_data.py), and in the folder
+    are, the pictures and the json of the retrieval dataset (see flows/params/datasets.py), and in the folder
     bert-base-uncased BERT's word pieces, vocab.txt, with its config.json and model.safetensors; these two may come
     from the hub instead. Recipes that share a root share what they have in common: images, features, and, of one
     version, the pretraining run.

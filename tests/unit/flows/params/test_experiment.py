@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.checks import validation_text
-from flows.params import EvaluateParams, FinetuneParams, RebuildParams
-from flows.recipes import recipe
+from flows.params.checks import validation_text
+from flows.params.evaluation import EvaluateParams
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.params.training import FinetuneParams
 
 
 def changed(path: str, value: object) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.params import RebuildParams
+from flows.params.experiment import RebuildParams
 from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig, ScoringConfig, WordMasking
 from tasks.config import DatasetConfig, DownloadConfig
 from tasks.local_copy import local_copy

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from flows.checks import validation_text
 from flows.commands.sweep import sweep_params
-from flows.params import RebuildParams
-from flows.recipes import recipe
-from flows.variants import SweepParams
+from flows.params.checks import validation_text
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.params.variants import SweepParams
 from tasks.errors import UserError
 
 DEMO = recipe("demo", "data")

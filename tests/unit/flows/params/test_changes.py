@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows.changes import read_changes, with_changes
-from flows.recipes import recipe
+from flows.params.changes import read_changes, with_changes
+from flows.params.recipes import recipe
 from tasks.errors import UserError
 
 PARAMS = recipe("demo", "data")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import RebuildParams
-from flows.recipes import RECIPES, recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import RECIPES, recipe
 from flows.world import uses_world
 from tasks.errors import UserError
 
