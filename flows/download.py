@@ -8,14 +8,14 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from flows.artifacts import stage_tables
-from flows.download_steps import Steps, Work, log, run_download
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.shards import DownloadParams
 from flows.progress_bar import progress_bar
 from flows.results import StageSummary
-from flows.shard_tasks import run_shards
-from flows.shards import Collected
+from flows.steps.download import Steps, Work, log, run_download
+from flows.steps.shard_tasks import run_shards
+from flows.steps.shards import Collected
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again

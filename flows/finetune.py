@@ -9,7 +9,7 @@ from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.training import FinetuneParams
 from flows.progress_bar import progress_bar
-from flows.training_steps import run_finetune
+from flows.steps.training import run_finetune
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
 

@@ -9,7 +9,7 @@ from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.training import PretrainParams
 from flows.progress_bar import progress_bar
-from flows.training_steps import run_pretrain
+from flows.steps.training import run_pretrain
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
 

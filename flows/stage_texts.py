@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from flows.results import StageSummary
-from flows.shards import lost_text, num_shards
+from flows.steps.shards import lost_text, num_shards
 from tasks.records import ShardRef, Stage
 
 _SHARD_STAGES = (Stage.DOWNLOAD, Stage.EXTRACT)

@@ -9,16 +9,16 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.data_stages import DataStages, make_data
 from flows.download import download
 from flows.extract import extract
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.checks import check_rebuild
 from flows.params.variants import SweepParams
-from flows.sweep_steps import compare, run_variants
+from flows.steps.data_stages import DataStages, make_data
+from flows.steps.sweep import compare, run_variants
+from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
-from flows.world import rows_ready
 from tasks.reports.recall_table import protocol_of
 from tasks.reports.setting_row import DIRECTIONS
 from tasks.sweeps import Sweep, VariantRow, sweep_text

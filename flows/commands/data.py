@@ -24,7 +24,7 @@ from flows.commands.shared import (
 from flows.params import checks
 from flows.progress import counts_text
 from flows.results import StageSummary
-from flows.world import uses_world, world_served
+from flows.steps.world import uses_world, world_served
 
 
 @app.command()

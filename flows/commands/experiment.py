@@ -25,7 +25,7 @@ from flows.progress import counts_text, duration
 from flows.results import RebuildResult
 from flows.stage_texts import done_text, losses
 from flows.status import read_download_status, read_status, status_text
-from flows.world import rows_ready
+from flows.steps.world import rows_ready
 from tasks.records import Outcome
 from tasks.reports.recall_table import table_text
 

@@ -19,7 +19,7 @@ def run_stage(stage: str, params: Params) -> Any:
         UserError, StageError: what the stage ends with; or the server does not answer.
     """
     if configured_api_url() is None:
-        return getattr(import_module("flows.direct"), f"{stage}_directly")(params)
+        return getattr(import_module("flows.steps.direct"), f"{stage}_directly")(params)
     with prefect_server():
         flow = getattr(import_module(f"flows.{stage}"), stage)
         wait_for_server()

@@ -11,7 +11,7 @@ from flows.commands.shared import Json, Params, Recipe, Root, Seed, exit_codes
 from flows.params import checks
 from flows.params.experiment import RebuildParams
 from flows.params.variants import Ablation, SweepParams
-from flows.world import rows_ready
+from flows.steps.world import rows_ready
 from tasks.errors import UserError
 from tasks.sweeps import Sweep, VariantsFailedError, sweep_text
 

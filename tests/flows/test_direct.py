@@ -126,7 +126,7 @@ def test_what_is_done_is_found_done_without_prefect_or_torch(root: Root, tmp_pat
 
 
 def test_of_two_trainings_the_second_waits_for_the_first_and_ends_with_its_error(root: Root) -> None:
-    from flows.direct import trainings_directly
+    from flows.steps.direct import trainings_directly
     from tasks.errors import UserError
     from tasks.records import Stage
 

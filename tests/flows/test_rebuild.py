@@ -14,7 +14,7 @@ from flows.params.recipes import recipe
 from flows.results import RebuildResult
 from flows.stage_texts import losses
 from flows.status import downloads_pending, read_status, status_text
-from flows.world import world_served
+from flows.steps.world import world_served
 from model.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.history import read_history

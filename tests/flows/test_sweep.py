@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from flows.params.recipes import recipe
 from flows.params.variants import SweepParams
-from flows.world import world_served
+from flows.steps.world import world_served
 from tasks.history import read_history
 from tasks.storage import Root
 from tasks.sweeps import Sweep, VariantsFailedError

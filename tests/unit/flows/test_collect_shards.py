@@ -10,7 +10,7 @@ import pytest
 
 from feature_extraction.samples.tars import ShardError
 from flows.results import FailedShard, StageSummary
-from flows.shards import check_failed, collect_shards
+from flows.steps.shards import check_failed, collect_shards
 from tasks.errors import StageError, UserError
 from tasks.records import ShardRef, ShardResult, Stage
 from tasks.web.network import NetworkGoneError

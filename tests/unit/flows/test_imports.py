@@ -59,7 +59,9 @@ def test_the_history_is_read_without_what_makes_it(tmp_path: Path) -> None:
 
 
 def test_stages_without_prefect_import_neither_it_nor_torch() -> None:
-    assert not imported("import flows.direct", HEAVY | {"prefect", "rich", "flows.artifacts", "flows.progress_bar"})
+    assert not imported(
+        "import flows.steps.direct", HEAVY | {"prefect", "rich", "flows.artifacts", "flows.progress_bar"}
+    )
 
 
 def test_programs_that_compute_import_torch_and_no_more_of_its_size() -> None:

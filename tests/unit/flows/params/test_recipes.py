@@ -8,7 +8,7 @@ import pytest
 
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
-from flows.world import uses_world
+from flows.steps.world import uses_world
 from tasks.errors import UserError
 
 

@@ -10,7 +10,7 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
-from flows.shards import Collected, collect_shards
+from flows.steps.shards import Collected, collect_shards
 from tasks.records import ShardRef, ShardResult
 from tasks.workers import killing_workers
 

@@ -9,7 +9,7 @@ import pytest
 from flows.params.recipes import recipe
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.params.variants import SweepParams
-from flows.trainings import Experiment, submit_experiments
+from flows.steps.experiments import Experiment, submit_experiments
 from tasks.records import Stage
 
 DEMO = recipe("demo", "data")

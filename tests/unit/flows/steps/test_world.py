@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.params.recipes import recipe
-from flows.world import rows_ready, world_served
+from flows.steps.world import rows_ready, world_served
 from tasks.world.dataset import WorldConfig, read_world
 
 TINY = WorldConfig(pretraining_images=20, retrieval_train=1, retrieval_val=1, retrieval_test=1, workers=1)

@@ -10,7 +10,7 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.shards import ExtractParams
 from flows.progress import Bar, StageProgress
 from flows.results import SHARD_FAILED, FailedShard, StageSummary, Tables
-from flows.shards import Collected, check_failed, is_tolerable, may_fail, summarize
+from flows.steps.shards import Collected, check_failed, is_tolerable, may_fail, summarize
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.extract_pool import ExtractorPool

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flows.data_stages import DataStages, make_data
 from flows.params.experiment import RebuildParams
 from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.stage_texts import done_text, losses
-from flows.trainings import Experiment, Trainings, submit_experiments
+from flows.steps.data_stages import DataStages, make_data
+from flows.steps.experiments import Experiment, Trainings, submit_experiments
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
 from tasks.report import Scored, write_report

@@ -8,23 +8,25 @@ from contextlib import contextmanager
 from typing import Any
 
 from feature_extraction.config import ExtractorConfig
-from flows import download_steps, extract_steps, rebuild_steps
-from flows.data_stages import DataStages, make_data
-from flows.download_steps import Work, run_download
-from flows.evaluate_steps import measure_of, run_evaluate
-from flows.extract_steps import run_extract
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.params.variants import SweepParams
 from flows.progress import no_bar
-from flows.rebuild_steps import RecallTables, run_rebuild, write_rebuild_report
 from flows.results import EvaluationResult, RebuildResult, StageSummary, no_tables
-from flows.shards import Collected, collect_shards
-from flows.sweep_steps import compare, run_variants
-from flows.training_steps import run_finetune, run_pretrain
-from flows.trainings import Submit
+from flows.steps import download as download_steps
+from flows.steps import extract as extract_steps
+from flows.steps import rebuild as rebuild_steps
+from flows.steps.data_stages import DataStages, make_data
+from flows.steps.download import Work, run_download
+from flows.steps.evaluate import measure_of, run_evaluate
+from flows.steps.experiments import Submit
+from flows.steps.extract import run_extract
+from flows.steps.rebuild import RecallTables, run_rebuild, write_rebuild_report
+from flows.steps.shards import Collected, collect_shards
+from flows.steps.sweep import compare, run_variants
+from flows.steps.training import run_finetune, run_pretrain
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again
@@ -122,7 +124,7 @@ def sweep_directly(params: SweepParams) -> Sweep:
 
 @contextmanager
 def trainings_directly(at_once: int) -> Iterator[Submit]:
-    """See `flows.trainings.Trainings`."""
+    """See `flows.steps.experiments.Trainings`."""
     pool = ThreadPoolExecutor(at_once)
 
     def submit(stage: Stage, params: Params, wait_for: Sequence[Any]) -> Future[Any]:

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.shards import lost_text
+from flows.steps.shards import lost_text
 from tasks.errors import StageError
 
 log = logging.getLogger("flows.data")
 
 
 class DataStages(NamedTuple):
-    """The two, as functions: flows of Prefect, or those of `flows.direct`."""
+    """The two, as functions: flows of Prefect, or those of `flows.steps.direct`."""
 
     download: Callable[[DownloadParams], list[StageSummary]]
     extract: Callable[[ExtractParams], list[StageSummary]]

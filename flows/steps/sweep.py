@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from flows.params.variants import SweepParams, Variant
-from flows.trainings import Experiment, Submitted, Trainings, submit_experiments
+from flows.steps.experiments import Experiment, Submitted, Trainings, submit_experiments
 from tasks import train
 from tasks.errors import StageError, UserError
 from tasks.storage import Root, now, sweep_path

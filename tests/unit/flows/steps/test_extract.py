@@ -17,8 +17,8 @@ import tasks.world
 from feature_extraction.config import ExtractorConfig
 from flows.commands import shard_options as options
 from flows.commands.app import app
-from flows.direct import download_directly, extract_directly
 from flows.params.shards import DownloadParams, ExtractParams
+from flows.steps.direct import download_directly, extract_directly
 from flows.terminal import ROOMS
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
