@@ -7,15 +7,15 @@ from collections.abc import Collection, Sequence
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import stage_tables
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.shards import DownloadParams
-from flows.progress_bar import progress_bar
 from flows.results import StageSummary
 from flows.steps.download import Steps, Work, log, run_download
 from flows.steps.shard_tasks import run_shards
 from flows.steps.shards import Collected
+from flows.views.artifacts import stage_tables
+from flows.views.progress_bar import progress_bar
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again

@@ -6,14 +6,14 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import artifact_key, show_evaluation
-from flows.markdown import code
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.evaluation import EvaluateParams
-from flows.progress_bar import progress_bar
 from flows.results import EvaluationResult
 from flows.steps.evaluate import measure_of, run_evaluate
+from flows.views.artifacts import artifact_key, show_evaluation
+from flows.views.markdown import code
+from flows.views.progress_bar import progress_bar
 from tasks.launch import stopping_children
 from tasks.records import HistoryRow
 from tasks.storage import Root

@@ -8,8 +8,8 @@ from prefect.cache_policies import NO_CACHE
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.training import PretrainParams
-from flows.progress_bar import progress_bar
 from flows.steps.training import run_pretrain
+from flows.views.progress_bar import progress_bar
 from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
 

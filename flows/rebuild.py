@@ -8,7 +8,6 @@ from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.artifacts import show_rebuild
 from flows.download import download
 from flows.extract import extract
 from flows.operate.deployed import begin_run
@@ -20,6 +19,7 @@ from flows.steps.data_stages import DataStages
 from flows.steps.rebuild import Outcomes, Steps, run_rebuild, write_rebuild_report
 from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
+from flows.views.artifacts import show_rebuild
 
 
 @flow(name="rebuild", flow_run_name="rebuild {params.name} in {params.root_uri}")

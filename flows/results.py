@@ -39,7 +39,7 @@ class StageSummary(Record):
 
 
 Tables = Callable[[Sequence[StageSummary]], None]
-"""Shows what a stage has done for each split: see `flows.artifacts`."""
+"""Shows what a stage has done for each split: see `flows.views.artifacts`."""
 
 
 def no_tables(summaries: Sequence[StageSummary]) -> None:

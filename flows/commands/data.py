@@ -22,9 +22,9 @@ from flows.commands.shared import (
     exit_codes,
 )
 from flows.params import checks
-from flows.progress import counts_text
 from flows.results import StageSummary
 from flows.steps.world import uses_world, world_served
+from flows.views.progress import counts_text
 
 
 @app.command()

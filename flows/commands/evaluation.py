@@ -12,11 +12,11 @@ from flows.commands import shard_options as options
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import Json, Params, Recipe, Seed, exit_codes
 from flows.commands.shared import Root as RootOption
-from flows.history_text import HistoryFilter, history_text, read_measures
 from flows.params import checks
 from flows.params.evaluation import EvaluateParams
 from flows.params.training import Setting
 from flows.results import EvaluationResult
+from flows.views.history_text import HistoryFilter, history_text, read_measures
 from tasks import runs
 from tasks.errors import UserError
 from tasks.reports.recall_table import table_text

@@ -21,11 +21,11 @@ from flows.commands.shared import (
 from flows.params import checks
 from flows.params.changes import read_changes, with_changes
 from flows.params.experiment import RebuildParams
-from flows.progress import counts_text, duration
 from flows.results import RebuildResult
-from flows.stage_texts import done_text, losses
-from flows.status import read_download_status, read_status, status_text
 from flows.steps.world import rows_ready
+from flows.views.progress import counts_text, duration
+from flows.views.stage_texts import done_text, losses
+from flows.views.status import read_download_status, read_status, status_text
 from tasks.records import Outcome
 from tasks.reports.recall_table import table_text
 

@@ -15,7 +15,7 @@ from feature_extraction.foreign.boxes import BoxForm
 from feature_extraction.samples.regions import Encoding
 from feature_extraction.samples.tars import ShardError
 from flows.commands.shared import Json, Root, exit_codes
-from flows.progress import counts_text
+from flows.views.progress import counts_text
 from tasks import storage
 from tasks.errors import StageError, UserError
 from tasks.features.export_features import ExportFormat, Ids, export_features

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from flows.commands.interrupts import GOES_ON, Interrupted, ends_in_order
 from flows.params import checks
 from flows.params.recipes import RECIPES
-from flows.terminal import log_to_stderr
+from flows.views.terminal import log_to_stderr
 from tasks.errors import StageError, UserError, disk_full_text, is_disk_full
 
 _RECIPE_HELP = f"Named parameters: {', '.join(sorted(RECIPES))}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flows.terminal import ROOMS
+from flows.views.terminal import ROOMS
 
 
 def let_rooms_speak() -> None:

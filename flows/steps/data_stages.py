@@ -9,7 +9,7 @@ from typing import NamedTuple
 from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.steps.shards import lost_text
+from flows.views.stage_texts import lost_text
 from tasks.errors import StageError
 
 log = logging.getLogger("flows.data")

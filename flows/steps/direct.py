@@ -13,7 +13,6 @@ from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.params.variants import SweepParams
-from flows.progress import no_bar
 from flows.results import EvaluationResult, RebuildResult, StageSummary, no_tables
 from flows.steps import download as download_steps
 from flows.steps import extract as extract_steps
@@ -27,6 +26,7 @@ from flows.steps.rebuild import RecallTables, run_rebuild, write_rebuild_report
 from flows.steps.shards import Collected, collect_shards
 from flows.steps.sweep import compare, run_variants
 from flows.steps.training import run_finetune, run_pretrain
+from flows.views.progress import no_bar
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig
 from tasks.download import Again

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flows.params.shards import DownloadParams
-from flows.progress import Bar, StageProgress, counts_text
 from flows.results import SHARD_FAILED, StageSummary, Tables
 from flows.steps.shards import Collected, check_failed, is_tolerable, summarize
+from flows.views.progress import Bar, StageProgress, counts_text
 from tasks.config import DatasetConfig
 from tasks.download import Again, published_receipt
 from tasks.download_pool import DownloadPool

@@ -6,8 +6,8 @@ import logging
 
 from feature_extraction.samples.tars import ShardError
 from flows.params.evaluation import EvaluateParams
-from flows.progress import Bar, ProgressLog
 from flows.results import EvaluationResult
+from flows.views.progress import Bar, ProgressLog
 from tasks import evaluate as evaluation
 from tasks.errors import UserError
 from tasks.history import read_history

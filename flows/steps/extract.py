@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.shards import ExtractParams
-from flows.progress import Bar, StageProgress
 from flows.results import SHARD_FAILED, FailedShard, StageSummary, Tables
 from flows.steps.shards import Collected, check_failed, is_tolerable, may_fail, summarize
+from flows.views.progress import Bar, StageProgress
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.extract_pool import ExtractorPool

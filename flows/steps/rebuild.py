@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from flows.params.experiment import RebuildParams
 from flows.results import EvaluationResult, RebuildResult, StageSummary
-from flows.stage_texts import done_text, losses
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.experiments import Experiment, Trainings, submit_experiments
+from flows.views.stage_texts import done_text, losses
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
 from tasks.report import Scored, write_report

@@ -9,13 +9,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from feature_extraction.samples.tars import ShardError
-from flows.progress import counts_text
-from flows.results import SHARD_FAILED, FailedShard, StageSummary
+from flows.results import FailedShard, StageSummary
+from flows.views.progress import counts_text
+from flows.views.stage_texts import _NAMED, lost_text, num_shards
 from tasks.errors import StageError, StorageError, UserError, WorkersGoneError, is_disk_full
 from tasks.records import ShardRef, ShardResult, Stage
 from tasks.web.network import NetworkGoneError
 
-_NAMED = 8
 _LOGGED = 100
 _REASON_CHARACTERS = 500
 _ROUNDING = 1e-9
@@ -113,15 +113,6 @@ def check_failed(summaries: Sequence[StageSummary], max_failed_share: float, log
             )
 
 
-def lost_text(summary: StageSummary, shards: int | None = None) -> str:
-    """`2 of 6 shards (1,000 rows), which failed: 00001, 00004`; `shards` is that 6, unless all are in the summary."""
-    unit = "rows" if summary.stage == Stage.DOWNLOAD else "images"
-    lost = summary.counts.get(SHARD_FAILED)
-    of = f" ({lost:,} {unit})" if lost is not None else ""
-    total = num_shards(summary) if shards is None else shards
-    return f"{len(summary.failed)} of {total} shards{of}, which failed: {_named(summary.failed)}"
-
-
 def _failure_text(summaries: Sequence[StageSummary], max_failed_share: float) -> str:
     failed = [one for summary in summaries for one in summary.failed]
     total = sum(map(num_shards, summaries))
@@ -133,15 +124,6 @@ def _failure_text(summaries: Sequence[StageSummary], max_failed_share: float) ->
         f"{len(failed)} of {total} shards failed: {names}{share}; {others}run the command again for these. "
         f"The first failed with {failed[0].reason}"
     )
-
-
-def num_shards(summary: StageSummary) -> int:
-    """How many were looked at."""
-    return summary.ran + summary.skipped + len(summary.failed)
-
-
-def _named(failed: Sequence[FailedShard]) -> str:
-    return ", ".join(f"{one.ref.shard:05d}" for one in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
 
 
 def _shard_name(ref: ShardRef) -> str:

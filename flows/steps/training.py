@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from flows.params.training import FinetuneParams, PretrainParams
-from flows.progress import Bar, ProgressLog
+from flows.views.progress import Bar, ProgressLog
 from tasks import train
 from tasks.records import CheckpointRef
 from tasks.reports.matching import matching_warning

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flows.params.checks import check_extract
 from flows.params.demo import WORLD_FOLDER, world_path
 from flows.params.experiment import RebuildParams
-from flows.status import downloads_pending
+from flows.views.status import downloads_pending
 from tasks.local_copy import local_copy
 from tasks.storage import Root
 

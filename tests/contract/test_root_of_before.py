@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import tasks.world
 from flows.params.experiment import RebuildParams
-from flows.status import read_status
 from flows.steps.world import world_served
+from flows.views.status import read_status
 from model.checkpoint import list_checkpoints
 from model.config import PretrainJob
 from model.pretrain import run_pretraining

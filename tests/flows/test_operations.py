@@ -22,8 +22,8 @@ import yaml
 from flows.operate.deployments import read_project
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
-from flows.result_card import recall_rows
 from flows.results import RebuildResult
+from flows.views.result_card import recall_rows
 from tasks.extractor import extractor_fingerprint
 from tasks.history import read_history
 from tasks.records import Receipt

@@ -12,9 +12,9 @@ import pytest
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.results import RebuildResult
-from flows.stage_texts import losses
-from flows.status import downloads_pending, read_status, status_text
 from flows.steps.world import world_served
+from flows.views.stage_texts import losses
+from flows.views.status import downloads_pending, read_status, status_text
 from model.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.history import read_history

@@ -60,7 +60,7 @@ def test_the_history_is_read_without_what_makes_it(tmp_path: Path) -> None:
 
 def test_stages_without_prefect_import_neither_it_nor_torch() -> None:
     assert not imported(
-        "import flows.steps.direct", HEAVY | {"prefect", "rich", "flows.artifacts", "flows.progress_bar"}
+        "import flows.steps.direct", HEAVY | {"prefect", "rich", "flows.views.artifacts", "flows.views.progress_bar"}
     )
 
 

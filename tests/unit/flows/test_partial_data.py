@@ -19,13 +19,13 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.stage_texts import losses
-from flows.status import read_status, status_text
 from flows.steps.data_stages import check_measured
 from flows.steps.direct import DOWNLOAD, EXTRACT
 from flows.steps.download import Work, run_download
 from flows.steps.extract import run_extract
 from flows.steps.shards import Collected, collect_shards
+from flows.views.stage_texts import losses
+from flows.views.status import read_status, status_text
 from tasks.config import DownloadConfig
 from tasks.download import Again, download_shard
 from tasks.download_pool import DownloadPool

@@ -15,7 +15,7 @@ import tasks.world
 from feature_extraction.config import ExtractorConfig
 from flows.params.checks import check_download
 from flows.params.shards import DownloadParams
-from flows.status import _split_status
+from flows.views.status import _split_status
 from tasks import made_from
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig, DownloadConfig, RowsConfig

@@ -19,7 +19,7 @@ from flows.commands import shard_options as options
 from flows.commands.app import app
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.steps.direct import download_directly, extract_directly
-from flows.terminal import ROOMS
+from flows.views.terminal import ROOMS
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.records import ShardRef

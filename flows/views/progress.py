@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
-from flows.terminal import terminal_of
+from flows.views.terminal import terminal_of
 from model.progress import Progress
 from tasks.records import ShardRef
 from tasks.shard_events import Event, ShardEvent
@@ -29,15 +29,15 @@ _FEW = 10
 
 
 Show = Callable[[float], None]
-"""Takes how much is done, from 0 to 1, each time that it changes: see `flows.progress_bar`."""
+"""Takes how much is done, from 0 to 1, each time that it changes: see `flows.views.progress_bar`."""
 
 Bar = Callable[[str], AbstractContextManager[Show]]
-"""Makes a progress bar of a name: that of `flows.progress_bar`, or `no_bar`."""
+"""Makes a progress bar of a name: that of `flows.views.progress_bar`, or `no_bar`."""
 
 
 @contextmanager
 def no_bar(name: str) -> Iterator[Show]:
-    """In the place of `flows.progress_bar.progress_bar` where Prefect is not there to show one."""
+    """In the place of `flows.views.progress_bar.progress_bar` where Prefect is not there to show one."""
     yield lambda share: None
 
 

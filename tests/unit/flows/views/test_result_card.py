@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flows.params.recipes import recipe
-from flows.result_card import rebuild_card, recall_rows, stage_rows
 from flows.results import SHARD_FAILED, FailedShard, RebuildResult, StageSummary
-from flows.stage_texts import done_text, losses
+from flows.views.result_card import rebuild_card, recall_rows, stage_rows
+from flows.views.stage_texts import done_text, losses
 from tasks.records import ShardRef, Stage
 from tasks.reports.setting_row import SettingRow
 

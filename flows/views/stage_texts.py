@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from flows.results import StageSummary
-from flows.steps.shards import lost_text, num_shards
+from flows.results import SHARD_FAILED, FailedShard, StageSummary
 from tasks.records import ShardRef, Stage
 
 _SHARD_STAGES = (Stage.DOWNLOAD, Stage.EXTRACT)
@@ -40,3 +39,24 @@ def losses(stages: Sequence[StageSummary]) -> list[str]:
             sentences.append(f"{summary.stage.value} of {summary.name} went on without {lost_text(news, shards)}")
         told.update(one.ref for one in news.failed)
     return sentences
+
+
+_NAMED = 8
+
+
+def lost_text(summary: StageSummary, shards: int | None = None) -> str:
+    """`2 of 6 shards (1,000 rows), which failed: 00001, 00004`; `shards` is that 6, unless all are in the summary."""
+    unit = "rows" if summary.stage == Stage.DOWNLOAD else "images"
+    lost = summary.counts.get(SHARD_FAILED)
+    of = f" ({lost:,} {unit})" if lost is not None else ""
+    total = num_shards(summary) if shards is None else shards
+    return f"{len(summary.failed)} of {total} shards{of}, which failed: {_named(summary.failed)}"
+
+
+def num_shards(summary: StageSummary) -> int:
+    """How many were looked at."""
+    return summary.ran + summary.skipped + len(summary.failed)
+
+
+def _named(failed: Sequence[FailedShard]) -> str:
+    return ", ".join(f"{one.ref.shard:05d}" for one in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")

@@ -6,11 +6,11 @@ import platform
 import shlex
 from collections.abc import Sequence
 
-from flows.markdown import code, code_block, escaped, table
 from flows.params.experiment import RebuildParams
-from flows.progress import counts_text, duration
 from flows.results import EvaluationResult, RebuildResult, StageSummary
-from flows.stage_texts import losses
+from flows.views.markdown import code, code_block, escaped, table
+from flows.views.progress import counts_text, duration
+from flows.views.stage_texts import losses
 from tasks.records import Outcome
 from tasks.reports.recall_table import protocol_of
 from tasks.reports.setting_row import DIRECTIONS, SettingRow

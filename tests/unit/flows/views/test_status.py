@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.status import read_download_status, status_text
+from flows.views.status import read_download_status, status_text
 from tasks.config import DatasetConfig, DownloadConfig
 from tasks.download import download_shard
 from tasks.download_settings import keep_settings

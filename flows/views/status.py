@@ -14,7 +14,7 @@ from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
 from flows.params.experiment import RebuildParams
 from flows.params.training import Setting
-from flows.progress import counts_text
+from flows.views.progress import counts_text
 from tasks import train
 from tasks.config import DatasetConfig
 from tasks.download_settings import begun_splits

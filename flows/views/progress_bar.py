@@ -1,4 +1,4 @@
-"""A progress bar on Prefect's page of a run, beside the log lines of `flows.progress`."""
+"""A progress bar on Prefect's page of a run, beside the log lines of `flows.views.progress`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uuid import UUID
 from httpx import HTTPError
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-log = logging.getLogger("flows.progress")
+log = logging.getLogger("flows.views.progress")
 
 EVERY_SECONDS = 5.0
 

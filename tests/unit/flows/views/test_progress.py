@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import pytest
 
-from flows.progress import ProgressLog, StageProgress, counts_text, duration, shares_text
-from flows.terminal import TerminalHandler, log_to_stderr
+from flows.views.progress import ProgressLog, StageProgress, counts_text, duration, shares_text
+from flows.views.terminal import TerminalHandler, log_to_stderr
 from model.progress import Progress
 from tasks.records import ShardRef
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from markdown_it import MarkdownIt
 
-from flows.markdown import code, code_block, escaped, table
+from flows.views.markdown import code, code_block, escaped, table
 
 HOSTILE = [
     "[x](javascript:alert(1))",

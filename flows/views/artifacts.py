@@ -11,11 +11,11 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.markdown import code, escaped
 from flows.params.experiment import RebuildParams
-from flows.progress import counts_text
-from flows.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
 from flows.results import EvaluationResult, FailedShard, RebuildResult, StageSummary
+from flows.views.markdown import code, escaped
+from flows.views.progress import counts_text
+from flows.views.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
 from tasks.records import Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.matching import matching_warnings

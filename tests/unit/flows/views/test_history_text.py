@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.commands.app import app
-from flows.history_text import HistoryFilter, HistoryResult, history_text, read_measures, trend_line
+from flows.views.history_text import HistoryFilter, HistoryResult, history_text, read_measures, trend_line
 from tasks.errors import UserError
 from tasks.history import append_history
 from tasks.records import HistoryRow, Stage
