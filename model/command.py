@@ -12,8 +12,12 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from feature_extraction.samples.tars import ShardError
+from model.command import run_job
+from model.config import EncoderConfig, FeatureSource
+from model.data import Captions, FeatureStore, load_captions, open_store
 from model.errors import InputError, TrainingError
 from model.progress import Ending, report
+from model.tokenizer import TokenTable, Vocabulary, load_tokens
 
 Job = TypeVar("Job", bound=BaseModel)
 
@@ -42,3 +46,12 @@ def _end(error: str, bad_input: bool) -> int:
     print(error, file=sys.stderr)
     report(Ending(error=error, bad_input=bad_input))
     return 2 if bad_input else 1
+
+
+def open_data(
+    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
+) -> tuple[FeatureStore, Captions, TokenTable]:
+    """Feature store, captions and their tokens of one split."""
+    store = open_store(source)
+    captions = load_captions(source, store)
+    return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)

@@ -9,16 +9,16 @@ import torch
 
 from model.build import build_model
 from model.checkpoint import load_model, weights_sha256
-from model.command import run_job
-from model.config import EncoderConfig, FinetuneJob
+from model.command import open_data, run_job
+from model.config import EncoderConfig
 from model.data import FeatureStore
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features, check_same_words
 from model.hinge import retrieval_losses
 from model.identity import data_identity
+from model.jobs import FinetuneJob
 from model.precision import with_precision
-from model.pretrain import open_data
 from model.processes import join_processes
 from model.retrieval import RetrievalBatches
 from model.tokenizer import Vocabulary, load_vocabulary, tokenize

@@ -8,29 +8,20 @@ from pathlib import Path
 import torch
 
 from model.build import build_model
-from model.command import run_job
-from model.config import EncoderConfig, FeatureSource, PretrainConfig, PretrainJob
-from model.data import Captions, FeatureStore, load_captions, open_store
+from model.command import open_data, run_job
+from model.config import PretrainConfig
 from model.encoder import UnicoderVL
 from model.identity import data_identity
+from model.jobs import PretrainJob
 from model.matching_watch import MatchingWatch
 from model.objectives import pretraining_losses
 from model.precision import with_precision
 from model.pretrain_batches import PretrainBatches
 from model.processes import join_processes
-from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
+from model.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
 from model.word_pieces import warn_of_case
-
-
-def open_data(
-    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
-) -> tuple[FeatureStore, Captions, TokenTable]:
-    """Feature store, captions and their tokens of one split."""
-    store = open_store(source)
-    captions = load_captions(source, store)
-    return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)
 
 
 def run_pretraining(job: PretrainJob) -> int:

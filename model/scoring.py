@@ -27,7 +27,7 @@ import torch
 from model.alike import first_alike, image_digests
 from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
-from model.config import ScoreJob, ScoringConfig
+from model.config import ScoringConfig
 from model.config import Shortlist as ShortlistConfig
 from model.data import Captions, FeatureStore, Regions, load_captions, open_store, prefetch
 from model.encoder import UnicoderVL
@@ -35,6 +35,7 @@ from model.errors import InputError
 from model.fit import check_features
 from model.forecast import forecast
 from model.identity import data_identity
+from model.jobs import ScoreJob
 from model.metrics import measure
 from model.pairs import PairScorer, Tokens
 from model.precision import Asked, Taken, agree_on_precision

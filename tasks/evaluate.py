@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from model.config import ScoreJob, ScoringConfig
+from model.config import ScoringConfig
 from model.errors import InputError
+from model.jobs import ScoreJob
 from model.metrics import RECALL_DEPTHS
 from model.precision import is_wide
 from model.progress import Progress

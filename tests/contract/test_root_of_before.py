@@ -14,7 +14,7 @@ from flows.params.experiment import RebuildParams
 from flows.steps.world import world_served
 from flows.views.status import read_status
 from model.checkpoint import list_checkpoints
-from model.config import PretrainJob
+from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
 from tasks.history import read_history
 from tasks.records import Stage

@@ -20,7 +20,7 @@ from feature_extraction.foreign.npz import write_npz
 from flows.commands.app import app
 from flows.params.checks import check_rebuild, read_params
 from flows.params.experiment import RebuildParams
-from model.config import PretrainJob
+from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
 from tasks.storage import Root
 from tasks.training_data import resolve_data

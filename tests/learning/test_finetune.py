@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import list_checkpoints, weights_sha256
-from model.config import FinetuneConfig, FinetuneJob, OptimConfig
+from model.config import FinetuneConfig, OptimConfig
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob
 
 pytestmark = pytest.mark.slow("trains until it knows eight pairs")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import list_checkpoints
-from model.config import FinetuneConfig, FinetuneJob, OptimConfig, PretrainConfig, PretrainJob, ScoreJob, ScoringConfig
+from model.config import FinetuneConfig, OptimConfig, PretrainConfig, ScoringConfig
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.pretrain import run_pretraining
 from model.scoring import run_scoring
 

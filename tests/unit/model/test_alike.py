@@ -8,8 +8,9 @@ import torch
 
 from model.alike import first_alike, image_digests
 from model.build import build_model
-from model.config import ScoreJob, ScoringConfig
+from model.config import ScoringConfig
 from model.data import FeatureStore, load_captions
+from model.jobs import ScoreJob
 from model.metrics import retrieval_metrics
 from model.pairs import PairScorer
 from model.scores import Scores, WholeMatrix, block_name

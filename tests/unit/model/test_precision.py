@@ -10,9 +10,10 @@ import torch
 
 from model import precision
 from model.build import build_model
-from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoreJob, ScoringConfig
+from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
 from model.data import FeatureStore, load_captions
 from model.errors import InputError
+from model.jobs import ScoreJob
 from model.pairs import PairScorer
 from model.precision import agree_on_precision, choose_batch_size, choose_precision, computes_bf16, with_precision
 from model.pretrain import run_pretraining

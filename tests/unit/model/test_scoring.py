@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from model.build import build_model
 from model.checkpoint import list_checkpoints
-from model.config import ScoreJob, ScoringConfig, Shortlist
+from model.config import ScoringConfig, Shortlist
 from model.data import FeatureStore, load_captions, pad_words
 from model.embeddings import dequantise
 from model.errors import InputError
+from model.jobs import ScoreJob
 from model.pairs import PairScorer
 from model.pretrain import run_pretraining
 from model.scores import Scores, block_name

@@ -8,21 +8,14 @@ import torch
 
 from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
-from model.config import (
-    EncoderConfig,
-    FinetuneConfig,
-    FinetuneJob,
-    OptimConfig,
-    PretrainJob,
-    ScoreJob,
-    ScoringConfig,
-    WordRules,
-)
+from model.command import open_data
+from model.config import EncoderConfig, FinetuneConfig, OptimConfig, ScoringConfig, WordRules
 from model.errors import InputError, TrainingError
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.journal import Journal
 from model.optim import learning_rate_share
-from model.pretrain import open_data, run_pretraining
+from model.pretrain import run_pretraining
 from model.processes import Processes, pick_device
 from model.progress import Progress
 from model.scoring import run_scoring

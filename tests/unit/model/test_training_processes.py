@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from model.checkpoint import list_checkpoints, weights_sha256
-from model.config import FinetuneConfig, FinetuneJob, PretrainJob
+from model.config import FinetuneConfig
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob, PretrainJob
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.config import FeatureSource, ScoreJob, ScoringConfig, Shortlist
+from model.config import FeatureSource, ScoringConfig, Shortlist
+from model.jobs import ScoreJob
 from model.metrics import measure
 from model.scores import METRICS, Plan, Scores, begin_scores, missing_blocks, write_block
 from tasks.errors import StageError, UserError
