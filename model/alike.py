@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from model.batch import Regions
-from model.order import Index
+from model.data.batch import Regions
+from model.data.order import Index
 
 
 def first_alike(items: Iterable[bytes]) -> Index:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.config import EncoderConfig
-from model.errors import InputError
-from model.word_pieces import (
+from model.data.word_pieces import (
     VOCABULARY,
     WHOLE,
     WordPieces,
@@ -22,6 +21,7 @@ from model.word_pieces import (
     shown,
     states_rules,
 )
+from model.errors import InputError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ACTIVATIONS = {
@@ -53,7 +53,7 @@ def find_bert(source: str) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    from model.hub import fetch_bert
+    from model.data.hub import fetch_bert
 
     return fetch_bert(source, WEIGHTS)
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from model.bert import load_bert
 from model.config import EncoderConfig
-from model.data import FeatureStore
+from model.data.store import FeatureStore
+from model.data.tokenizer import Vocabulary
 from model.embeddings import Standardise, dequantise
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features
-from model.tokenizer import Vocabulary
 
 _STANDARDISE_IMAGES = 1024
 """Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible; where none

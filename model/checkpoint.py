@@ -26,12 +26,12 @@ from safetensors import SafetensorError
 
 from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger, plain_reason
 from model.config import EncoderConfig
+from model.data.tokenizer import Vocabulary, load_vocabulary
+from model.data.word_pieces import WordPieces, save_words
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
 from model.fit import check_vocabulary
 from model.publish import disk_room, sync, sync_folder, write_whole
-from model.tokenizer import Vocabulary, load_vocabulary
-from model.word_pieces import WordPieces, save_words
 
 _WEIGHTS = "model.safetensors"
 _DIGEST_SHOWN = 12

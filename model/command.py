@@ -14,10 +14,11 @@ from pydantic import BaseModel, ValidationError
 from feature_extraction.samples.tars import ShardError
 from model.command import run_job
 from model.config import EncoderConfig, FeatureSource
-from model.data import Captions, FeatureStore, load_captions, open_store
+from model.data.captions import Captions, load_captions
+from model.data.store import FeatureStore, open_store
+from model.data.tokenizer import TokenTable, Vocabulary, load_tokens
 from model.errors import InputError, TrainingError
 from model.progress import Ending, report
-from model.tokenizer import TokenTable, Vocabulary, load_tokens
 
 Job = TypeVar("Job", bound=BaseModel)
 

@@ -466,7 +466,7 @@ class LoaderConfig(Config):
     on_bad_shard: Literal["stop", "skip"] = Field(
         default="stop",
         description="a shard that is missing, cut or not what the manifest says. stop: end the run, naming it; skip: "
-        "put other samples of its window in the place of its own (see model/order.py), name it once, count them",
+        "put other samples of its window in the place of its own (see model/data/order.py), name it once, count them",
     )
     read_threads: int = Field(default=4, ge=1, description="threads that read one batch")
     cache_bytes: int = Field(
@@ -489,7 +489,7 @@ class FeatureSource(Config):
     cache_path: str | None = Field(
         default=None,
         description="local folder for what is derived from the data, so that the next start takes a second (see "
-        "model/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
+        "model/data/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
         "anew at every start and kept in memory, and features must be local",
     )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
-from model.data import Regions
+from model.data.batch import Regions
 from model.errors import InputError
 
 

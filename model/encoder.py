@@ -17,7 +17,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
-from model.data import Regions, Words
+from model.data.batch import Regions, Words
 from model.embeddings import RegionEmbeddings, WordEmbeddings, dequantise
 from model.layouts import Layout, choose_layout
 

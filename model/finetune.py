@@ -11,7 +11,9 @@ from model.build import build_model
 from model.checkpoint import load_model, weights_sha256
 from model.command import open_data, run_job
 from model.config import EncoderConfig
-from model.data import FeatureStore
+from model.data.store import FeatureStore
+from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
+from model.data.word_pieces import warn_of_case
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features, check_same_words
@@ -21,10 +23,8 @@ from model.jobs import FinetuneJob
 from model.precision import with_precision
 from model.processes import join_processes
 from model.retrieval import RetrievalBatches
-from model.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import RECALL_VALUES, first_images, held_out_recall
-from model.word_pieces import warn_of_case
 
 
 def run_finetuning(job: FinetuneJob) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model.batch import Regions
 from model.config import ScoringConfig
+from model.data.batch import Regions
 from model.pairs import PairScorer, Tokens
 
 _LONG_SECONDS = 120.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from model.checkpoint import Checkpoint, differences
-from model.data import Captions, FeatureStore
+from model.data.captions import Captions
+from model.data.store import FeatureStore
 from model.errors import InputError
 
 

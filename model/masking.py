@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +12,6 @@ from model.config import RegionMasking, WordMasking
 
 SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
 """What becomes of a region: not chosen; or chosen, and its feature kept or replaced."""
-
-Purpose = Literal["order", "negatives"]
-_PURPOSES: tuple[Purpose, ...] = ("order", "negatives")
-
-
-def generator(seed: int, purpose: Purpose, epoch: int, sample: int = 0) -> np.random.Generator:
-    """The random stream of one sample in one epoch: the same whatever the batch, rank or worker.
-
-    Counter-based (Philox), so that making one costs microseconds and no two streams overlap.
-    """
-    return np.random.Generator(
-        np.random.Philox(key=[seed, _PURPOSES.index(purpose)], counter=np.array([0, 0, sample, epoch], np.uint64))
-    )
 
 
 @dataclass(frozen=True)

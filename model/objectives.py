@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import PretrainConfig
-from model.data import Regions
+from model.data.batch import Regions
 from model.embeddings import dequantise, dequantise_rows
 from model.encoder import Encoded, UnicoderVL
 from model.losses import LossSums

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from model.config import PretrainConfig
-from model.draws import draw_uniforms
-from model.matches import NEGATIVE_TRIES, Matches
-from model.order import BatchOrder, Index
-from model.tokenizer import TokenTable
+from model.data.draws import draw_uniforms
+from model.data.matches import NEGATIVE_TRIES, Matches
+from model.data.order import BatchOrder, Index
+from model.data.tokenizer import TokenTable
 
 
 @dataclass(frozen=True)

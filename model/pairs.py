@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from model.alike import first_alike
-from model.batch import Regions, pad_words
 from model.config import ScoringConfig
+from model.data.batch import Regions, pad_words
+from model.data.order import Index
 from model.embeddings import dequantise
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.order import Index
 from model.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
 from model.scores import Floats
 

@@ -10,6 +10,8 @@ import torch
 from model.build import build_model
 from model.command import open_data, run_job
 from model.config import PretrainConfig
+from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
+from model.data.word_pieces import warn_of_case
 from model.encoder import UnicoderVL
 from model.identity import data_identity
 from model.jobs import PretrainJob
@@ -18,10 +20,8 @@ from model.objectives import pretraining_losses
 from model.precision import with_precision
 from model.pretrain_batches import PretrainBatches
 from model.processes import join_processes
-from model.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.training import STOPPED, Training, Validation, set_up_torch, train
 from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
-from model.word_pieces import warn_of_case
 
 
 def run_pretraining(job: PretrainJob) -> int:

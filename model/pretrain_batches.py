@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from model.config import PretrainConfig
-from model.data import Captions, FeatureStore, Movable, Regions, Words, pad_words
-from model.draws import draw_bits, draw_uniforms
+from model.data.batch import Movable, Regions, Words, pad_words
+from model.data.captions import Captions
+from model.data.draws import draw_bits, draw_uniforms
+from model.data.order import WHOLE, BatchOrder, Index, Part
+from model.data.store import FeatureStore
+from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
 from model.masking import NOISED, SEEN, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
-from model.order import WHOLE, BatchOrder, Index, Part
 from model.pairing import Pair, Pairing
-from model.tokenizer import TokenTable, Vocabulary
 
 
 @dataclass(frozen=True)

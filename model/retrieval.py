@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from model.config import FinetuneConfig
-from model.data import WHOLE, BatchOrder, Captions, FeatureStore, Index, Movable, Part, Regions, Words, pad_words
+from model.data.batch import Movable, Regions, Words, pad_words
+from model.data.captions import Captions
+from model.data.matches import NEGATIVE_TRIES, Matches
+from model.data.order import WHOLE, BatchOrder, Index, Part
+from model.data.store import FeatureStore
+from model.data.streams import generator
+from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.masking import generator
-from model.matches import NEGATIVE_TRIES, Matches
-from model.tokenizer import TokenTable, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,11 @@ from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
 from model.config import ScoringConfig
 from model.config import Shortlist as ShortlistConfig
-from model.data import Captions, FeatureStore, Regions, load_captions, open_store, prefetch
+from model.data.batch import Regions
+from model.data.captions import Captions, load_captions
+from model.data.feed import prefetch
+from model.data.store import FeatureStore, open_store
+from model.data.tokenizer import TokenTable, load_tokens
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features
@@ -57,7 +61,6 @@ from model.scores import (
     write_block,
 )
 from model.shortlist import Shortlist
-from model.tokenizer import TokenTable, load_tokens
 from model.training import set_up_torch
 
 _MOST_IMAGES = 512

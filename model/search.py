@@ -16,14 +16,18 @@ from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import ShardError
 from model.alike import first_alike
 from model.config import ScoringConfig
-from model.data import Captions, FeatureStore, Index, Regions, prefetch
+from model.data.batch import Regions
+from model.data.captions import Captions
+from model.data.feed import prefetch
+from model.data.order import Index
+from model.data.region_records import find_bad_value, to_regions
+from model.data.shards import TAR_HEADER
+from model.data.store import FeatureStore
+from model.data.tokenizer import TokenTable, Vocabulary, load_tokens, tokenize
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.pairs import PairScorer, Tokens
-from model.records import find_bad_value, to_regions
 from model.scores import Floats
-from model.shards import TAR_HEADER
-from model.tokenizer import TokenTable, Vocabulary, load_tokens, tokenize
 
 OnPairs = Callable[[int, int], object]
 """Called with the pairs that are done and with all that there are to do."""

@@ -30,19 +30,20 @@ from model.checkpoint import (
     write_job,
 )
 from model.config import EncoderConfig, LoopConfig
-from model.data import FeatureStore, Part
+from model.data.feed import B, Split, Step, feed, split_batch
+from model.data.matches import NEGATIVE_TRIES
+from model.data.order import Part
+from model.data.store import FeatureStore
+from model.data.tokenizer import Vocabulary
 from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
-from model.feed import B, Split, Step, feed, split_batch
 from model.identity import check_resumable
 from model.journal import Journal, Pace
 from model.losses import LossSums
-from model.matches import NEGATIVE_TRIES
 from model.optim import clip_and_step, make_optimizer, make_schedule
 from model.processes import Processes, held
 from model.progress import Ending, report
 from model.tally import Tally
-from model.tokenizer import Vocabulary
 
 log = logging.getLogger(__name__)
 STOPPED = 143

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 from model.config import PretrainConfig, ScoringConfig
-from model.data import Captions, FeatureStore, prefetch
+from model.data.captions import Captions
+from model.data.feed import prefetch
+from model.data.store import FeatureStore
+from model.data.tokenizer import TokenTable, Vocabulary
 from model.encoder import UnicoderVL
 from model.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.objectives import LOSS_NAMES, pretraining_losses
@@ -14,7 +17,6 @@ from model.pretrain_batches import PretrainBatch, PretrainBatches
 from model.scores import WholeMatrix
 from model.scoring import score_split
 from model.tally import loss_means
-from model.tokenizer import TokenTable, Vocabulary
 
 _BATCH_SIZE = 64
 _SEED = 0

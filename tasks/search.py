@@ -34,7 +34,9 @@ from tasks.storage import Root
 from tasks.stored_pictures import StoredPictures
 
 if TYPE_CHECKING:
-    from model.data import Captions, FeatureStore, Regions
+    from model.data.batch import Regions
+    from model.data.captions import Captions
+    from model.data.store import FeatureStore
     from model.search import Ranker
 
 log = logging.getLogger(__name__)
@@ -121,7 +123,8 @@ def open_search(
     source = with_local_captions(under, data_for(under, weights, *name).source)
 
     from model.checkpoint import load_model
-    from model.data import load_captions, open_store
+    from model.data.captions import load_captions
+    from model.data.store import open_store
     from model.fit import check_features
     from model.processes import pick_device
     from model.search import Ranker

@@ -24,7 +24,7 @@ from tasks.storage import (
 )
 
 if TYPE_CHECKING:
-    from model.data import FeatureStore
+    from model.data.store import FeatureStore
 
 
 class StoredPictures:

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from model.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.bert_folder import check_bert
 from model.config import EncoderConfig, FeatureSource, FinetuneConfig, LoopConfig, PretrainConfig, ScoringConfig
+from model.data.word_pieces import is_hub_name, read_words, words_identity
 from model.errors import InputError
 from model.jobs import FinetuneJob, PretrainJob
 from model.progress import Progress
-from model.word_pieces import is_hub_name, read_words, words_identity
 from tasks.config import NodesConfig
 from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import StageError, UserError

@@ -12,9 +12,9 @@ import tasks.world
 from feature_extraction.config import ExtractorConfig
 from model.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 from model.config import FeatureSource, FinetuneConfig
+from model.data.tokenizer import load_vocabulary
 from model.encoder import UnicoderVL
 from model.jobs import FinetuneJob
-from model.tokenizer import load_vocabulary
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.download import download_shard

@@ -111,8 +111,10 @@ def _open(folder: Path) -> dict[str, float]:
     """Seconds of each part of opening, up to the first batch, and megabytes of memory."""
     import torch
 
-    from model.data import BatchOrder, load_captions, open_store
-    from model.tokenizer import load_tokens, load_vocabulary
+    from model.data.captions import load_captions
+    from model.data.order import BatchOrder
+    from model.data.store import open_store
+    from model.data.tokenizer import load_tokens, load_vocabulary
 
     torch.set_num_threads(1)
     vocabulary = load_vocabulary(folder / "vocab.txt")

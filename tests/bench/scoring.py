@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from model.batch import Regions, pad_words
 from model.config import EncoderConfig, ScoringConfig
+from model.data.batch import Regions, pad_words
 from model.embeddings import dequantise
 from model.encoder import UnicoderVL
 from model.metrics import measure

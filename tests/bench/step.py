@@ -22,7 +22,7 @@ import torch
 from transformers import VisualBertConfig, VisualBertForPreTraining
 
 from model.config import EncoderConfig, OptimConfig, PretrainConfig
-from model.data import Regions, Words
+from model.data.batch import Regions, Words
 from model.encoder import UnicoderVL
 from model.objectives import pretraining_losses
 from model.optim import make_optimizer

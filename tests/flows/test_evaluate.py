@@ -35,8 +35,8 @@ def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: in
     """A checkpoint of a new model: what a run that has not ended leaves behind."""
     from model.build import build_model
     from model.checkpoint import Keep, State, save_checkpoint
-    from model.store import open_store
-    from model.tokenizer import load_vocabulary
+    from model.data.store import open_store
+    from model.data.tokenizer import load_vocabulary
 
     encoder = EncoderConfig.model_validate(TINY)
     loaded = load_vocabulary(vocabulary)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch import Regions
 from model.config import EncoderConfig, ScoringConfig
+from model.data.batch import Regions
 from model.encoder import UnicoderVL
 from model.pairs import PairScorer
 

@@ -9,14 +9,15 @@ import torch
 from model.alike import first_alike, image_digests
 from model.build import build_model
 from model.config import ScoringConfig
-from model.data import FeatureStore, load_captions
+from model.data.captions import load_captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary, tokenize
 from model.jobs import ScoreJob
 from model.metrics import retrieval_metrics
 from model.pairs import PairScorer
 from model.scores import Scores, WholeMatrix, block_name
 from model.scoring import run_scoring, score_split
 from model.search import Ranker
-from model.tokenizer import load_vocabulary, tokenize
 from tests.toy import WORDS, make_sample, write_feature_set
 
 CPU = torch.device("cpu")

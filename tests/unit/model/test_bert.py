@@ -16,9 +16,10 @@ from transformers import BertConfig, BertForPreTraining, BertModel
 from model.bert import load_bert, read_weights
 from model.bert_folder import find_bert
 from model.build import build_model
-from model.data import FeatureStore, pad_words
+from model.data.batch import pad_words
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
-from model.tokenizer import load_vocabulary
 from tests.toy import VOCABULARY
 
 LAYERS = 4
@@ -355,7 +356,7 @@ def test_a_hub_name_is_fetched_file_by_file(world, tiny, monkeypatch, kept):
             raise EntryNotFoundError(file)
         return str(folder / file)
 
-    monkeypatch.setattr("model.hub.hf_hub_download", from_the_hub)
+    monkeypatch.setattr("model.data.hub.hf_hub_download", from_the_hub)
     model = build_model(tiny.model_copy(update={"bert": "someone/small-bert"}), store, vocabulary, seed=0)
     assert torch.equal(model.bert.embeddings.word_embeddings.weight, bert.bert.embeddings.word_embeddings.weight)
     load_bert(model, str(folder), vocabulary)

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from model.build import build_model
-from model.data import open_store
+from model.data.store import open_store
+from model.data.tokenizer import load_vocabulary
 from model.embeddings import dequantise
 from model.errors import InputError
-from model.tokenizer import load_vocabulary
 from tests.toy import make_sample, write_feature_set
 
 

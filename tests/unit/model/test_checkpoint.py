@@ -26,10 +26,10 @@ from model.checkpoint import (
     write_job,
 )
 from model.config import WordRules
+from model.data.store import open_store
+from model.data.tokenizer import load_vocabulary
+from model.data.word_pieces import save_words
 from model.errors import InputError, TrainingError
-from model.store import open_store
-from model.tokenizer import load_vocabulary
-from model.word_pieces import save_words
 
 
 @pytest.fixture

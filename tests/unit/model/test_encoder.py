@@ -6,11 +6,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from model.build import build_model
-from model.data import FeatureStore, Regions, Words, load_captions, pad_words
+from model.data.batch import Regions, Words, pad_words
+from model.data.captions import load_captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary, tokenize
 from model.embeddings import corners, corners_and_area, dequantise
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.tokenizer import load_vocabulary, tokenize
 
 V1 = {
     "region_fusion": "concat",

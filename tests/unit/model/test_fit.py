@@ -4,11 +4,11 @@ import pytest
 
 from model.build import build_model
 from model.checkpoint import load_model
-from model.data import FeatureStore
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features, check_same_words
-from model.tokenizer import load_vocabulary
 
 
 @pytest.fixture

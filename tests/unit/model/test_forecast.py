@@ -7,10 +7,10 @@ import torch
 from model import forecast as module
 from model.build import build_model
 from model.config import ScoringConfig, Shortlist
-from model.data import FeatureStore
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary
 from model.forecast import forecast
 from model.pairs import PairScorer
-from model.tokenizer import load_vocabulary
 from tests.toy import TINY
 
 CPU = torch.device("cpu")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from model.config import PretrainConfig
-from model.order import BatchOrder
+from model.data.order import BatchOrder
+from model.data.tokenizer import TokenTable
 from model.pairing import Pair, Pairing
-from model.tokenizer import TokenTable
 
 
 def make_pairing(image_rows, texts, shards=None, window_shards=16, **config):

@@ -11,7 +11,9 @@ import torch
 from model import precision
 from model.build import build_model
 from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
-from model.data import FeatureStore, load_captions
+from model.data.captions import load_captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
 from model.jobs import ScoreJob
 from model.pairs import PairScorer
@@ -20,7 +22,6 @@ from model.pretrain import run_pretraining
 from model.processes import Processes
 from model.scores import read_plan
 from model.scoring import run_scoring
-from model.tokenizer import load_vocabulary
 from tests.toy import TINY
 
 ROOT = Path(__file__).parents[3]

@@ -6,11 +6,13 @@ import torch
 
 from model.build import build_model
 from model.config import FinetuneConfig, LoaderConfig, ScoringConfig
-from model.data import FeatureStore, load_captions, prefetch
-from model.order import WHOLE, Part
+from model.data.captions import load_captions
+from model.data.feed import prefetch
+from model.data.order import WHOLE, Part
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary, tokenize
 from model.retrieval import RetrievalBatch, RetrievalBatches
 from model.scoring import score_split
-from model.tokenizer import load_vocabulary, tokenize
 
 LABELS = [[0, 1], [2, 3, 4], [5], [6, 7], [1, 2], [3]]
 CAPTIONS = [
@@ -190,7 +192,7 @@ def twelve(make_world):
 
 @pytest.mark.parametrize("batch_size", [1, 5, 1000])
 def test_the_score_matrix_equals_a_plain_loop_whatever_the_batch(twelve, tiny, batch_size):
-    from model.data import pad_words
+    from model.data.batch import pad_words
 
     store, captions, tokens, vocabulary = twelve
     model = build_model(tiny, store, vocabulary, seed=2).eval()

@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from model.build import build_model
 from model.checkpoint import list_checkpoints
 from model.config import ScoringConfig, Shortlist
-from model.data import FeatureStore, load_captions, pad_words
+from model.data.batch import pad_words
+from model.data.captions import load_captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary, tokenize
 from model.embeddings import dequantise
 from model.errors import InputError
 from model.jobs import ScoreJob
@@ -24,7 +27,6 @@ from model.pairs import PairScorer
 from model.pretrain import run_pretraining
 from model.scores import Scores, block_name
 from model.scoring import run_scoring, score_split
-from model.tokenizer import load_vocabulary, tokenize
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")

@@ -16,12 +16,12 @@ from PIL import Image
 
 import tasks.search
 from feature_extraction.samples.regions import decode_regions
-from model.batch import pad_words
 from model.checkpoint import load_model
 from model.config import ScoringConfig, Shortlist
+from model.data.batch import pad_words
+from model.data.store import FeatureStore
+from model.data.tokenizer import tokenize
 from model.search import Ranker, read_text
-from model.store import FeatureStore
-from model.tokenizer import tokenize
 from tasks.errors import UserError
 from tasks.features.lookup import read_captions
 from tasks.query_picture import DetectorFiles

@@ -14,7 +14,7 @@ import pytest
 from feature_extraction.foreign.tsv import read_lxmert_row
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.regions import read_region_shard
-from model.data import FeatureStore
+from model.data.store import FeatureStore
 from tasks import storage
 from tasks.errors import UserError
 from tasks.features.import_config import ImportConfig

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_extraction.samples.tars import ShardError
-from model.masking import generator
+from model.data.streams import generator
 
 Index = npt.NDArray[np.int64]
 WINDOW_SHARDS = 16

@@ -23,15 +23,15 @@ import numpy.typing as npt
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model.batch import Regions
 from model.config import FeatureSource, LoaderConfig
+from model.data.batch import Regions
+from model.data.index import load_or_make
+from model.data.order import Index
+from model.data.region_records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
+from model.data.remote import connect, fetching
+from model.data.shard_cache import ShardCache
+from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards
 from model.errors import InputError
-from model.index import load_or_make
-from model.order import Index
-from model.records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
-from model.remote import connect, fetching
-from model.shard_cache import ShardCache
-from model.shards import TAR_HEADER, LocalShards, ShardFile, Shards
 
 _NAME_THREADS = 16
 _REPORT_SECONDS = 10.0

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
 from feature_extraction.samples.tars import ShardError
-from model.batch import Regions
-from model.shards import NAME_BYTES, TAR_HEADER
+from model.data.batch import Regions
+from model.data.shards import NAME_BYTES, TAR_HEADER
 
 Bytes = npt.NDArray[np.uint8]
 

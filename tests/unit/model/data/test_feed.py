@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from model.feed import Split, feed, split_batch
-from model.order import Part
+from model.data.feed import Split, feed, split_batch
+from model.data.order import Part
 from model.retrieval import RetrievalBatch
 
 

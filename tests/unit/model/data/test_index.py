@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
+from model.data.index import index_path, load_or_make, read_index, write_index
 from model.errors import InputError
-from model.index import index_path, load_or_make, read_index, write_index
 
 IDENTITY = {"features": "f" * 64, "captions": "c" * 64}
 

@@ -29,11 +29,11 @@ import numpy.typing as npt
 
 from feature_extraction.samples.manifest import ShardEntry
 from feature_extraction.samples.tars import ShardError
+from model.data.order import WINDOW_SHARDS
+from model.data.remote import fetching
+from model.data.shards import NAME_BYTES, ShardFile
 from model.errors import InputError
-from model.order import WINDOW_SHARDS
 from model.publish import Lock, disk_room, part_of, publish
-from model.remote import fetching
-from model.shards import NAME_BYTES, ShardFile
 
 _CHUNK_BYTES = 16 * 1024**2
 _TRIES = 4

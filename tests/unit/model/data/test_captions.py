@@ -6,10 +6,11 @@ import pytest
 
 from feature_extraction.samples.tars import ShardError
 from model.config import FeatureSource
-from model.data import FeatureStore, load_captions, open_store, prefetch
+from model.data.captions import load_captions
+from model.data.feed import prefetch
+from model.data.store import FeatureStore, LostShardError, open_store
+from model.data.tokenizer import load_tokens, load_vocabulary, tokenize
 from model.errors import InputError
-from model.store import LostShardError
-from model.tokenizer import load_tokens, load_vocabulary, tokenize
 from tests.toy import make_sample, write_feature_set
 
 

@@ -63,7 +63,7 @@ def find_words(source: str | Path) -> WordFiles:
                 f"vocabulary {source} is not a file; give a BERT vocab.txt, one word piece a line, a BERT's folder, or "
                 "its name on the Hugging Face hub"
             )
-        from model.hub import fetch_words
+        from model.data.hub import fetch_words
 
         path = fetch_words(str(source))
     if (path / VOCABULARY).is_file():

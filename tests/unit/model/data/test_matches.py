@@ -1,7 +1,7 @@
 import numpy as np
 
-from model.matches import Matches
-from model.tokenizer import TokenTable
+from model.data.matches import Matches
+from model.data.tokenizer import TokenTable
 
 
 def matches(image_rows: list[int], texts: list[int]) -> Matches:

@@ -7,43 +7,22 @@ once they are prepared. The order of samples is `order.py`'s, what a batch is ma
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeVar, overload
+from typing import IO, Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.batch import Movable, Regions, Words, pad_words
 from model.config import FeatureSource
+from model.data.index import Arrays, load_or_make
+from model.data.order import Index
+from model.data.remote import connect, fetching
+from model.data.store import FeatureStore
 from model.errors import InputError
-from model.index import Arrays, load_or_make
-from model.order import WHOLE, BatchOrder, Index, Part
-from model.remote import connect, fetching
-from model.store import FeatureStore, LostShardError, open_store
-
-__all__ = [
-    "WHOLE",
-    "BatchOrder",
-    "Captions",
-    "FeatureStore",
-    "Index",
-    "Movable",
-    "Part",
-    "Regions",
-    "Words",
-    "load_captions",
-    "open_store",
-    "pad_words",
-    "prefetch",
-]
-
-T = TypeVar("T")
 
 
 class Column(Sequence[str]):
@@ -183,31 +162,3 @@ def _captions_digest(source: FeatureSource) -> str:
             ) from error
     with _local_captions(source).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def prefetch(make: Callable[[int], T], first: int, stop: int, ahead: int = 2) -> Iterator[T]:
-    """make(first), ..., make(stop - 1), each prepared by one thread while the caller works on those before.
-
-    Where making a batch found that a shard is bad and is to be left out, it is made again without that shard.
-
-    Args:
-        ahead: how many are kept ready.
-    """
-
-    def make_whole(step: int) -> T:
-        while True:
-            try:
-                return make(step)
-            except LostShardError:
-                # Each shard is lost once, so this ends.
-                continue
-
-    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
-    ready: deque[Future[T]] = deque()
-    try:
-        for step in range(first, stop):
-            while step + len(ready) < min(stop, step + ahead + 1):
-                ready.append(pool.submit(make_whole, step + len(ready)))
-            yield ready.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from feature_extraction.samples.tars import ShardError
-from model.masking import generator
-from model.order import WHOLE, BatchOrder, Part
+from model.data.order import WHOLE, BatchOrder, Part
+from model.data.streams import generator
 
 
 class Shelf:

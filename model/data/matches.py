@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.order import Index
-from model.tokenizer import TokenTable
+from model.data.order import Index
+from model.data.tokenizer import TokenTable
 
 NEGATIVE_TRIES = 16
 """Draws of a negative, at most: where all of them would be true, its place stays empty, and is counted."""

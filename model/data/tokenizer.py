@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from model.bert_tokenizer import bert_tokenizer
 from model.config import WordRules
-from model.index import Arrays, load_or_make
-from model.word_pieces import WordPieces, read_words
+from model.data.bert_tokenizer import bert_tokenizer
+from model.data.index import Arrays, load_or_make
+from model.data.word_pieces import WordPieces, read_words
 
 if TYPE_CHECKING:
-    from model.data import Captions
+    from model.data.captions import Captions
 
 _CHUNK = 16_384
 _REPORT_SECONDS = 30.0
@@ -74,7 +74,7 @@ def load_vocabulary(source: str | Path, rules: WordRules | None = None) -> Vocab
 
     Args:
         source: a BERT vocab.txt, one word piece a line; a folder that has one; or a name on the Hugging Face hub.
-        rules: to go by, instead of those stated beside the pieces (see `model.word_pieces`).
+        rules: to go by, instead of those stated beside the pieces (see `model.data.word_pieces`).
 
     Raises:
         InputError: as `read_words`.

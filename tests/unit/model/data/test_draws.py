@@ -1,6 +1,6 @@
 import numpy as np
 
-from model.draws import draw_bits, draw_uniforms
+from model.data.draws import draw_bits, draw_uniforms
 
 GOLDEN = 0x9E3779B97F4A7C15
 

@@ -10,9 +10,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from model.config import WordRules
+from model.data.tokenizer import load_vocabulary, tokenize
+from model.data.word_pieces import is_hub_name, read_rules, read_words, save_words, warn_of_case, words_identity
 from model.errors import InputError
-from model.tokenizer import load_vocabulary, tokenize
-from model.word_pieces import is_hub_name, read_rules, read_words, save_words, warn_of_case, words_identity
 
 PIECES = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "Paris", "e", "é", "caf", "##é", "##e", "café"),
@@ -227,7 +227,7 @@ def test_a_vocabulary_of_the_hub_comes_with_its_rules(make, monkeypatch):
             raise EntryNotFoundError(file)
         return str(folder / file)
 
-    monkeypatch.setattr("model.hub.hf_hub_download", from_the_hub)
+    monkeypatch.setattr("model.data.hub.hf_hub_download", from_the_hub)
     words = read_words("someone/cased-bert")
     assert (words.rules, words.source) == (read_rules(folder), "someone/cased-bert")
     assert not words.rules.do_lower_case

@@ -13,11 +13,12 @@ import torch
 from feature_extraction.samples.regions import read_region_shard
 from feature_extraction.samples.tars import ShardError
 from model.config import LoaderConfig, PretrainConfig
-from model.data import FeatureStore, load_captions, open_store, prefetch
+from model.data.captions import load_captions
+from model.data.feed import prefetch
+from model.data.store import FeatureStore, LostShardError, open_store
+from model.data.tokenizer import load_tokens, load_vocabulary
 from model.encoder import dequantise
 from model.pretrain_batches import PretrainBatches
-from model.store import LostShardError
-from model.tokenizer import load_tokens, load_vocabulary
 from tests.toy import WORDS, make_sample, write_feature_set
 
 SKIP = LoaderConfig(on_bad_shard="skip")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from model.data import Part, prefetch
+from model.data.order import Part
+from model.data.store import LostShardError
 from model.errors import InputError
 
 
@@ -115,3 +118,34 @@ def feed(
         return Step(moved, targets, missing, copied)
 
     return prefetch(prepare, first, stop)
+
+
+T = TypeVar("T")
+
+
+def prefetch(make: Callable[[int], T], first: int, stop: int, ahead: int = 2) -> Iterator[T]:
+    """make(first), ..., make(stop - 1), each prepared by one thread while the caller works on those before.
+
+    Where making a batch found that a shard is bad and is to be left out, it is made again without that shard.
+
+    Args:
+        ahead: how many are kept ready.
+    """
+
+    def make_whole(step: int) -> T:
+        while True:
+            try:
+                return make(step)
+            except LostShardError:
+                # Each shard is lost once, so this ends.
+                continue
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+    ready: deque[Future[T]] = deque()
+    try:
+        for step in range(first, stop):
+            while step + len(ready) < min(stop, step + ahead + 1):
+                ready.append(pool.submit(make_whole, step + len(ready)))
+            yield ready.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -17,14 +17,16 @@ from fsspec.registry import _registry as loaded_drivers
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model import shard_cache
 from model.config import FeatureSource, LoaderConfig, PretrainConfig
-from model.data import FeatureStore, load_captions, open_store, prefetch
+from model.data import shard_cache
+from model.data.captions import load_captions
+from model.data.feed import prefetch
+from model.data.shard_cache import ShardCache
+from model.data.store import FeatureStore, open_store
+from model.data.tokenizer import load_tokens, load_vocabulary
 from model.errors import InputError
 from model.pretrain_batches import PretrainBatches
 from model.publish import Lock
-from model.shard_cache import ShardCache
-from model.tokenizer import load_tokens, load_vocabulary
 from tests.toy import WORDS, make_sample, write_feature_set
 
 SHARDS = 70
@@ -367,7 +369,7 @@ import time
 from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 from feature_extraction.samples.regions import parse_manifest
-from model.shard_cache import ShardCache
+from model.data.shard_cache import ShardCache
 
 class Slow(LocalFileSystem):
     def cat_file(self, *arguments, **options):

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from transformers import BertTokenizerFast
 
-from model.bert_tokenizer import bert_tokenizer
-from model.tokenizer import load_vocabulary, tokenize
+from model.data.bert_tokenizer import bert_tokenizer
+from model.data.tokenizer import load_vocabulary, tokenize
 
 PIECES = [
     "[PAD]",
