@@ -14,17 +14,17 @@ from model.config import EncoderConfig
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
+from model.downstream.retrieval.batches import RetrievalBatches
+from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
+from model.downstream.retrieval.hinge import retrieval_losses
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.fit import check_features, check_same_words
-from model.hinge import retrieval_losses
 from model.identity import data_identity
 from model.jobs import FinetuneJob
 from model.precision import with_precision
 from model.processes import join_processes
-from model.retrieval import RetrievalBatches
 from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import RECALL_VALUES, first_images, held_out_recall
 
 
 def run_finetuning(job: FinetuneJob) -> int:

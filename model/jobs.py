@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from model.config import (
-    _WORD_RULES,
-    VOCABULARY_PATH,
-    Config,
-    EncoderConfig,
-    FeatureSource,
-    FinetuneConfig,
-    PretrainConfig,
-    ScoringConfig,
-    WordRules,
-)
+from model.config import _WORD_RULES, VOCABULARY_PATH, Config, EncoderConfig, FeatureSource, PretrainConfig, WordRules
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 
 
 class PretrainJob(Config):
@@ -47,7 +38,9 @@ class FinetuneJob(Config):
 class ScoreJob(Config):
     """Everything `python -m model.scoring --config FILE` needs."""
 
-    output_path: str = Field(description="folder for the blocks of scores and metrics.json, see model/scores.py")
+    output_path: str = Field(
+        description="folder for the blocks of scores and metrics.json, see model/downstream/retrieval/scores.py"
+    )
     checkpoint_path: str = Field(description="folder of the checkpoint that is scored")
     data: FeatureSource = Field(description="images and captions, each scored with each")
     scoring: ScoringConfig = Field(description="how they are scored")

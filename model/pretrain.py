@@ -12,6 +12,7 @@ from model.command import open_data, run_job
 from model.config import PretrainConfig
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
+from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
 from model.encoder import UnicoderVL
 from model.identity import data_identity
 from model.jobs import PretrainJob
@@ -21,7 +22,7 @@ from model.precision import with_precision
 from model.pretrain_batches import PretrainBatches
 from model.processes import join_processes
 from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
+from model.validation import LOSS_VALUES, HeldOutLosses
 
 
 def run_pretraining(job: PretrainJob) -> int:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
-from model.config import PretrainConfig, ScoringConfig
+from model.config import PretrainConfig
 from model.data.captions import Captions
 from model.data.feed import prefetch
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.encoder import UnicoderVL
-from model.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.objectives import LOSS_NAMES, pretraining_losses
 from model.pretrain_batches import PretrainBatch, PretrainBatches
-from model.scores import WholeMatrix
-from model.scoring import score_split
 from model.tally import loss_means
 
 _BATCH_SIZE = 64
@@ -26,10 +22,6 @@ LOSS_VALUES = (
     "validation_loss",
     *(f"validation_{name}" for name in LOSS_NAMES),
     *(f"validation_{name}_accuracy" for name in LOSS_NAMES),
-)
-RECALL_VALUES = (
-    *(f"validation_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_DEPTHS),
-    "validation_recall_sum",
 )
 
 
@@ -71,25 +63,3 @@ class HeldOutLosses:
         """One of as equal slices as possible of the pairs."""
         first, stop = (part * self._pairs // self._steps for part in (number, number + 1))
         return self._batches.slice(0, first, stop)
-
-
-def held_out_recall(
-    model: UnicoderVL,
-    store: FeatureStore,
-    captions: Captions,
-    tokens: TokenTable,
-    config: ScoringConfig,
-    device: torch.device,
-) -> dict[str, float]:
-    """Recall in both directions over all images and captions given; values named as in `RECALL_VALUES`."""
-    scores = WholeMatrix(score_split(model, store, captions, tokens, config, device))
-    metrics = retrieval_metrics(scores, captions.image_of)
-    return {f"validation_{name}": value for name, value in metrics.flat().items()}
-
-
-def first_images(captions: Captions, count: int) -> Captions:
-    """All captions of the first `count` images, in the order of the feature store."""
-    rows = np.flatnonzero(np.isin(captions.image_rows, captions.images[:count])).tolist()
-    return Captions(
-        [captions.ids[row] for row in rows], [captions.texts[row] for row in rows], captions.image_rows[rows]
-    )

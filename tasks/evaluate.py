@@ -6,20 +6,29 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import comb, fsum
+from math import fsum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.config import ScoringConfig
+from model.downstream.retrieval.chance import _chance_of_a_caption
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.metrics import RECALL_DEPTHS
+from model.downstream.retrieval.protocols import protocol_rows
+from model.downstream.retrieval.scores import (
+    FIRST_SCORES,
+    METRICS,
+    PLAN,
+    SCORES_FORMAT,
+    Scores,
+    missing_blocks,
+    read_plan,
+)
 from model.errors import InputError
 from model.jobs import ScoreJob
-from model.metrics import RECALL_DEPTHS
 from model.precision import is_wide
 from model.progress import Progress
-from model.protocols import protocol_rows
-from model.scores import FIRST_SCORES, METRICS, PLAN, SCORES_FORMAT, Scores, missing_blocks, read_plan
 from tasks import tether
 from tasks.errors import StageError, UserError
 from tasks.history import append_history, code_version, find_row, measured, read_history
@@ -225,7 +234,7 @@ def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> Sett
 
     Args:
         captions_per_image: c of every scored image, each at least 1, in the order of the scores.
-        protocol: all, first:N or folds:N, see `model.protocols`.
+        protocol: all, first:N or folds:N, see `model.downstream.retrieval.protocols`.
     """
     if not captions_per_image or min(captions_per_image) < 1:
         raise ValueError(f"every image needs a caption, got counts {list(captions_per_image)[:5]}")
@@ -241,15 +250,6 @@ def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> Sett
         folds=len(folds),
         split_images=len(captions_per_image),
     )
-
-
-def _chance_of_a_caption(captions_per_image: Sequence[int], k: int) -> float:
-    """Share of the images that find one of their captions among k drawn at random."""
-    captions = sum(captions_per_image)
-    depth = min(k, captions)
-    orders = comb(captions, depth)
-    missed = {c: comb(captions - c, depth) for c in set(captions_per_image)}
-    return fsum((orders - missed[c]) / orders for c in captions_per_image) / len(captions_per_image)
 
 
 def _standing_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:

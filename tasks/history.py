@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from model.metrics import RetrievalMetrics
+from model.downstream.retrieval.metrics import RetrievalMetrics
 from model.publish import Lock
 from tasks.errors import UserError
 from tasks.records import HistoryRow

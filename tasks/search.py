@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from feature_extraction.samples.regions import RegionSample, decode_regions
-from model.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError
 from tasks.local_copy import local_checkpoint, with_local_captions
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from model.data.batch import Regions
     from model.data.captions import Captions
     from model.data.store import FeatureStore
-    from model.search import Ranker
+    from model.downstream.retrieval.search import Ranker
 
 log = logging.getLogger(__name__)
 
@@ -125,9 +125,9 @@ def open_search(
     from model.checkpoint import load_model
     from model.data.captions import load_captions
     from model.data.store import open_store
+    from model.downstream.retrieval.search import Ranker
     from model.fit import check_features
     from model.processes import pick_device
-    from model.search import Ranker
     from model.training import set_up_torch
 
     set_up_torch(config.num_threads)
@@ -239,7 +239,7 @@ class Search:
         manifest = self._store.manifest
 
         def regions(most: int) -> Regions:
-            from model.search import record_regions
+            from model.downstream.retrieval.search import record_regions
 
             return record_regions(query.record, manifest.layout, len(manifest.labels), most)
 

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.bert_folder import check_bert
-from model.config import EncoderConfig, FeatureSource, FinetuneConfig, LoopConfig, PretrainConfig, ScoringConfig
+from model.config import EncoderConfig, FeatureSource, LoopConfig, PretrainConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.errors import InputError
 from model.jobs import FinetuneJob, PretrainJob
 from model.progress import Progress

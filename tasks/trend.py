@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from model.metrics import RetrievalMetrics, protocol_text
+from model.downstream.retrieval.metrics import RetrievalMetrics, protocol_text
 from tasks.errors import StageError
 from tasks.history import measured
 from tasks.records import HistoryRow

@@ -15,8 +15,8 @@ from PIL import Image
 from feature_extraction.samples.images import ImageSample, encode_image
 from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.tars import write_tar
-from model.metrics import measure
-from model.scores import Plan, Scores, begin_scores, write_block
+from model.downstream.retrieval.metrics import measure
+from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
 from tasks.evaluate import ProtocolTable, chance_row, evaluation_name
 from tasks.records import HistoryRow, Receipt, Stage
 from tasks.reports.setting_row import setting_rows

@@ -11,8 +11,9 @@ import torch
 import tasks.world
 from feature_extraction.config import ExtractorConfig
 from model.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
-from model.config import FeatureSource, FinetuneConfig
+from model.config import FeatureSource
 from model.data.tokenizer import load_vocabulary
+from model.downstream.retrieval.config import FinetuneConfig
 from model.encoder import UnicoderVL
 from model.jobs import FinetuneJob
 from tasks.captions import make_captions

@@ -14,7 +14,7 @@ from feature_extraction.samples.tars import ShardError
 from flows.commands.shared import Json, exit_codes
 from flows.commands.shared import Root as RootOption
 from flows.views.progress import ProgressLog
-from model.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from tasks.errors import StageError, UserError
 from tasks.query_picture import DetectorFiles
 from tasks.records import Record

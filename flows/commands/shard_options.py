@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.shards import DownloadParams, ExtractParams
-from model.config import ScoringConfig
+from model.downstream.retrieval.config import ScoringConfig
 from tasks.config import DownloadConfig, NodesConfig, RetryConfig, RowsConfig
 from tasks.download_settings import begun_datasets
 from tasks.errors import UserError

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from model.config import RecallProtocol
+from model.downstream.retrieval.config import RecallProtocol
 from tasks.config import DatasetConfig, RowsConfig
 
 

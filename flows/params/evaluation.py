@@ -10,10 +10,8 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.experiment import _ROOT
 from flows.params.shards import Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from model.config import (
-    LoaderConfig,
-    ScoringConfig,
-)
+from model.config import LoaderConfig
+from model.downstream.retrieval.config import ScoringConfig
 from tasks import runs, train
 from tasks.config import Name
 from tasks.evaluate import EvaluationSpec

@@ -12,14 +12,8 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.evaluation import EvaluateParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from model.config import (
-    VOCABULARY_PATH,
-    EncoderConfig,
-    FinetuneConfig,
-    LoaderConfig,
-    PretrainConfig,
-    ScoringConfig,
-)
+from model.config import VOCABULARY_PATH, EncoderConfig, LoaderConfig, PretrainConfig
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from tasks.config import DatasetConfig, DownloadConfig, Name
 from tasks.ray_config import RayConfig
 

@@ -10,15 +10,8 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
 from flows.params.demo import demo
 from flows.params.experiment import RebuildParams
-from model.config import (
-    EncoderConfig,
-    FinetuneConfig,
-    OptimConfig,
-    PretrainConfig,
-    RegionMasking,
-    ScoringConfig,
-    WordMasking,
-)
+from model.config import EncoderConfig, OptimConfig, PretrainConfig, RegionMasking, WordMasking
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 

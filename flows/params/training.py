@@ -7,15 +7,8 @@ from pydantic import Field, model_validator
 from feature_extraction.config import ExtractorConfig
 from flows.params.experiment import _ROOT
 from flows.params.shards import Params
-from model.config import (
-    VOCABULARY_PATH,
-    EncoderConfig,
-    FinetuneConfig,
-    LoaderConfig,
-    LoopConfig,
-    PretrainConfig,
-    ScoringConfig,
-)
+from model.config import VOCABULARY_PATH, EncoderConfig, LoaderConfig, LoopConfig, PretrainConfig
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from tasks import runs, train
 from tasks.config import Name, NodesConfig
 from tasks.training_data import DataSpec

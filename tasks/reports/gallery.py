@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from model.downstream.retrieval.scores import Floats, Index, Scores
+from model.downstream.retrieval.standings import BEST, BETWEEN, WORST, Standing, best_first, choose, standings
 from model.errors import InputError
-from model.scores import Floats, Index, Scores
 from tasks.errors import UserError
 from tasks.local_copy import local_copy
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, Picture, find_pictures
-from tasks.reports.standings import BEST, BETWEEN, WORST, Standing, best_first, choose, standings
 from tasks.storage import Root, captions_path, scores_folder
 
 TOP = 5

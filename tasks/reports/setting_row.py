@@ -42,7 +42,9 @@ class SettingRow(Record):
     images: int = Field(description="that the protocol measured")
     captions: int = Field(description="that the protocol measured")
     seed: int | None = Field(description="of the training run; None where nothing was trained")
-    protocol: str = Field(default="all", description="all, first:N or folds:N, see model/protocols.py")
+    protocol: str = Field(
+        default="all", description="all, first:N or folds:N, see model/downstream/retrieval/protocols.py"
+    )
     folds: int = Field(default=1, description="recalls and ranks are means over so many folds")
     split_images: int | None = Field(default=None, description="scored, whether measured or not; None: not known")
     positives: str | None = Field(

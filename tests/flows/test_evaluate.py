@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
-from model.config import EncoderConfig, FeatureSource, ScoringConfig
+from model.config import EncoderConfig, FeatureSource
+from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage

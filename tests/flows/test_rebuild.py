@@ -15,7 +15,7 @@ from flows.results import RebuildResult
 from flows.steps.world import world_served
 from flows.views.stage_texts import losses
 from flows.views.status import downloads_pending, read_status, status_text
-from model.config import ScoringConfig
+from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.history import read_history
 from tasks.local_copy import local_copy

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import EncoderConfig, ScoringConfig
+from model.config import EncoderConfig
 from model.data.batch import Regions
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.pairs import PairScorer
 from model.encoder import UnicoderVL
-from model.pairs import PairScorer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from model.checkpoint import list_checkpoints
-from model.config import FinetuneConfig, OptimConfig, PretrainConfig, ScoringConfig
+from model.config import OptimConfig, PretrainConfig
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.pretrain import run_pretraining

@@ -65,5 +65,5 @@ def test_stages_without_prefect_import_neither_it_nor_torch() -> None:
 
 
 def test_programs_that_compute_import_torch_and_no_more_of_its_size() -> None:
-    programs = "import model.pretrain, model.finetune, model.scoring, model.search"
+    programs = "import model.pretrain, model.finetune, model.scoring, model.downstream.retrieval.search"
     assert imported(programs, HEAVY | {"prefect", "torch._dynamo", "torch._inductor", "sympy", "rich"}) == {"torch"}

@@ -10,17 +10,18 @@ import torch
 
 from model import precision
 from model.build import build_model
-from model.config import EncoderConfig, FinetuneConfig, PretrainConfig, ScoringConfig
+from model.config import EncoderConfig, PretrainConfig
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.downstream.retrieval.pairs import PairScorer
+from model.downstream.retrieval.scores import read_plan
 from model.errors import InputError
 from model.jobs import ScoreJob
-from model.pairs import PairScorer
 from model.precision import agree_on_precision, choose_batch_size, choose_precision, computes_bf16, with_precision
 from model.pretrain import run_pretraining
 from model.processes import Processes
-from model.scores import read_plan
 from model.scoring import run_scoring
 from tests.toy import TINY
 
@@ -35,7 +36,7 @@ def bf16(monkeypatch):
     """Whether every device computes it; changeable."""
     answer = [True]
     monkeypatch.setattr(precision, "computes_bf16", lambda device: answer[0])
-    monkeypatch.setattr("model.pairs.computes_bf16", lambda device: answer[0])
+    monkeypatch.setattr("model.downstream.retrieval.pairs.computes_bf16", lambda device: answer[0])
     return answer
 
 

@@ -9,8 +9,10 @@ import torch
 from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
 from model.command import open_data
-from model.config import EncoderConfig, FinetuneConfig, OptimConfig, ScoringConfig, WordRules
+from model.config import EncoderConfig, OptimConfig, WordRules
 from model.data.tokenizer import load_vocabulary
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.downstream.retrieval.held_out import RECALL_VALUES
 from model.errors import InputError, TrainingError
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
@@ -21,7 +23,7 @@ from model.processes import Processes, pick_device
 from model.progress import Progress
 from model.scoring import run_scoring
 from model.training import check_same_start
-from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses
+from model.validation import LOSS_VALUES, HeldOutLosses
 from tests.toy import WORDS
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from model.checkpoint import list_checkpoints, weights_sha256
-from model.config import FinetuneConfig
+from model.downstream.retrieval.config import FinetuneConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob
 from model.pretrain import run_pretraining

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.config import FeatureSource, ScoringConfig, Shortlist
+from model.config import FeatureSource
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.metrics import measure
+from model.downstream.retrieval.scores import METRICS, Plan, Scores, begin_scores, missing_blocks, write_block
 from model.jobs import ScoreJob
-from model.metrics import measure
-from model.scores import METRICS, Plan, Scores, begin_scores, missing_blocks, write_block
 from tasks.errors import StageError, UserError
 from tasks.evaluate import Evaluation, EvaluationSpec, _ask_machine, chance_row, evaluate, find_evaluation
 from tasks.history import read_history

@@ -17,11 +17,11 @@ from PIL import Image
 import tasks.search
 from feature_extraction.samples.regions import decode_regions
 from model.checkpoint import load_model
-from model.config import ScoringConfig, Shortlist
 from model.data.batch import pad_words
 from model.data.store import FeatureStore
 from model.data.tokenizer import tokenize
-from model.search import Ranker, read_text
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.search import Ranker, read_text
 from tasks.errors import UserError
 from tasks.features.lookup import read_captions
 from tasks.query_picture import DetectorFiles
@@ -122,8 +122,8 @@ def test_of_equal_scores_the_order_is_the_splits(search: Search, monkeypatch: py
 def test_pictures_are_read_a_part_at_a_time(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search.images("a star", top=PICTURES)
     read, most = search._store.read, []
-    monkeypatch.setattr("model.search._IMAGES_AT_ONCE", 3)
-    monkeypatch.setattr("model.search._CAPTIONS_AT_ONCE", 5)
+    monkeypatch.setattr("model.downstream.retrieval.search._IMAGES_AT_ONCE", 3)
+    monkeypatch.setattr("model.downstream.retrieval.search._CAPTIONS_AT_ONCE", 5)
     monkeypatch.setattr(search._store, "read", lambda rows, regions: (most.append(len(rows)), read(rows, regions))[1])
     done: list[tuple[int, int]] = []
     parts = search.images("a star", top=PICTURES, on_pairs=lambda *pairs: done.append(pairs))

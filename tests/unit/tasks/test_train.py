@@ -11,7 +11,8 @@ import pytest
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest
-from model.config import EncoderConfig, FinetuneConfig, OptimConfig, PretrainConfig
+from model.config import EncoderConfig, OptimConfig, PretrainConfig
+from model.downstream.retrieval.config import FinetuneConfig
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.locks import alone

@@ -18,7 +18,7 @@ from flows.commands.shard_options import (
 )
 from flows.params.checks import validation_text
 from flows.params.shards import DownloadParams, ExtractParams
-from model.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from tasks.config import NodesConfig, RetryConfig, RowsConfig
 from tasks.errors import UserError
 from tasks.ray_config import RayConfig

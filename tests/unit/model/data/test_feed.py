@@ -3,7 +3,7 @@ import torch
 
 from model.data.feed import Split, feed, split_batch
 from model.data.order import Part
-from model.retrieval import RetrievalBatch
+from model.downstream.retrieval.batches import RetrievalBatch
 
 
 @pytest.mark.parametrize(

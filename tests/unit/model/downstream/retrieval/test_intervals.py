@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.intervals import RESAMPLES, image_counts, recall_intervals, resampled_recall
-from model.ranks import Fold, Ranks
-from model.scores import Index
+from model.downstream.retrieval.intervals import RESAMPLES, image_counts, recall_intervals, resampled_recall
+from model.downstream.retrieval.ranks import Fold, Ranks
+from model.downstream.retrieval.scores import Index
 
 DEPTHS = (1, 5, 10)
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from model.build import build_model
-from model.config import FinetuneConfig
 from model.data.batch import pad_words
 from model.data.captions import load_captions
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
-from model.hinge import hardest_negatives, hinge_losses, retrieval_losses, score_pairs
-from model.retrieval import RetrievalBatches
+from model.downstream.retrieval.batches import RetrievalBatches
+from model.downstream.retrieval.config import FinetuneConfig
+from model.downstream.retrieval.hinge import hardest_negatives, hinge_losses, retrieval_losses, score_pairs
 
 LOGITS = torch.tensor([[1.0, 0.8, 0.2, 0.0, 1.1]])
 """One pair: itself, two wrong captions, two wrong images."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from model.scores import Floats, ScoreMatrix
+from model.downstream.retrieval.scores import Floats, ScoreMatrix
 
 
 class Shortlist:

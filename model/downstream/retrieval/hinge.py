@@ -12,11 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.config import FinetuneConfig
+from model.downstream.retrieval.batches import RetrievalBatch
+from model.downstream.retrieval.config import FinetuneConfig
 from model.embeddings import dequantise
 from model.encoder import UnicoderVL
 from model.losses import LossSums
-from model.retrieval import RetrievalBatch
 
 
 def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:

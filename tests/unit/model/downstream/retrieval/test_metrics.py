@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.downstream.retrieval.metrics import RetrievalMetrics, measure, protocol_text, retrieval_metrics
+from model.downstream.retrieval.positives import Positives
+from model.downstream.retrieval.ranks import Pairs
+from model.downstream.retrieval.scores import Plan, Scores, WholeMatrix, begin_scores, write_block
 from model.errors import InputError
-from model.metrics import RetrievalMetrics, measure, protocol_text, retrieval_metrics
-from model.positives import Positives
-from model.ranks import Pairs
-from model.scores import Plan, Scores, WholeMatrix, begin_scores, write_block
 
 
 def test_metrics_of_both_directions_by_hand() -> None:

@@ -14,8 +14,6 @@ import torch
 
 from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import ShardError
-from model.alike import first_alike
-from model.config import ScoringConfig
 from model.data.batch import Regions
 from model.data.captions import Captions
 from model.data.feed import prefetch
@@ -24,10 +22,12 @@ from model.data.region_records import find_bad_value, to_regions
 from model.data.shards import TAR_HEADER
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary, load_tokens, tokenize
+from model.downstream.retrieval.alike import first_alike
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.pairs import PairScorer, Tokens
+from model.downstream.retrieval.scores import Floats
 from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.pairs import PairScorer, Tokens
-from model.scores import Floats
 
 OnPairs = Callable[[int, int], object]
 """Called with the pairs that are done and with all that there are to do."""

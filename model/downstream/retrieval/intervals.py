@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from model.ranks import Fold, Ranks
-from model.scores import Index
+from model.downstream.retrieval.ranks import Fold, Ranks
+from model.downstream.retrieval.scores import Index
 
 Values = npt.NDArray[np.float64]
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.scores import WholeMatrix
-from tasks.reports import standings as module
-from tasks.reports.standings import Standing, best_first, choose, standings
+from model.downstream.retrieval import standings as module
+from model.downstream.retrieval.scores import WholeMatrix
+from model.downstream.retrieval.standings import Standing, best_first, choose, standings
 
 
 def standing(ranks: list[int], margins: list[float]) -> Standing:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from model.downstream.retrieval.ranks import Pairs
+from model.downstream.retrieval.scores import Index
 from model.errors import InputError
-from model.ranks import Pairs
-from model.scores import Index
 
 _FORM = TypeAdapter(dict[str, list[int]])
 

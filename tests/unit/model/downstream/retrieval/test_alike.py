@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from model.alike import first_alike, image_digests
 from model.build import build_model
-from model.config import ScoringConfig
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
+from model.downstream.retrieval.alike import first_alike, image_digests
+from model.downstream.retrieval.blocks import score_split
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.metrics import retrieval_metrics
+from model.downstream.retrieval.pairs import PairScorer
+from model.downstream.retrieval.scores import Scores, WholeMatrix, block_name
+from model.downstream.retrieval.search import Ranker
 from model.jobs import ScoreJob
-from model.metrics import retrieval_metrics
-from model.pairs import PairScorer
-from model.scores import Scores, WholeMatrix, block_name
-from model.scoring import run_scoring, score_split
-from model.search import Ranker
+from model.scoring import run_scoring
 from tests.toy import WORDS, make_sample, write_feature_set
 
 CPU = torch.device("cpu")
@@ -150,7 +151,7 @@ def test_scores_of_an_older_program_are_read_as_they_are(score_job, tmp_path):
 
 def test_a_search_ranks_captions_that_read_alike_in_their_order(world, monkeypatch):
     model, store, captions, _, vocabulary, _ = world
-    monkeypatch.setattr("model.search._CAPTIONS_AT_ONCE", 2)
+    monkeypatch.setattr("model.downstream.retrieval.search._CAPTIONS_AT_ONCE", 2)
     told = []
     ranker = Ranker(model, load_vocabulary(vocabulary), store, captions, ScoringConfig(batch_size=3), CPU)
     ranking = ranker.captions(lambda most: store.read([1], most), lambda done, total: told.append((done, total)))

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.downstream.retrieval.metrics import retrieval_metrics
+from model.downstream.retrieval.positives import Positives, read_positives
+from model.downstream.retrieval.ranks import Numbers
+from model.downstream.retrieval.scores import Index, WholeMatrix
 from model.errors import InputError
-from model.metrics import retrieval_metrics
-from model.positives import Positives, read_positives
-from model.ranks import Numbers
-from model.scores import Index, WholeMatrix
 
 REAL = Path(__file__).parents[4] / "shared/data/eccv_caption"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the published ground truth is not beside the checkout")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from model.downstream.retrieval.protocols import protocol_name, protocol_rows
 from model.errors import InputError
-from model.protocols import protocol_name, protocol_rows
 
 
 def test_all_and_first_are_one_fold() -> None:

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.alike import first_alike
-from model.config import ScoringConfig
 from model.data.batch import Regions, pad_words
 from model.data.order import Index
+from model.downstream.retrieval.alike import first_alike
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.scores import Floats
 from model.embeddings import dequantise
 from model.encoder import UnicoderVL
 from model.errors import InputError
 from model.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
-from model.scores import Floats
 
 Tokens = npt.NDArray[np.int32]
 

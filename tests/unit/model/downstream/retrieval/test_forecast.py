@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from model import forecast as module
 from model.build import build_model
-from model.config import ScoringConfig, Shortlist
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
-from model.forecast import forecast
-from model.pairs import PairScorer
+from model.downstream.retrieval import forecast as module
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.forecast import forecast
+from model.downstream.retrieval.pairs import PairScorer
 from tests.toy import TINY
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def ahead(make_world):
 
 
 def test_a_long_scoring_is_foretold_with_what_shortens_it(ahead, monkeypatch):
-    monkeypatch.setattr("model.pairs.computes_bf16", lambda device: True)
+    monkeypatch.setattr("model.downstream.retrieval.pairs.computes_bf16", lambda device: True)
     rate, text = ahead(10**9, gains=True, precision="fp32")
     assert rate > 0
     assert text.startswith("1,000,000,000 pairs to score in fp32, 4 at a time, about ")
@@ -50,7 +50,7 @@ def test_a_long_scoring_is_foretold_with_what_shortens_it(ahead, monkeypatch):
 
 
 def test_what_would_not_shorten_it_is_not_advised(ahead, monkeypatch):
-    monkeypatch.setattr("model.pairs.computes_bf16", lambda device: False)
+    monkeypatch.setattr("model.downstream.retrieval.pairs.computes_bf16", lambda device: False)
     assert "bf16" not in ahead(10**9, gains=True, precision="fp32")[1]
     assert "shortlist" not in ahead(10**9, shortlist=Shortlist())[1]
     assert ahead(10**9, shortlist=Shortlist())[1].endswith("from now")

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.downstream.retrieval.scores import Index, ScoreMatrix, WholeMatrix
 from model.errors import InputError
-from model.scores import Index, ScoreMatrix, WholeMatrix
 
 Numbers = npt.NDArray[np.floating[Any]]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from model.config import ScoringConfig
 from model.data.batch import Regions
-from model.pairs import PairScorer, Tokens
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.pairs import PairScorer, Tokens
 
 _LONG_SECONDS = 120.0
 _WORTH = 50

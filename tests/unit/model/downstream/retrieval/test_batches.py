@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from model.build import build_model
-from model.config import FinetuneConfig, LoaderConfig, ScoringConfig
+from model.config import LoaderConfig
 from model.data.captions import load_captions
 from model.data.feed import prefetch
 from model.data.order import WHOLE, Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
-from model.retrieval import RetrievalBatch, RetrievalBatches
-from model.scoring import score_split
+from model.downstream.retrieval.batches import RetrievalBatch, RetrievalBatches
+from model.downstream.retrieval.blocks import score_split
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 
 LABELS = [[0, 1], [2, 3, 4], [5], [6, 7], [1, 2], [3]]
 CAPTIONS = [

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config import FinetuneConfig
 from model.data.batch import Movable, Regions, Words, pad_words
 from model.data.captions import Captions
 from model.data.matches import NEGATIVE_TRIES, Matches
@@ -23,6 +22,7 @@ from model.data.order import WHOLE, BatchOrder, Index, Part
 from model.data.store import FeatureStore
 from model.data.streams import generator
 from model.data.tokenizer import TokenTable, Vocabulary
+from model.downstream.retrieval.config import FinetuneConfig
 from model.errors import InputError
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import ranks as ranks_module
+from model.downstream.retrieval import ranks as ranks_module
+from model.downstream.retrieval.ranks import Fold, Pairs, best_ranks, fold_ranks, recall_at_k
+from model.downstream.retrieval.scores import Index, WholeMatrix
 from model.errors import InputError
-from model.ranks import Fold, Pairs, best_ranks, fold_ranks, recall_at_k
-from model.scores import Index, WholeMatrix
 
 Floats = npt.NDArray[np.float32]
 

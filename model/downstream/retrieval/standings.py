@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.ranks import Fold, Pairs, fold_ranks
-from model.scores import Floats, Index, ScoreMatrix
+from model.downstream.retrieval.ranks import Fold, Pairs, fold_ranks
+from model.downstream.retrieval.scores import Floats, Index, ScoreMatrix
 
 WORST, BEST = 3, 3
 BETWEEN = (0.2, 0.4, 0.6, 0.8)

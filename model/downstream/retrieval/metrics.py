@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.downstream.retrieval.intervals import recall_intervals
+from model.downstream.retrieval.positives import Positives
+from model.downstream.retrieval.protocols import protocol_name, protocol_rows
+from model.downstream.retrieval.ranks import Fold, Pairs, Ranks, fold_ranks
+from model.downstream.retrieval.scores import Index, ScoreMatrix
 from model.errors import InputError
-from model.intervals import recall_intervals
-from model.positives import Positives
-from model.protocols import protocol_name, protocol_rows
-from model.ranks import Fold, Pairs, Ranks, fold_ranks
-from model.scores import Index, ScoreMatrix
 
 RECALL_DEPTHS = (1, 5, 10)
 
@@ -35,11 +35,14 @@ class RetrievalMetrics(BaseModel):
     text_to_image_median_rank: float = Field(description="1 is best")
     image_to_text_mean_rank: float | None = Field(default=None, description="1 is best; None: an older program")
     text_to_image_mean_rank: float | None = Field(default=None, description="1 is best; None: an older program")
-    protocol: str = Field(default="all", description="all, first:N or folds:N, see model/protocols.py")
+    protocol: str = Field(
+        default="all", description="all, first:N or folds:N, see model/downstream/retrieval/protocols.py"
+    )
     folds: int = 1
     split_images: int | None = Field(default=None, description="scored, whether measured or not; None: not known")
     intervals: dict[str, tuple[float, float]] | None = Field(
-        default=None, description="95% bootstrap intervals of the values of flat(), see model/intervals.py"
+        default=None,
+        description="95% bootstrap intervals of the values of flat(), see model/downstream/retrieval/intervals.py",
     )
     approximate: str | None = Field(
         default=None, description="what the scoring left out, in a line; None: every pair was scored"
@@ -95,7 +98,7 @@ def measure(
 
     Args:
         caption_image: (captions,) the row of each caption's image.
-        protocols: see `model.protocols.protocol_rows`.
+        protocols: see `model.downstream.retrieval.protocols.protocol_rows`.
         positives: true pairs beyond an image and its own captions, such as those of ECCV Caption.
         approximate: what a shortlist left out, in a line. Such pairs score -inf, and a query whose true candidates were
             all left out ranks last. None: a score of -inf is an error.
