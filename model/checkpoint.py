@@ -25,12 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger, plain_reason
-from model.config import EncoderConfig
 from model.data.tokenizer import Vocabulary, load_vocabulary
 from model.data.word_pieces import WordPieces, save_words
-from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
-from model.fit import check_vocabulary
+from model.families.config import EncoderConfig
+from model.families.fit import check_vocabulary
+from model.families.unicoder_vl import UnicoderVL
 from model.publish import disk_room, sync, sync_folder, write_whole
 
 _WEIGHTS = "model.safetensors"

@@ -13,11 +13,12 @@ from pydantic import BaseModel, ValidationError
 
 from feature_extraction.samples.tars import ShardError
 from model.command import run_job
-from model.config import EncoderConfig, FeatureSource
+from model.config import FeatureSource
 from model.data.captions import Captions, load_captions
 from model.data.store import FeatureStore, open_store
 from model.data.tokenizer import TokenTable, Vocabulary, load_tokens
 from model.errors import InputError, TrainingError
+from model.families.config import EncoderConfig
 from model.progress import Ending, report
 
 Job = TypeVar("Job", bound=BaseModel)

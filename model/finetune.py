@@ -7,19 +7,19 @@ from pathlib import Path
 
 import torch
 
-from model.build import build_model
 from model.checkpoint import load_model, weights_sha256
 from model.command import open_data, run_job
-from model.config import EncoderConfig
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.batches import RetrievalBatches
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
 from model.downstream.retrieval.hinge import retrieval_losses
-from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.fit import check_features, check_same_words
+from model.families.build import build_model
+from model.families.config import EncoderConfig
+from model.families.fit import check_features, check_same_words
+from model.families.unicoder_vl import UnicoderVL
 from model.identity import data_identity
 from model.jobs import FinetuneJob
 from model.precision import with_precision

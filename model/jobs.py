@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from model.config import _WORD_RULES, VOCABULARY_PATH, Config, EncoderConfig, FeatureSource, PretrainConfig, WordRules
+from model.config import _WORD_RULES, VOCABULARY_PATH, Config, FeatureSource, PretrainConfig, WordRules
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.families.config import EncoderConfig
 
 
 class PretrainJob(Config):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from model.config import PretrainConfig
 from model.data.batch import Regions
-from model.embeddings import dequantise, dequantise_rows
-from model.encoder import Encoded, UnicoderVL
+from model.families.embeddings import dequantise, dequantise_rows
+from model.families.unicoder_vl import Encoded, UnicoderVL
 from model.losses import LossSums
 from model.pretrain_batches import PretrainBatch, Replacements, Targets
 

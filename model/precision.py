@@ -13,8 +13,9 @@ import platform
 import sys
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from model.config import EncoderConfig, LoopConfig
+from model.config import LoopConfig
 from model.errors import InputError
+from model.families.config import EncoderConfig
 
 if TYPE_CHECKING:
     import torch

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from model.build import build_model
 from model.command import open_data, run_job
 from model.config import PretrainConfig
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
-from model.encoder import UnicoderVL
+from model.families.build import build_model
+from model.families.unicoder_vl import UnicoderVL
 from model.identity import data_identity
 from model.jobs import PretrainJob
 from model.matching_watch import MatchingWatch

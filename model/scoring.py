@@ -31,7 +31,7 @@ from model.downstream.retrieval.scores import (
     Scores,
     read_plan,
 )
-from model.fit import check_features
+from model.families.fit import check_features
 from model.identity import data_identity
 from model.jobs import ScoreJob
 from model.precision import Asked, Taken, agree_on_precision

@@ -29,14 +29,15 @@ from model.checkpoint import (
     save_checkpoint,
     write_job,
 )
-from model.config import EncoderConfig, LoopConfig
+from model.config import LoopConfig
 from model.data.feed import B, Split, Step, feed, split_batch
 from model.data.matches import NEGATIVE_TRIES
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
-from model.encoder import UnicoderVL
 from model.errors import InputError, TrainingError
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
 from model.identity import check_resumable
 from model.journal import Journal, Pace
 from model.losses import LossSums

@@ -9,7 +9,7 @@ from model.data.captions import Captions
 from model.data.feed import prefetch
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary
-from model.encoder import UnicoderVL
+from model.families.unicoder_vl import UnicoderVL
 from model.objectives import LOSS_NAMES, pretraining_losses
 from model.pretrain_batches import PretrainBatch, PretrainBatches
 from model.tally import loss_means

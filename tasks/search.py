@@ -126,7 +126,7 @@ def open_search(
     from model.data.captions import load_captions
     from model.data.store import open_store
     from model.downstream.retrieval.search import Ranker
-    from model.fit import check_features
+    from model.families.fit import check_features
     from model.processes import pick_device
     from model.training import set_up_torch
 

@@ -16,12 +16,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.bert_folder import WEIGHTS as BERT_WEIGHTS
-from model.bert_folder import check_bert
-from model.config import EncoderConfig, FeatureSource, LoopConfig, PretrainConfig
+from model.config import FeatureSource, LoopConfig, PretrainConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.errors import InputError
+from model.families.bert_folder import WEIGHTS as BERT_WEIGHTS
+from model.families.bert_folder import check_bert
+from model.families.config import EncoderConfig
 from model.jobs import FinetuneJob, PretrainJob
 from model.progress import Progress
 from tasks.config import NodesConfig

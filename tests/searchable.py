@@ -14,7 +14,7 @@ from model.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 from model.config import FeatureSource
 from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval.config import FinetuneConfig
-from model.encoder import UnicoderVL
+from model.families.unicoder_vl import UnicoderVL
 from model.jobs import FinetuneJob
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig, DownloadConfig, RowsConfig

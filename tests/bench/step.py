@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from transformers import VisualBertConfig, VisualBertForPreTraining
 
-from model.config import EncoderConfig, OptimConfig, PretrainConfig
+from model.config import OptimConfig, PretrainConfig
 from model.data.batch import Regions, Words
-from model.encoder import UnicoderVL
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
 from model.objectives import pretraining_losses
 from model.optim import make_optimizer
 from model.pretrain_batches import PretrainBatch, Replacements, Targets

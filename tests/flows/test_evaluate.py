@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
-from model.config import EncoderConfig, FeatureSource
+from model.config import FeatureSource
 from model.downstream.retrieval.config import ScoringConfig
+from model.families.config import EncoderConfig
 from tasks.errors import StageError
 from tasks.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
@@ -34,10 +35,10 @@ SCORING = ScoringConfig(device="cpu", num_threads=1, block_pairs=16)
 
 def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: int, seed: int) -> None:
     """A checkpoint of a new model: what a run that has not ended leaves behind."""
-    from model.build import build_model
     from model.checkpoint import Keep, State, save_checkpoint
     from model.data.store import open_store
     from model.data.tokenizer import load_vocabulary
+    from model.families.build import build_model
 
     encoder = EncoderConfig.model_validate(TINY)
     loaded = load_vocabulary(vocabulary)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import EncoderConfig
 from model.data.batch import Regions
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.pairs import PairScorer
-from model.encoder import UnicoderVL
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
 
 pytestmark = [
     pytest.mark.gpu,

@@ -39,8 +39,8 @@ from model.downstream.retrieval.scores import (
     write_block,
 )
 from model.downstream.retrieval.shortlist import Shortlist
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.unicoder_vl import UnicoderVL
 from model.processes import Processes
 from model.progress import Progress, report
 from model.publish import Lock

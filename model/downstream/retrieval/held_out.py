@@ -12,7 +12,7 @@ from model.downstream.retrieval.blocks import score_split
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.downstream.retrieval.scores import WholeMatrix
-from model.encoder import UnicoderVL
+from model.families.unicoder_vl import UnicoderVL
 
 RECALL_VALUES = (
     *(f"validation_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_DEPTHS),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from model.downstream.retrieval.batches import RetrievalBatch
 from model.downstream.retrieval.config import FinetuneConfig
-from model.embeddings import dequantise
-from model.encoder import UnicoderVL
+from model.families.embeddings import dequantise
+from model.families.unicoder_vl import UnicoderVL
 from model.losses import LossSums
 
 

@@ -21,9 +21,9 @@ from model.data.order import Index
 from model.downstream.retrieval.alike import first_alike
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.scores import Floats
-from model.embeddings import dequantise
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.embeddings import dequantise
+from model.families.unicoder_vl import UnicoderVL
 from model.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
 
 Tokens = npt.NDArray[np.int32]

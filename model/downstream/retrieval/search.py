@@ -26,8 +26,8 @@ from model.downstream.retrieval.alike import first_alike
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.pairs import PairScorer, Tokens
 from model.downstream.retrieval.scores import Floats
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.unicoder_vl import UnicoderVL
 
 OnPairs = Callable[[int, int], object]
 """Called with the pairs that are done and with all that there are to do."""
@@ -112,7 +112,7 @@ class Ranker:
     ) -> None:
         """
         Args:
-            model: in evaluation mode, on the device; features and vocabulary fit it (`model.fit`).
+            model: in evaluation mode, on the device; features and vocabulary fit it (`model.families.fit`).
         """
         self._vocabulary, self._store, self._captions = vocabulary, store, captions
         self._max_regions, self._max_text_tokens = model.bert.max_regions, model.config.max_text_tokens

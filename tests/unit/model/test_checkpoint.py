@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 import model.checkpoint
-from model.build import build_model
 from model.checkpoint import (
     CheckpointError,
     Keep,
@@ -30,6 +29,7 @@ from model.data.store import open_store
 from model.data.tokenizer import load_vocabulary
 from model.data.word_pieces import save_words
 from model.errors import InputError, TrainingError
+from model.families.build import build_model
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import build_model
 from model.config import PretrainConfig, RegionMasking, WordMasking
 from model.data.captions import load_captions
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
 from model.errors import InputError
+from model.families.build import build_model
 from model.objectives import pretraining_losses, seeded_normal, states_at
 from model.pairing import Pair
 from model.pretrain_batches import PretrainBatches, Targets

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from model import precision
-from model.build import build_model
-from model.config import EncoderConfig, PretrainConfig
+from model.config import PretrainConfig
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
@@ -18,6 +17,8 @@ from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.downstream.retrieval.pairs import PairScorer
 from model.downstream.retrieval.scores import read_plan
 from model.errors import InputError
+from model.families.build import build_model
+from model.families.config import EncoderConfig
 from model.jobs import ScoreJob
 from model.precision import agree_on_precision, choose_batch_size, choose_precision, computes_bf16, with_precision
 from model.pretrain import run_pretraining

@@ -10,7 +10,7 @@ from model.data.captions import load_captions
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
-from model.embeddings import dequantise
+from model.families.embeddings import dequantise
 from model.objectives import hide_regions
 from model.pairing import Pair
 from model.pretrain_batches import PretrainBatches

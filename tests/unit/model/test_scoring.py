@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.build import build_model
 from model.checkpoint import list_checkpoints
 from model.data.batch import pad_words
 from model.data.captions import load_captions
@@ -23,8 +22,9 @@ from model.downstream.retrieval.blocks import score_split
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.downstream.retrieval.pairs import PairScorer
 from model.downstream.retrieval.scores import Scores, block_name
-from model.embeddings import dequantise
 from model.errors import InputError
+from model.families.build import build_model
+from model.families.embeddings import dequantise
 from model.jobs import ScoreJob
 from model.pretrain import run_pretraining
 from model.scoring import run_scoring

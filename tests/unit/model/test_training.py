@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.build import build_model
 from model.checkpoint import Checkpoint, list_checkpoints, load_model
 from model.command import open_data
-from model.config import EncoderConfig, OptimConfig, WordRules
+from model.config import OptimConfig, WordRules
 from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.downstream.retrieval.held_out import RECALL_VALUES
 from model.errors import InputError, TrainingError
+from model.families.build import build_model
+from model.families.config import EncoderConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.journal import Journal

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import build_model
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
@@ -17,6 +16,7 @@ from model.downstream.retrieval.metrics import retrieval_metrics
 from model.downstream.retrieval.pairs import PairScorer
 from model.downstream.retrieval.scores import Scores, WholeMatrix, block_name
 from model.downstream.retrieval.search import Ranker
+from model.families.build import build_model
 from model.jobs import ScoreJob
 from model.scoring import run_scoring
 from tests.toy import WORDS, make_sample, write_feature_set

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import build_model
 from model.config import LoaderConfig
 from model.data.captions import load_captions
 from model.data.feed import prefetch
@@ -14,6 +13,7 @@ from model.data.tokenizer import load_vocabulary, tokenize
 from model.downstream.retrieval.batches import RetrievalBatch, RetrievalBatches
 from model.downstream.retrieval.blocks import score_split
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.families.build import build_model
 
 LABELS = [[0, 1], [2, 3, 4], [5], [6, 7], [1, 2], [3]]
 CAPTIONS = [

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import build_model
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval import forecast as module
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.downstream.retrieval.forecast import forecast
 from model.downstream.retrieval.pairs import PairScorer
+from model.families.build import build_model
 from tests.toy import TINY
 
 CPU = torch.device("cpu")

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from model.build import build_model
 from model.data.batch import pad_words
 from model.data.captions import load_captions
 from model.data.order import Part
@@ -12,6 +11,7 @@ from model.data.tokenizer import load_vocabulary, tokenize
 from model.downstream.retrieval.batches import RetrievalBatches
 from model.downstream.retrieval.config import FinetuneConfig
 from model.downstream.retrieval.hinge import hardest_negatives, hinge_losses, retrieval_losses, score_pairs
+from model.families.build import build_model
 
 LOGITS = torch.tensor([[1.0, 0.8, 0.2, 0.0, 1.1]])
 """One pair: itself, two wrong captions, two wrong images."""

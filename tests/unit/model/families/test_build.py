@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from model.build import build_model
 from model.data.store import open_store
 from model.data.tokenizer import load_vocabulary
-from model.embeddings import dequantise
 from model.errors import InputError
+from model.families.build import build_model
+from model.families.embeddings import dequantise
 from tests.toy import make_sample, write_feature_set
 
 
 def built(make_world, tiny, tmp_path, monkeypatch, regions: list[int]):
     """A model that standardises, over two images at a time, and the mean of the features that images 2 and 3 have."""
-    monkeypatch.setattr("model.build._STANDARDISE_IMAGES", 2)
+    monkeypatch.setattr("model.families.build._STANDARDISE_IMAGES", 2)
     source, vocabulary = make_world([[0]] * len(regions), [(0, "red")])
     samples = [make_sample(f"{number:09d}", list(range(count)), 24, number) for number, count in enumerate(regions)]
     write_feature_set(tmp_path / "features", samples, 3, 5, 24)

@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from model.config import EncoderConfig
 from model.data.batch import Regions, Words
-from model.embeddings import RegionEmbeddings, WordEmbeddings, dequantise
-from model.layouts import Layout, choose_layout
+from model.families.config import EncoderConfig
+from model.families.embeddings import RegionEmbeddings, WordEmbeddings, dequantise
+from model.families.layers import Layer, WordHead
+from model.families.layouts import choose_layout
 
 _WORD_SEGMENT, _REGION_SEGMENT = 0, 1
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,53 +39,6 @@ class Encoded:
     cls: Tensor
     words: Tensor
     regions: Tensor
-
-
-class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence on itself; the names are BERT's."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self._heads = config.num_heads
-        self._dropout = config.attention_dropout
-
-    def forward(self, queries: Tensor, states: Tensor, layout: Layout) -> Tensor:
-        """States of the layout, or first states where the queries are those, to the same."""
-        dropout = self._dropout if self.training else 0.0
-        return layout.attend(self.query(queries), self.key(states), self.value(states), self._heads, dropout)
-
-
-class Residual(nn.Module):
-    """Linear, dropout, add, LayerNorm (post-LN, as BERT)."""
-
-    def __init__(self, width: int, config: EncoderConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
-
-
-class Layer(nn.Module):
-    """One Transformer layer."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.attention = nn.ModuleDict({"self": SelfAttention(config), "output": Residual(config.hidden_size, config)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.intermediate_size)})
-        self.output = Residual(config.intermediate_size, config)
-        self._activation = ACTIVATIONS[config.hidden_act]
-
-    def forward(self, states: Tensor, layout: Layout, cls_only: bool = False) -> Tensor:
-        """States of the layout to the same; with `cls_only` to its first states, from the same keys and values."""
-        queries = layout.first(states) if cls_only else states
-        states = self.attention["output"](self.attention["self"](queries, states, layout), queries)
-        return self.output(self._activation(self.intermediate["dense"](states)), states)
 
 
 class CrossModalEncoder(nn.Module):
@@ -151,26 +105,6 @@ class CrossModalEncoder(nn.Module):
         states = self.run(states, self.join_masks(words.mask, regions.mask))
         width = words.ids.shape[1]
         return Encoded(states[:, 0], states[:, :width], states[:, width : width + regions.mask.shape[1]])
-
-
-class WordHead(nn.Module):
-    """BERT's masked-word head; the output matrix is the word table."""
-
-    def __init__(self, vocab_size: int, config: EncoderConfig) -> None:
-        super().__init__()
-        self.transform = nn.ModuleDict(
-            {
-                "dense": nn.Linear(config.hidden_size, config.hidden_size),
-                "LayerNorm": nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
-            }
-        )
-        self.bias = nn.Parameter(torch.zeros(vocab_size))
-        self._activation = ACTIVATIONS[config.hidden_act]
-
-    def forward(self, states: Tensor, table: Tensor) -> Tensor:
-        """(N, H) states of masked positions to (N, V) logits."""
-        states = self.transform["LayerNorm"](self._activation(self.transform["dense"](states)))
-        return F.linear(states, table, self.bias)
 
 
 class UnicoderVL(nn.Module, PyTorchModelHubMixin):

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.config import EncoderConfig
 from model.data.batch import Regions
 from model.errors import InputError
+from model.families.config import EncoderConfig
 
 
 def dequantise(regions: Regions) -> Tensor:

@@ -13,13 +13,13 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForPreTraining, BertModel
 
-from model.bert import load_bert, read_weights
-from model.bert_folder import find_bert
-from model.build import build_model
 from model.data.batch import pad_words
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
+from model.families.bert import load_bert, read_weights
+from model.families.bert_folder import find_bert
+from model.families.build import build_model
 from tests.toy import VOCABULARY
 
 LAYERS = 4

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.bert import load_bert
-from model.config import EncoderConfig
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
-from model.embeddings import Standardise, dequantise
-from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.fit import check_features
+from model.families.bert import load_bert
+from model.families.config import EncoderConfig
+from model.families.embeddings import Standardise, dequantise
+from model.families.fit import check_features
+from model.families.unicoder_vl import UnicoderVL
 
 _STANDARDISE_IMAGES = 1024
 """Images over which feature_norm="standard" measures: the first of the split, so the result is reproducible; where none

@@ -5,8 +5,8 @@ from __future__ import annotations
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
 from model.data.word_pieces import differing_words
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.unicoder_vl import UnicoderVL
 
 
 def check_features(model: UnicoderVL, store: FeatureStore, name: str) -> None:

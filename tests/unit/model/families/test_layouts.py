@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from model.config import EncoderConfig
-from model.encoder import CrossModalEncoder
-from model.layouts import Packed, Padded, choose_layout
+from model.families.config import EncoderConfig
+from model.families.layouts import Packed, Padded, choose_layout
+from model.families.unicoder_vl import CrossModalEncoder
 
 WIDTH, HEADS = 32, 4
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from model.config import EncoderConfig
 from model.data.word_pieces import (
     VOCABULARY,
     WHOLE,
@@ -22,6 +21,7 @@ from model.data.word_pieces import (
     states_rules,
 )
 from model.errors import InputError
+from model.families.config import EncoderConfig
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _ACTIVATIONS = {

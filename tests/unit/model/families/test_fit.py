@@ -2,13 +2,13 @@ import shutil
 
 import pytest
 
-from model.build import build_model
 from model.checkpoint import load_model
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
-from model.encoder import UnicoderVL
 from model.errors import InputError
-from model.fit import check_features, check_same_words
+from model.families.build import build_model
+from model.families.fit import check_features, check_same_words
+from model.families.unicoder_vl import UnicoderVL
 
 
 @pytest.fixture

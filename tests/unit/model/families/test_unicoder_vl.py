@@ -5,14 +5,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from model.build import build_model
 from model.data.batch import Regions, Words, pad_words
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
-from model.embeddings import corners, corners_and_area, dequantise
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.build import build_model
+from model.families.embeddings import corners, corners_and_area, dequantise
+from model.families.unicoder_vl import UnicoderVL
 
 V1 = {
     "region_fusion": "concat",

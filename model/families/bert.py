@@ -15,10 +15,10 @@ from torch import Tensor
 
 from feature_extraction.weight_files import WeightsError, check_numbers, without_prefix
 from feature_extraction.weight_files import read_weights as read_file
-from model.bert_folder import WEIGHTS, check_bert, find_bert
 from model.data.tokenizer import Vocabulary
-from model.encoder import UnicoderVL
 from model.errors import InputError
+from model.families.bert_folder import WEIGHTS, check_bert, find_bert
+from model.families.unicoder_vl import UnicoderVL
 
 _OURS_ALONE = ("bert.region_embeddings.", "region_labels.", "matching.")
 """What no BERT has. All else of a `UnicoderVL` comes from it."""
