@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from model.config import _WORD_RULES, VOCABULARY_PATH, Config, FeatureSource, PretrainConfig, WordRules
+from model.config import _WORD_RULES, VOCABULARY_PATH, Config, FeatureSource, WordRules
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig
 
 
 class PretrainJob(Config):

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from model.errors import TrainingError
-from model.matching_watch import STALLED
+from model.objectives.matching_watch import STALLED
 from model.progress import Progress, report
 from model.publish import disk_room
 from model.tensorboard import EventFile

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from model.command import open_data, run_job
-from model.config import PretrainConfig
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
@@ -16,13 +15,14 @@ from model.families.build import build_model
 from model.families.unicoder_vl import UnicoderVL
 from model.identity import data_identity
 from model.jobs import PretrainJob
-from model.matching_watch import MatchingWatch
-from model.objectives import pretraining_losses
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig
+from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
+from model.objectives.matching_watch import MatchingWatch
+from model.objectives.sum import pretraining_losses
 from model.precision import with_precision
-from model.pretrain_batches import PretrainBatches
 from model.processes import join_processes
 from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import LOSS_VALUES, HeldOutLosses
 
 
 def run_pretraining(job: PretrainJob) -> int:

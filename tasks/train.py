@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import FeatureSource, LoopConfig, PretrainConfig
+from model.config import FeatureSource, LoopConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.errors import InputError
@@ -24,6 +24,7 @@ from model.families.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.families.bert_folder import check_bert
 from model.families.config import EncoderConfig
 from model.jobs import FinetuneJob, PretrainJob
+from model.objectives.config import PretrainConfig
 from model.progress import Progress
 from tasks.config import NodesConfig
 from tasks.digests import file_sha256, weights_sha256

@@ -7,9 +7,10 @@ from pathlib import Path
 import tasks.world
 from feature_extraction.config import ExtractorConfig
 from flows.params.experiment import RebuildParams
-from model.config import OptimConfig, PretrainConfig, WordMasking
+from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig, WordMasking
 from tasks.config import DatasetConfig, DownloadConfig
 from tasks.local_copy import local_copy
 from tasks.storage import Root

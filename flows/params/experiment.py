@@ -12,9 +12,10 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.evaluation import EvaluateParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from model.config import VOCABULARY_PATH, LoaderConfig, PretrainConfig
+from model.config import VOCABULARY_PATH, LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig
 from tasks.config import DatasetConfig, DownloadConfig, Name
 from tasks.ray_config import RayConfig
 

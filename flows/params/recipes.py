@@ -10,9 +10,10 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
 from flows.params.demo import demo
 from flows.params.experiment import RebuildParams
-from model.config import OptimConfig, PretrainConfig, RegionMasking, WordMasking
+from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig, RegionMasking, WordMasking
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 

@@ -7,9 +7,10 @@ from pydantic import Field, model_validator
 from feature_extraction.config import ExtractorConfig
 from flows.params.experiment import _ROOT
 from flows.params.shards import Params
-from model.config import VOCABULARY_PATH, LoaderConfig, LoopConfig, PretrainConfig
+from model.config import VOCABULARY_PATH, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig
 from tasks import runs, train
 from tasks.config import Name, NodesConfig
 from tasks.training_data import DataSpec

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from flows.params.training import FinetuneParams, PretrainParams
-from model.config import PretrainConfig
 from model.downstream.retrieval.config import FinetuneConfig
+from model.objectives.config import PretrainConfig
 from tasks.storage import Root
 from tests.searchable import DATASET, ENCODER, EXTRACTOR, SPLIT, make_searchable
 

@@ -17,7 +17,7 @@ import pytest
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.training import PretrainParams
-from model.config import PretrainConfig
+from model.objectives.config import PretrainConfig
 from tasks.config import NodesConfig
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt, Stage

@@ -6,7 +6,7 @@ import torch
 from model.families.config import EncoderConfig
 from model.families.layouts import has_varlen
 from model.families.unicoder_vl import CrossModalEncoder
-from model.objectives import seeded_normal
+from model.objectives.hiding import seeded_normal
 
 pytestmark = [
     pytest.mark.gpu,

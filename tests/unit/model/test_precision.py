@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from model import precision
-from model.config import PretrainConfig
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
@@ -20,6 +19,7 @@ from model.errors import InputError
 from model.families.build import build_model
 from model.families.config import EncoderConfig
 from model.jobs import ScoreJob
+from model.objectives.config import PretrainConfig
 from model.precision import agree_on_precision, choose_batch_size, choose_precision, computes_bf16, with_precision
 from model.pretrain import run_pretraining
 from model.processes import Processes

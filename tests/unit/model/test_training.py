@@ -18,13 +18,13 @@ from model.families.config import EncoderConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.journal import Journal
+from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
 from model.optim import learning_rate_share
 from model.pretrain import run_pretraining
 from model.processes import Processes, pick_device
 from model.progress import Progress
 from model.scoring import run_scoring
 from model.training import check_same_start
-from model.validation import LOSS_VALUES, HeldOutLosses
 from tests.toy import WORDS
 
 

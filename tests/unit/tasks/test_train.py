@@ -11,9 +11,10 @@ import pytest
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest
-from model.config import OptimConfig, PretrainConfig
+from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig
 from model.families.config import EncoderConfig
+from model.objectives.config import PretrainConfig
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.locks import alone

@@ -17,7 +17,7 @@ from fsspec.registry import _registry as loaded_drivers
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model.config import FeatureSource, LoaderConfig, PretrainConfig
+from model.config import FeatureSource, LoaderConfig
 from model.data import shard_cache
 from model.data.captions import load_captions
 from model.data.feed import prefetch
@@ -25,7 +25,8 @@ from model.data.shard_cache import ShardCache
 from model.data.store import FeatureStore, open_store
 from model.data.tokenizer import load_tokens, load_vocabulary
 from model.errors import InputError
-from model.pretrain_batches import PretrainBatches
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig
 from model.publish import Lock
 from tests.toy import WORDS, make_sample, write_feature_set
 

@@ -12,13 +12,14 @@ import torch
 
 from feature_extraction.samples.regions import read_region_shard
 from feature_extraction.samples.tars import ShardError
-from model.config import LoaderConfig, PretrainConfig
+from model.config import LoaderConfig
 from model.data.captions import load_captions
 from model.data.feed import prefetch
 from model.data.store import FeatureStore, LostShardError, open_store
 from model.data.tokenizer import load_tokens, load_vocabulary
 from model.families.unicoder_vl import dequantise
-from model.pretrain_batches import PretrainBatches
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig
 from tests.toy import WORDS, make_sample, write_feature_set
 
 SKIP = LoaderConfig(on_bad_shard="skip")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from model.config import PretrainConfig
 from model.data.captions import Captions
 from model.data.feed import prefetch
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.families.unicoder_vl import UnicoderVL
-from model.objectives import LOSS_NAMES, pretraining_losses
-from model.pretrain_batches import PretrainBatch, PretrainBatches
+from model.objectives.batches import PretrainBatch, PretrainBatches
+from model.objectives.config import PretrainConfig
+from model.objectives.sum import LOSS_NAMES, pretraining_losses
 from model.tally import loss_means
 
 _BATCH_SIZE = 64

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model.config import RegionMasking, WordMasking
+from model.objectives.config import RegionMasking, WordMasking
 
 SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
 """What becomes of a region: not chosen; or chosen, and its feature kept or replaced."""

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import PretrainConfig, RegionMasking, WordMasking
 from model.data.captions import load_captions
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
 from model.errors import InputError
 from model.families.build import build_model
-from model.objectives import pretraining_losses, seeded_normal, states_at
-from model.pairing import Pair
-from model.pretrain_batches import PretrainBatches, Targets
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig, RegionMasking, WordMasking
+from model.objectives.hiding import seeded_normal
+from model.objectives.pairing import Pair
+from model.objectives.sum import pretraining_losses
+from model.objectives.targets import Targets, states_at
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_each_head_reads_its_own_targets_states(parts):
     batches, model = parts
     make, config = batches(word_masking=WordMasking(rate=0.5))
     batch = make(0)
-    from model.objectives import hide_regions
+    from model.objectives.hiding import hide_regions
 
     model.eval()
     encoded = model.bert(batch.words, batch.regions, hide_regions(batch.regions, batch.hidden))

@@ -1,6 +1,6 @@
 """Whether matching learns anything at all: the share of right answers against that of a guess. Imports no torch.
 
-Wrong pairs are as many as right ones (`model.pairing`), so whoever answers without looking at the pair is right half of
+Wrong pairs are as many as right ones (`model.objectives.pairing`), so whoever answers without looking at the pair is right half of
 the time: of N answers N/2, with a standard deviation of sqrt(N)/2 at most. On small data the matching head can stay
 there for thousands of steps while the other losses fall; retrieval then ranks by nothing.
 """
@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-from model.config import PretrainConfig
+from model.objectives.config import PretrainConfig
 
 STALLED = "matching_stalled"
 """In metrics.jsonl, of each line that is judged: 1 where matching is no better than a guess, else 0."""

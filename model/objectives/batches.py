@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.config import PretrainConfig
 from model.data.batch import Movable, Regions, Words, pad_words
 from model.data.captions import Captions
 from model.data.draws import draw_bits, draw_uniforms
@@ -21,29 +20,10 @@ from model.data.order import WHOLE, BatchOrder, Index, Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.masking import NOISED, SEEN, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
-from model.pairing import Pair, Pairing
-
-
-@dataclass(frozen=True)
-class Targets(Movable):
-    """N positions of a batch and what is to be predicted there: pairs, places and labels, (N,) i64 each.
-
-    A place counts within its own modality: word or region `places[n]` of pair `pairs[n]`. Made on the host, so that
-    no step waits for a device to count its targets.
-    """
-
-    pairs: Tensor
-    places: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(cls, pairs: npt.ArrayLike, places: npt.ArrayLike, labels: npt.ArrayLike) -> Targets:
-        return cls(*(torch.from_numpy(np.asarray(values, np.int64)) for values in (pairs, places, labels)))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
+from model.objectives.config import PretrainConfig
+from model.objectives.masking import NOISED, SEEN, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
+from model.objectives.pairing import Pair, Pairing
+from model.objectives.targets import Targets
 
 _NOWHERE: Index = np.zeros(0, np.int64)
 _NO_TARGETS = Targets.of(_NOWHERE, _NOWHERE, _NOWHERE)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model.config import PretrainConfig
 from model.data.draws import draw_uniforms
 from model.data.matches import NEGATIVE_TRIES, Matches
 from model.data.order import BatchOrder, Index
 from model.data.tokenizer import TokenTable
+from model.objectives.config import PretrainConfig
 
 
 @dataclass(frozen=True)

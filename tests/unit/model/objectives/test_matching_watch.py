@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.config import OptimConfig, PretrainConfig
-from model.matching_watch import DEVIATIONS, RECENT, STALLED, MatchingWatch, is_guess, remedies
+from model.config import OptimConfig
+from model.objectives.config import PretrainConfig
+from model.objectives.matching_watch import DEVIATIONS, RECENT, STALLED, MatchingWatch, is_guess, remedies
 from model.pretrain import run_pretraining
 
 
@@ -85,8 +86,8 @@ def test_what_is_set_already_is_not_advised(settings, text):
 
 
 def test_a_training_run_writes_the_judgement_down(job, monkeypatch, caplog):
-    monkeypatch.setattr("model.matching_watch.LEAST_SEEN", 30)
-    monkeypatch.setattr("model.matching_watch.RECENT", 16)
+    monkeypatch.setattr("model.objectives.matching_watch.LEAST_SEEN", 30)
+    monkeypatch.setattr("model.objectives.matching_watch.RECENT", 16)
     task = job(matching="paired", optim=OptimConfig(learning_rate=1e-12))
     assert run_pretraining(task) == 0
     judged = [STALLED in line for line in (Path(task.run_path) / "metrics.jsonl").read_text().splitlines()]

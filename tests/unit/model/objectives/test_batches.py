@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from feature_extraction.samples.regions import RegionSample
-from model.config import PretrainConfig, RegionMasking, WordMasking
 from model.data.captions import load_captions
 from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
 from model.families.embeddings import dequantise
-from model.objectives import hide_regions
-from model.pairing import Pair
-from model.pretrain_batches import PretrainBatches
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig, RegionMasking, WordMasking
+from model.objectives.hiding import hide_regions
+from model.objectives.pairing import Pair
 
 V1_REGIONS = RegionMasking(rate=0.5, zero_share=0.2, noise_share=0.4, swap_share=0.3)
 

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from model.config import PretrainConfig
 from model.data.order import BatchOrder
 from model.data.tokenizer import TokenTable
-from model.pairing import Pair, Pairing
+from model.objectives.config import PretrainConfig
+from model.objectives.pairing import Pair, Pairing
 
 
 def make_pairing(image_rows, texts, shards=None, window_shards=16, **config):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from model.config import RegionMasking, WordMasking
 from model.data.draws import draw_uniforms
 from model.data.streams import generator
-from model.masking import KEPT, NOISED, SEEN, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
+from model.objectives.config import RegionMasking, WordMasking
+from model.objectives.masking import KEPT, NOISED, SEEN, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
 
 PIECES = Pieces.of(1005, mask_id=4, special_ids=range(5))
 BERT = WordMasking(mask_share=0.8, random_share=0.1)
