@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_model, weights_sha256
 from model.command import open_data, run_job
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
@@ -20,11 +19,12 @@ from model.families.build import build_model
 from model.families.config import EncoderConfig
 from model.families.fit import check_features, check_same_words
 from model.families.unicoder_vl import UnicoderVL
-from model.identity import data_identity
 from model.jobs import FinetuneJob
-from model.precision import with_precision
-from model.processes import join_processes
-from model.training import STOPPED, Training, Validation, set_up_torch, train
+from model.training.checkpoint import load_model, weights_sha256
+from model.training.identity import data_identity
+from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
+from model.training.precision import with_precision
+from model.training.processes import join_processes
 
 
 def run_finetuning(job: FinetuneJob) -> int:

@@ -13,16 +13,16 @@ from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
 from model.families.build import build_model
 from model.families.unicoder_vl import UnicoderVL
-from model.identity import data_identity
 from model.jobs import PretrainJob
 from model.objectives.batches import PretrainBatches
 from model.objectives.config import PretrainConfig
 from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
 from model.objectives.matching_watch import MatchingWatch
 from model.objectives.sum import pretraining_losses
-from model.precision import with_precision
-from model.processes import join_processes
-from model.training import STOPPED, Training, Validation, set_up_torch, train
+from model.training.identity import data_identity
+from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
+from model.training.precision import with_precision
+from model.training.processes import join_processes
 
 
 def run_pretraining(job: PretrainJob) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_model, weights_sha256
 from model.command import run_job
 from model.data.captions import load_captions
 from model.data.store import open_store
@@ -32,12 +31,13 @@ from model.downstream.retrieval.scores import (
     read_plan,
 )
 from model.families.fit import check_features
-from model.identity import data_identity
 from model.jobs import ScoreJob
-from model.precision import Asked, Taken, agree_on_precision
-from model.processes import Processes, join_processes
 from model.publish import write_whole
-from model.training import set_up_torch
+from model.training.checkpoint import load_model, weights_sha256
+from model.training.identity import data_identity
+from model.training.loop import set_up_torch
+from model.training.precision import Asked, Taken, agree_on_precision
+from model.training.processes import Processes, join_processes
 
 _HASHED_AT_ONCE = 64
 _PRECISIONS: tuple[Asked, ...] = ("auto", "fp32", "bf16")

@@ -27,8 +27,8 @@ from model.downstream.retrieval.scores import (
 )
 from model.errors import InputError
 from model.jobs import ScoreJob
-from model.precision import is_wide
 from model.progress import Progress
+from model.training.precision import is_wide
 from tasks import tether
 from tasks.errors import StageError, UserError
 from tasks.history import append_history, code_version, find_row, measured, read_history
@@ -196,7 +196,7 @@ def _machines_precision(checkpoint: str, device: str) -> str:
 
 def _ask_machine(device: str, hidden_size: int) -> str:
     """What torch computes such a model in; in a process of its own, for torch takes seconds, and may take a GPU."""
-    command = tether.command("model.precision", device, str(hidden_size))
+    command = tether.command("model.training.precision", device, str(hidden_size))
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     answer = done.stdout.strip()
     if done.returncode or answer not in ("fp32", "bf16"):

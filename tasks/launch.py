@@ -187,7 +187,7 @@ def run_module(
         on_progress: called in this thread for every report.
         grace_seconds: from SIGTERM to SIGKILL when this call is interrupted.
         num_processes: that work together on this machine. torchrun puts each in a session of its own, which is why a
-            module must end with torchrun by itself (see `model.processes`).
+            module must end with torchrun by itself (see `model.training.processes`).
         nodes: the machines whose processes work together; None: this one alone.
 
     Raises:

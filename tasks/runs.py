@@ -203,7 +203,7 @@ def data_for(
 
 
 def _checkpoint_name(step: int) -> str:
-    """Folder of a checkpoint, below its run's; see `model.checkpoint`."""
+    """Folder of a checkpoint, below its run's; see `model.training.checkpoint`."""
     return f"checkpoints/step-{step:07d}"
 
 

@@ -122,13 +122,13 @@ def open_search(
     name = choose_split(under, weights, images)
     source = with_local_captions(under, data_for(under, weights, *name).source)
 
-    from model.checkpoint import load_model
     from model.data.captions import load_captions
     from model.data.store import open_store
     from model.downstream.retrieval.search import Ranker
     from model.families.fit import check_features
-    from model.processes import pick_device
-    from model.training import set_up_torch
+    from model.training.checkpoint import load_model
+    from model.training.loop import set_up_torch
+    from model.training.processes import pick_device
 
     set_up_torch(config.num_threads)
     with _input_errors_told():

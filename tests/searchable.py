@@ -10,12 +10,12 @@ import torch
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from model.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 from model.config import FeatureSource
 from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval.config import FinetuneConfig
 from model.families.unicoder_vl import UnicoderVL
 from model.jobs import FinetuneJob
+from model.training.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 from tasks.captions import make_captions
 from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
 from tasks.download import download_shard

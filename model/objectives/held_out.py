@@ -12,7 +12,7 @@ from model.families.unicoder_vl import UnicoderVL
 from model.objectives.batches import PretrainBatch, PretrainBatches
 from model.objectives.config import PretrainConfig
 from model.objectives.sum import LOSS_NAMES, pretraining_losses
-from model.tally import loss_means
+from model.training.tally import loss_means
 
 _BATCH_SIZE = 64
 _SEED = 0

@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 
 from model.families.unicoder_vl import UnicoderVL
-from model.losses import LossSums
 from model.objectives.batches import PretrainBatch
 from model.objectives.config import PretrainConfig
 from model.objectives.hiding import hide_regions
 from model.objectives.masked_labels import _masked_labels
 from model.objectives.masked_words import _masked_words
 from model.objectives.matching import _matching
+from model.training.losses import LossSums
 
 LOSS_NAMES = ("mlm", "moc", "vlm")
 """In the order of `PretrainBatch.counts`."""

@@ -28,7 +28,7 @@ from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_
 from model.families.config import EncoderConfig
 from model.families.embeddings import dequantise
 from model.families.unicoder_vl import UnicoderVL
-from model.precision import computes_bf16
+from model.training.precision import computes_bf16
 from tests.bench.clock import cpu_seconds
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
 

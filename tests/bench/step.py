@@ -29,7 +29,7 @@ from model.objectives.batches import PretrainBatch, Replacements
 from model.objectives.config import PretrainConfig
 from model.objectives.sum import pretraining_losses
 from model.objectives.targets import Targets
-from model.optim import make_optimizer
+from model.training.optim import make_optimizer
 from tests.bench.clock import cpu_cost
 
 WIDTH, VOCABULARY, LABELS, MASKED = 2048, 30_522, 1_600, 0.15

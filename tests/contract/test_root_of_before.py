@@ -13,9 +13,9 @@ import tasks.world
 from flows.params.experiment import RebuildParams
 from flows.steps.world import world_served
 from flows.views.status import read_status
-from model.checkpoint import list_checkpoints
 from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
+from model.training.checkpoint import list_checkpoints
 from tasks.history import read_history
 from tasks.records import Stage
 from tasks.storage import Root

@@ -35,10 +35,10 @@ SCORING = ScoringConfig(device="cpu", num_threads=1, block_pairs=16)
 
 def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: int, seed: int) -> None:
     """A checkpoint of a new model: what a run that has not ended leaves behind."""
-    from model.checkpoint import Keep, State, save_checkpoint
     from model.data.store import open_store
     from model.data.tokenizer import load_vocabulary
     from model.families.build import build_model
+    from model.training.checkpoint import Keep, State, save_checkpoint
 
     encoder = EncoderConfig.model_validate(TINY)
     loaded = load_vocabulary(vocabulary)

@@ -41,10 +41,10 @@ from model.downstream.retrieval.scores import (
 from model.downstream.retrieval.shortlist import Shortlist
 from model.errors import InputError
 from model.families.unicoder_vl import UnicoderVL
-from model.processes import Processes
 from model.progress import Progress, report
 from model.publish import Lock
 from model.scoring import _HASHED_AT_ONCE
+from model.training.processes import Processes
 
 _MOST_IMAGES = 512
 """Images of a block at most, however few captions there are: their features and states are held together."""

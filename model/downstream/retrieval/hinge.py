@@ -16,7 +16,7 @@ from model.downstream.retrieval.batches import RetrievalBatch
 from model.downstream.retrieval.config import FinetuneConfig
 from model.families.embeddings import dequantise
 from model.families.unicoder_vl import UnicoderVL
-from model.losses import LossSums
+from model.training.losses import LossSums
 
 
 def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:

@@ -24,7 +24,7 @@ from model.downstream.retrieval.scores import Floats
 from model.errors import InputError
 from model.families.embeddings import dequantise
 from model.families.unicoder_vl import UnicoderVL
-from model.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
+from model.training.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
 
 Tokens = npt.NDArray[np.int32]
 

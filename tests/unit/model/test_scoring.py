@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import list_checkpoints
 from model.data.batch import pad_words
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
@@ -28,6 +27,7 @@ from model.families.embeddings import dequantise
 from model.jobs import ScoreJob
 from model.pretrain import run_pretraining
 from model.scoring import run_scoring
+from model.training.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import list_checkpoints, weights_sha256
 from model.downstream.retrieval.config import FinetuneConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
+from model.training.checkpoint import list_checkpoints, weights_sha256
 
 pytestmark = pytest.mark.slow("processes that train, killed and stopped")
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 import tasks.search
 from feature_extraction.samples.regions import decode_regions
-from model.checkpoint import load_model
 from model.data.batch import pad_words
 from model.data.store import FeatureStore
 from model.data.tokenizer import tokenize
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.downstream.retrieval.search import Ranker, read_text
+from model.training.checkpoint import load_model
 from tasks.errors import UserError
 from tasks.features.lookup import read_captions
 from tasks.query_picture import DetectorFiles

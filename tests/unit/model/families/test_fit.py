@@ -2,13 +2,13 @@ import shutil
 
 import pytest
 
-from model.checkpoint import load_model
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
 from model.families.build import build_model
 from model.families.fit import check_features, check_same_words
 from model.families.unicoder_vl import UnicoderVL
+from model.training.checkpoint import load_model
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import precision
 from model.data.captions import load_captions
 from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
@@ -20,10 +19,17 @@ from model.families.build import build_model
 from model.families.config import EncoderConfig
 from model.jobs import ScoreJob
 from model.objectives.config import PretrainConfig
-from model.precision import agree_on_precision, choose_batch_size, choose_precision, computes_bf16, with_precision
 from model.pretrain import run_pretraining
-from model.processes import Processes
 from model.scoring import run_scoring
+from model.training import precision
+from model.training.precision import (
+    agree_on_precision,
+    choose_batch_size,
+    choose_precision,
+    computes_bf16,
+    with_precision,
+)
+from model.training.processes import Processes
 from tests.toy import TINY
 
 ROOT = Path(__file__).parents[3]
@@ -208,7 +214,5 @@ def test_asking_the_machine_prints_one_word(bf16, capsys):
 
 
 def test_whoever_asks_for_the_width_alone_needs_no_torch():
-    code = (
-        "import sys, model.precision as p; assert p.is_wide(768) and not p.is_wide(64) and 'torch' not in sys.modules"
-    )
+    code = "import sys, model.training.precision as p; assert p.is_wide(768) and not p.is_wide(64) and 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

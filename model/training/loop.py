@@ -17,7 +17,17 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from model.checkpoint import (
+from model.config import LoopConfig
+from model.data.feed import B, Split, Step, feed, split_batch
+from model.data.matches import NEGATIVE_TRIES
+from model.data.order import Part
+from model.data.store import FeatureStore
+from model.data.tokenizer import Vocabulary
+from model.errors import InputError, TrainingError
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
+from model.progress import Ending, report
+from model.training.checkpoint import (
     Checkpoint,
     Keep,
     State,
@@ -29,22 +39,12 @@ from model.checkpoint import (
     save_checkpoint,
     write_job,
 )
-from model.config import LoopConfig
-from model.data.feed import B, Split, Step, feed, split_batch
-from model.data.matches import NEGATIVE_TRIES
-from model.data.order import Part
-from model.data.store import FeatureStore
-from model.data.tokenizer import Vocabulary
-from model.errors import InputError, TrainingError
-from model.families.config import EncoderConfig
-from model.families.unicoder_vl import UnicoderVL
-from model.identity import check_resumable
-from model.journal import Journal, Pace
-from model.losses import LossSums
-from model.optim import clip_and_step, make_optimizer, make_schedule
-from model.processes import Processes, held
-from model.progress import Ending, report
-from model.tally import Tally
+from model.training.identity import check_resumable
+from model.training.losses import LossSums
+from model.training.metrics_log import Journal, Pace
+from model.training.optim import clip_and_step, make_optimizer, make_schedule
+from model.training.processes import Processes, held
+from model.training.tally import Tally
 
 log = logging.getLogger(__name__)
 STOPPED = 143

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from model.tensorboard import EventFile, _masked_crc
+from model.training.tensorboard import EventFile, _masked_crc
 
 
 def records(content: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ from model.errors import TrainingError
 from model.objectives.matching_watch import STALLED
 from model.progress import Progress, report
 from model.publish import disk_room
-from model.tensorboard import EventFile
+from model.training.tensorboard import EventFile
 
 _NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
 _REPORT_SECONDS = 2.0

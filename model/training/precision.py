@@ -1,6 +1,6 @@
 """What `auto` stands for, in precision and in pairs a pass: decided by the device and by how wide the model is.
 
-    python -m model.precision DEVICE HIDDEN_SIZE        prints fp32 or bf16
+    python -m model.training.precision DEVICE HIDDEN_SIZE        prints fp32 or bf16
 
 Importing this brings no torch along: whoever only wants to know whether the width allows bf16 need not wait for it.
 """
@@ -20,7 +20,7 @@ from model.families.config import EncoderConfig
 if TYPE_CHECKING:
     import torch
 
-    from model.processes import Processes
+    from model.training.processes import Processes
 
 Taken = Literal["fp32", "bf16"]
 Asked = Literal["auto", "fp32", "bf16"]
@@ -94,7 +94,7 @@ def choose_batch_size(asked: int | Literal["auto"], device: torch.device, hidden
 
 
 def _main(device: str, hidden_size: int) -> None:
-    from model.processes import pick_device
+    from model.training.processes import pick_device
 
     try:
         taken = choose_precision("auto", pick_device(device), hidden_size)

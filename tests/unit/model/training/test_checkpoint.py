@@ -10,8 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-import model.checkpoint
-from model.checkpoint import (
+import model.training.checkpoint
+from model.config import WordRules
+from model.data.store import open_store
+from model.data.tokenizer import load_vocabulary
+from model.data.word_pieces import save_words
+from model.errors import InputError, TrainingError
+from model.families.build import build_model
+from model.training.checkpoint import (
     CheckpointError,
     Keep,
     State,
@@ -24,12 +30,6 @@ from model.checkpoint import (
     weights_sha256,
     write_job,
 )
-from model.config import WordRules
-from model.data.store import open_store
-from model.data.tokenizer import load_vocabulary
-from model.data.word_pieces import save_words
-from model.errors import InputError, TrainingError
-from model.families.build import build_model
 
 
 @pytest.fixture

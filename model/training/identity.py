@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from model.checkpoint import Checkpoint, differences
 from model.data.captions import Captions
 from model.data.store import FeatureStore
 from model.errors import InputError
+from model.training.checkpoint import Checkpoint, differences
 
 
 def data_identity(store: FeatureStore, captions: Captions) -> dict[str, Any]:

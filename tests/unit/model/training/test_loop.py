@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, list_checkpoints, load_model
 from model.command import open_data
 from model.config import OptimConfig, WordRules
 from model.data.tokenizer import load_vocabulary
@@ -17,14 +16,15 @@ from model.families.build import build_model
 from model.families.config import EncoderConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
-from model.journal import Journal
 from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
-from model.optim import learning_rate_share
 from model.pretrain import run_pretraining
-from model.processes import Processes, pick_device
 from model.progress import Progress
 from model.scoring import run_scoring
-from model.training import check_same_start
+from model.training.checkpoint import Checkpoint, list_checkpoints, load_model
+from model.training.loop import check_same_start
+from model.training.metrics_log import Journal
+from model.training.optim import learning_rate_share
+from model.training.processes import Processes, pick_device
 from tests.toy import WORDS
 
 
@@ -67,7 +67,7 @@ def contents(job: PretrainJob) -> dict[Path, bytes]:
 
 def test_splitting_the_batch_changes_nothing_but_rounding(job, monkeypatch):
     """Gradients, not weights: Adam makes a step of full length out of a rounding error around zero."""
-    import model.training
+    import model.training.loop
 
     gradients = []
     original = model.training.clip_and_step
@@ -318,7 +318,7 @@ def test_keep_best_of_a_value_that_is_not_measured_is_refused_before_training(jo
 @pytest.mark.parametrize("changes", [{}, {"segments": "modality", "region_position": "shared", "pooler": True}])
 def test_every_trained_parameter_has_a_gradient_in_every_step(job, tmp_path, monkeypatch, changes):
     """As processes that add their gradients expect: they would wait for one that never comes."""
-    import model.training
+    import model.training.loop
 
     original = model.training.clip_and_step
     seen = 0

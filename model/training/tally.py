@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.losses import LossSums
-from model.processes import Processes
+from model.training.losses import LossSums
+from model.training.processes import Processes
 
 
 class Tally:

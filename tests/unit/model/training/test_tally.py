@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from model.losses import LossSums
-from model.processes import Processes
-from model.tally import Tally
+from model.training.losses import LossSums
+from model.training.processes import Processes
+from model.training.tally import Tally
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

@@ -49,7 +49,7 @@ class State(BaseModel):
 
     step: int
     identity: dict[str, Any] = {}
-    """What the weights depend on, see `model.identity`."""
+    """What the weights depend on, see `model.training.identity`."""
     split: str = ""
     """How the batch of a step was cut when it was written."""
     validation: dict[str, float] = {}
