@@ -16,11 +16,11 @@ from flows.steps.shard_tasks import run_shards
 from flows.steps.shards import Collected
 from flows.views.artifacts import stage_tables
 from flows.views.progress_bar import progress_bar
-from tasks.captions import make_captions
 from tasks.config import DatasetConfig
-from tasks.download import Again
-from tasks.download_pool import DownloadPool
-from tasks.download_report import DownloadSummary, make_download_report
+from tasks.download.captions import make_captions
+from tasks.download.page import DownloadSummary, make_download_report
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import Again
 from tasks.manifest import make_manifest
 from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root

@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from PIL import Image, PngImagePlugin
 
 from tasks.colour import resizable, to_srgb
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.foreign_formats import is_cut, looks_like
 from tasks.jpeg import END_OF_IMAGE, START_OF_SCAN, markers, with_end
 from tasks.png import MAX_PROFILE_BYTES, needed_chunks, set_transparent_grey

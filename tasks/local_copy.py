@@ -1,6 +1,6 @@
 """Where a root on an object store is worked on: a folder of this user's cache, laid out as the root itself.
 
-    CACHE/journal, ...                               what is under way; see `tasks.journal` and `tasks.mirror`
+    CACHE/journal, ...                               what is under way; see `tasks.download.journal` and `tasks.mirror`
     CACHE/runs/RUN, CACHE/scores/EVALUATION          copies, kept in step with the root while this machine works there
     CACHE/node-1/runs/RUN                            the same on a machine that follows another one, see `tasks.nodes`
     CACHE/cache                                      feature shards, a bounded number of them, and tables of the loader

@@ -18,9 +18,9 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.images import ImageSample
 from feature_extraction.samples.manifest import FeatureManifest
 from feature_extraction.samples.regions import encode_regions
-from tasks.config import DownloadConfig
 from tasks.digests import file_sha256
-from tasks.download_settings import RESULT_SETTINGS, DownloadSettings
+from tasks.download.config import DownloadConfig
+from tasks.download.settings import RESULT_SETTINGS, DownloadSettings
 from tasks.errors import UserError
 from tasks.extract import load_on_device
 from tasks.extractor import extractor_fingerprint

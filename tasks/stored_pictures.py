@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feature_extraction.samples.regions import RegionSample, decode_regions
-from tasks.download_settings import DownloadSettings
+from tasks.download.settings import DownloadSettings
 from tasks.errors import UserError
 from tasks.features.lookup import read_pictures, read_record
 from tasks.manifest import read_manifest_shard

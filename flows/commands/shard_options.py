@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from feature_extraction.config import ExtractorConfig
 from flows.params.shards import DownloadParams, ExtractParams
 from model.downstream.retrieval.config import ScoringConfig
-from tasks.config import DownloadConfig, NodesConfig, RetryConfig, RowsConfig
-from tasks.download_settings import begun_datasets
+from tasks.config import NodesConfig, RowsConfig
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
 from tasks.storage import Root

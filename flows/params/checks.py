@@ -16,7 +16,7 @@ from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from tasks import train
 from tasks.config import NodesConfig
-from tasks.download_settings import check_settings
+from tasks.download.settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.locks import check_free

@@ -11,7 +11,8 @@ from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig, WordMasking
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig
 from tasks.local_copy import local_copy
 from tasks.storage import Root
 

@@ -16,7 +16,8 @@ from model.config import VOCABULARY_PATH, LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
-from tasks.config import DatasetConfig, DownloadConfig, Name
+from tasks.config import DatasetConfig, Name
+from tasks.download.config import DownloadConfig
 from tasks.ray_config import RayConfig
 
 _ROOT = Field(description="folder or fsspec URI under which everything is kept")

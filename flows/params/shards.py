@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, Uri
+from tasks.config import DatasetConfig, Uri
+from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
 

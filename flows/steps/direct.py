@@ -27,11 +27,11 @@ from flows.steps.shards import Collected, collect_shards
 from flows.steps.sweep import compare, run_variants
 from flows.steps.training import run_finetune, run_pretrain
 from flows.views.progress import no_bar
-from tasks.captions import make_captions
 from tasks.config import DatasetConfig
-from tasks.download import Again
-from tasks.download_pool import DownloadPool
-from tasks.download_report import DownloadSummary, make_download_report
+from tasks.download.captions import make_captions
+from tasks.download.page import DownloadSummary, make_download_report
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import Again
 from tasks.extract_pool import ExtractorPool
 from tasks.feature_manifest import write_feature_manifest
 from tasks.launch import stopping_children

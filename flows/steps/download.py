@@ -12,13 +12,13 @@ from flows.results import SHARD_FAILED, StageSummary, Tables
 from flows.steps.shards import Collected, check_failed, is_tolerable, summarize
 from flows.views.progress import Bar, StageProgress, counts_text
 from tasks.config import DatasetConfig
-from tasks.download import Again, published_receipt
-from tasks.download_pool import DownloadPool
-from tasks.download_report import PAGE as REPORT_PAGE
-from tasks.download_report import DownloadSummary
-from tasks.download_settings import check_settings, keep_settings
+from tasks.download.journal import is_locked, journal_file, journaled_shards
+from tasks.download.page import PAGE as REPORT_PAGE
+from tasks.download.page import DownloadSummary
+from tasks.download.pool import DownloadPool
+from tasks.download.settings import check_settings, keep_settings
+from tasks.download.shard import Again, published_receipt
 from tasks.errors import StageError, UserError
-from tasks.journal import is_locked, journal_file, journaled_shards
 from tasks.made_from import check_no_order
 from tasks.manifest import drop_shards_beyond, list_shards, manifest_receipt
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage

@@ -17,11 +17,11 @@ from flows.params.training import Setting
 from flows.views.progress import counts_text
 from tasks import train
 from tasks.config import DatasetConfig
-from tasks.download_settings import begun_splits
+from tasks.download.journal import journaled_shards
+from tasks.download.settings import begun_splits
 from tasks.errors import UserError
 from tasks.evaluate import find_evaluation
 from tasks.extractor import extractor_fingerprint
-from tasks.journal import journaled_shards
 from tasks.made_from import captions_are_stale, stale_features
 from tasks.manifest import list_shards
 from tasks.records import Outcome, Receipt, Record, Stage

@@ -19,11 +19,11 @@ from feature_extraction.foreign.tsv import write_lxmert_row
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.regions import RegionSample, read_region_shard
 from model.publish import sync_folder
+from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.import_pictures import picture_name
 from tasks.made_from import check_features
-from tasks.outcomes import read_outcome_columns
 from tasks.records import Record, ShardRef
 from tasks.storage import PART, Root, region_shard_number
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.records import Outcome
 from tasks.web.resolve import Resolver
 

@@ -17,7 +17,7 @@ from typing import Any
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.records import Outcome
 from tasks.web.answers import OneAnswerPerRequest, OneAnswerPool
 from tasks.web.attempt import FetchError, current_attempt, failed, refused

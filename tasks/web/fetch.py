@@ -35,7 +35,7 @@ from urllib3.exceptions import (
 from urllib3.exceptions import TimeoutError as PoolTimeoutError
 from urllib3.util import parse_url
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.manifest import is_web_url
 from tasks.records import Outcome
 from tasks.web.attempt import FetchError, attempting, current_attempt, failed, refused

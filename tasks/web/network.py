@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.errors import StageError
 from tasks.records import Outcome
 from tasks.web.attempt import FetchError

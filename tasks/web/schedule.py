@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.records import Outcome
 from tasks.web.attempt import FetchError
 from tasks.web.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard

@@ -20,7 +20,7 @@ import requests
 import trustme
 from requests.adapters import HTTPAdapter
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.web.fetch import Fetcher
 from tests.bench import img2dataset
 from tests.bench.clock import CommandCost, cpu_cost, run_command

@@ -26,15 +26,15 @@ from flows.steps.extract import run_extract
 from flows.steps.shards import Collected, collect_shards
 from flows.views.stage_texts import losses
 from flows.views.status import read_status, status_text
-from tasks.config import DownloadConfig
-from tasks.download import Again, download_shard
-from tasks.download_pool import DownloadPool
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import Again, download_shard
 from tasks.errors import StageError, UserError
 from tasks.extract import extract_shard, load_on_device
 from tasks.extract_pool import ExtractorPool
 from tasks.features.feature_sets import feature_sets
 from tasks.features.verify_features import verify_features
-from tasks.fetching import Session
 from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root, image_shard_path, journal_path
 from tasks.training_data import DataSpec, resolve_data

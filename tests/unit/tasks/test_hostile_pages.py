@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.download_report import make_download_report
+from tasks.download.outcomes import RowOutcome, write_outcomes
+from tasks.download.page import make_download_report
 from tasks.features.inspect_config import InspectConfig
 from tasks.features.inspect_features import inspect_features
 from tasks.features.inspect_page import inspection_page
-from tasks.outcomes import RowOutcome, write_outcomes
 from tasks.page import html_page
 from tasks.records import Outcome, Receipt, Stage
 from tasks.report import write_evaluation_report

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.images import PictureError, accept_picture
 from tasks.records import Outcome
 

@@ -17,10 +17,12 @@ from flows.params.checks import check_download
 from flows.params.shards import DownloadParams
 from flows.views.status import _split_status
 from tasks import made_from
-from tasks.captions import make_captions
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
-from tasks.download import download_shard
-from tasks.download_settings import keep_settings
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.captions import make_captions
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.settings import keep_settings
+from tasks.download.shard import download_shard
 from tasks.errors import UserError
 from tasks.extract import extract_shard, load_on_device
 from tasks.extractor import extractor_fingerprint
@@ -32,7 +34,6 @@ from tasks.features.import_features import import_features
 from tasks.features.inspect_config import InspectConfig
 from tasks.features.inspect_features import inspect_features
 from tasks.features.verify_features import verify_features
-from tasks.fetching import Session
 from tasks.made_from import check_features, made_from_path
 from tasks.manifest import drop_shards_beyond, list_shards, make_manifest
 from tasks.storage import Root, image_receipt_path

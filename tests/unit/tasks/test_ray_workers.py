@@ -20,8 +20,8 @@ import pytest
 import tasks.world
 from feature_extraction.config import ExtractorConfig
 from tasks.config import DatasetConfig
-from tasks.download import NOTHING_AGAIN
-from tasks.download_pool import DownloadPool
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import NOTHING_AGAIN
 from tasks.errors import StageError, UserError
 from tasks.extract import extract_shard
 from tasks.extract_pool import ExtractorPool

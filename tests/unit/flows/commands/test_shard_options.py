@@ -19,7 +19,8 @@ from flows.commands.shard_options import (
 from flows.params.checks import validation_text
 from flows.params.shards import DownloadParams, ExtractParams
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
-from tasks.config import NodesConfig, RetryConfig, RowsConfig
+from tasks.config import NodesConfig, RowsConfig
+from tasks.download.config import RetryConfig
 from tasks.errors import UserError
 from tasks.ray_config import RayConfig
 from tasks.records import Outcome

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from flows.views.status import read_download_status, status_text
-from tasks.config import DatasetConfig, DownloadConfig
-from tasks.download import download_shard
-from tasks.download_settings import keep_settings
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.journal import Journal, journal_file
+from tasks.download.settings import keep_settings
+from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.fetching import Session
-from tasks.journal import Journal, journal_file
 from tasks.manifest import list_shards, make_manifest
 from tasks.storage import Root
 

@@ -16,11 +16,11 @@ from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.regions import read_region_shard
 from model.data.store import FeatureStore
 from tasks import storage
+from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
 from tasks.features.import_config import ImportConfig
 from tasks.features.import_features import import_features
 from tasks.features.import_pictures import name_function, picture_name
-from tasks.outcomes import RowOutcome, write_outcomes
 from tasks.records import Outcome, Receipt, ShardRef, Stage
 from tasks.storage import Root
 from tests.foreign import lxmert_file, lxmert_line, made, text, vinvl_lines

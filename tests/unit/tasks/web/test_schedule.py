@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.records import Outcome
 from tasks.web import network as network_room
 from tasks.web.attempt import FetchError

@@ -15,16 +15,17 @@ import pytest
 from PIL import Image
 
 from feature_extraction.samples.images import ImageSample, read_image_shard
-from tasks import download as download_room
-from tasks import fetching as fetching_room
-from tasks.config import DatasetConfig, DownloadConfig, RetryConfig, RowsConfig
-from tasks.download import Again, download_shard, standing_shard
-from tasks.download_settings import RESULT_SETTINGS, begun_datasets, check_settings, keep_settings
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download import fetching as fetching_room
+from tasks.download import shard as download_room
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.fetching import Session
+from tasks.download.journal import Journal
+from tasks.download.outcomes import RowOutcome, read_outcomes
+from tasks.download.settings import RESULT_SETTINGS, begun_datasets, check_settings, keep_settings
+from tasks.download.shard import Again, download_shard, standing_shard
 from tasks.errors import UserError
-from tasks.fetching import Session
-from tasks.journal import Journal
 from tasks.manifest import list_shards, make_manifest
-from tasks.outcomes import RowOutcome, read_outcomes
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult
 from tasks.storage import Root
 from tests.faults import CONFIG, JPEG, bomb, picture

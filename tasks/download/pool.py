@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tasks.config import DatasetConfig, DownloadConfig
-from tasks.download import NOTHING_AGAIN, Again, download_shard, standing_shard
-from tasks.fetching import Session
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.shard import NOTHING_AGAIN, Again, download_shard, standing_shard
 from tasks.memory import reuse_freed_memory
 from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult

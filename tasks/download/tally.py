@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tasks.download.placeholders import Prefixes, Rows, digest_prefixes, key_numbers, url_hosts
 from tasks.errors import UserError
-from tasks.placeholders import Prefixes, Rows, digest_prefixes, key_numbers, url_hosts
 from tasks.records import Outcome
 
 UNREAD = 255

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from feature_extraction.samples.tars import write_tar
-from tasks.download_report import DownloadSummary, make_download_report
-from tasks.outcomes import RowOutcome, write_outcomes
+from tasks.download.outcomes import RowOutcome, write_outcomes
+from tasks.download.page import DownloadSummary, make_download_report
 from tasks.records import Outcome, Receipt, Stage
 from tasks.storage import Root, image_receipt_path, image_shard_path, manifest_receipt_path, now, outcomes_path
 

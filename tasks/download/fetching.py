@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from tasks.config import DatasetConfig, DownloadConfig
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig
+from tasks.download.journal import Journal
+from tasks.download.local_pictures import PictureFolder
+from tasks.download.outcomes import RowOutcome
 from tasks.images import PictureError, accept_picture
-from tasks.journal import Journal
-from tasks.local_pictures import PictureFolder
 from tasks.manifest import ManifestRow
-from tasks.outcomes import RowOutcome
 from tasks.records import Outcome
 from tasks.web.fetch import Answer, Fetcher, FetchError
 from tasks.web.network import Network, host_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from tasks.local_pictures import PictureFolder
+from tasks.download.local_pictures import PictureFolder
 from tasks.records import Outcome
 from tasks.web.fetch import FetchError
 

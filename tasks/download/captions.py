@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
+from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.made_from import CAPTIONS_FORMAT, captions_fingerprint
 from tasks.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
-from tasks.outcomes import read_outcome_columns
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.storage import (
     Root,

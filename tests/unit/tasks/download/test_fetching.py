@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tasks.config import DatasetConfig
-from tasks.fetching import Session, fetch_rows
-from tasks.journal import Journal
+from tasks.download.fetching import Session, fetch_rows
+from tasks.download.journal import Journal
 from tasks.manifest import ManifestRow
 from tasks.records import Outcome
 from tasks.web.fetch import Answer, FetchError

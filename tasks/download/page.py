@@ -10,9 +10,9 @@ from html import escape
 from pydantic import Field
 
 from tasks.charts import bar_chart, share_bar
-from tasks.download_summary import HostSummary, OutcomeDetail, SplitSummary, Spread, summarize_download
+from tasks.download.placeholders import MIN_URLS, Placeholder, read_thumbnails
+from tasks.download.summary import HostSummary, OutcomeDetail, SplitSummary, Spread, summarize_download
 from tasks.page import html_page, web_text
-from tasks.placeholders import MIN_URLS, Placeholder, read_thumbnails
 from tasks.records import Outcome, Record
 from tasks.storage import Root, now
 

@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import download_summary, download_tally
-from tasks.download_summary import Spread, summarize_download
+from tasks.download import summary as download_summary
+from tasks.download import tally as download_tally
+from tasks.download.outcomes import RowOutcome, write_outcomes
+from tasks.download.summary import Spread, summarize_download
 from tasks.errors import UserError
-from tasks.outcomes import RowOutcome, write_outcomes
 from tasks.records import Outcome, Receipt, Stage
 from tasks.storage import Root, image_receipt_path, manifest_receipt_path, now, outcomes_path
 

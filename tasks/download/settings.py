@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.config import DownloadConfig
 from tasks.errors import UserError
 from tasks.records import Record
 from tasks.storage import Root, download_settings_path

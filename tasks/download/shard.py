@@ -18,13 +18,14 @@ from typing import IO
 
 from feature_extraction.samples.images import IMAGE_FORMAT, ImageSample, encode_image, read_image_shard
 from feature_extraction.samples.tars import ShardError, write_tar
-from tasks.config import DatasetConfig, DownloadConfig, RetryConfig
-from tasks.download_settings import result_settings
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.fetching import Progress, Session, count_hosts, fetch_rows
+from tasks.download.journal import Journal, journal_file
+from tasks.download.outcomes import OUTCOMES_FORMAT, RowOutcome, read_outcomes, write_outcomes
+from tasks.download.settings import result_settings
 from tasks.errors import UserError
-from tasks.fetching import Progress, Session, count_hosts, fetch_rows
-from tasks.journal import Journal, journal_file
 from tasks.manifest import ManifestRow, read_manifest_shard
-from tasks.outcomes import OUTCOMES_FORMAT, RowOutcome, read_outcomes, write_outcomes
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
 from tasks.storage import Root, Stopwatch, image_receipt_path, image_shard_path, now, outcomes_path
 

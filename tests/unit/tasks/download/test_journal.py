@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.download.journal import Journal, is_locked, journal_file, journaled_shards
+from tasks.download.outcomes import RowOutcome
 from tasks.errors import StageError
-from tasks.journal import Journal, is_locked, journal_file, journaled_shards
-from tasks.outcomes import RowOutcome
 from tasks.records import Outcome, ShardRef
 from tasks.storage import Root
 
@@ -146,8 +146,8 @@ def test_killed_process_leaves_neither_lock_nor_torn_entry(tmp_path: Path) -> No
     script = f"""
         import sys, time
         from pathlib import Path
-        from tasks.journal import Journal
-        from tasks.outcomes import RowOutcome
+        from tasks.download.journal import Journal
+        from tasks.download.outcomes import RowOutcome
         from tasks.records import Outcome
         journal = Journal(Path({str(path)!r}), "f", over_table=False)
         for number in range(10**9):
@@ -192,8 +192,8 @@ def test_disk_that_takes_no_more_is_named_by_the_file_and_what_was_kept_stays(tm
     code = """
         import resource, signal, sys
         from pathlib import Path
-        from tasks.journal import Journal
-        from tasks.outcomes import RowOutcome
+        from tasks.download.journal import Journal
+        from tasks.download.outcomes import RowOutcome
         from tasks.records import Outcome
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

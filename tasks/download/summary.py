@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from tasks.download_tally import UNREAD, Tally, joined
-from tasks.logins import without_login
-from tasks.manifest import manifest_receipt
-from tasks.outcomes import read_outcome_columns
-from tasks.placeholders import (
+from tasks.download.outcomes import read_outcome_columns
+from tasks.download.placeholders import (
     Placeholder,
     Placeholders,
     find_placeholders,
     publish_placeholders,
     repeated_prefixes,
 )
+from tasks.download.tally import UNREAD, Tally, joined
+from tasks.logins import without_login
+from tasks.manifest import manifest_receipt
 from tasks.records import Outcome, Record, ShardRef
 from tasks.storage import Root, split_folder
 

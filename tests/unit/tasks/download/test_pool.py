@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tasks.config import DatasetConfig
-from tasks.download import NOTHING_AGAIN, Again
-from tasks.download_pool import DownloadPool
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import NOTHING_AGAIN, Again
 from tasks.manifest import list_shards, make_manifest
 from tasks.shard_events import Event, ShardEvent
 from tasks.storage import Root

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from model.publish import Lock
+from tasks.download.outcomes import RowOutcome
 from tasks.errors import StageError, writing
 from tasks.local_copy import local_copy
-from tasks.outcomes import RowOutcome
 from tasks.records import Outcome, ShardRef
 from tasks.storage import Root, journal_path
 

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.captions import make_captions
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
-from tasks.download import download_shard
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.captions import make_captions
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.fetching import Session
 from tasks.manifest import list_shards, make_manifest
 from tasks.storage import Root
 
