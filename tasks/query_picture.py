@@ -20,11 +20,11 @@ from feature_extraction.samples.manifest import FeatureManifest
 from feature_extraction.samples.regions import encode_regions
 from tasks.digests import file_sha256
 from tasks.download.config import DownloadConfig
+from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.download.settings import RESULT_SETTINGS, DownloadSettings
 from tasks.errors import UserError
 from tasks.extract import load_on_device
 from tasks.extractor import extractor_fingerprint
-from tasks.images import PictureError, accept_picture
 from tasks.storage import Root, download_settings_path
 
 if TYPE_CHECKING:

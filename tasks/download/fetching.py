@@ -16,7 +16,7 @@ from tasks.download.config import DownloadConfig
 from tasks.download.journal import Journal
 from tasks.download.local_pictures import PictureFolder
 from tasks.download.outcomes import RowOutcome
-from tasks.images import PictureError, accept_picture
+from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.manifest import ManifestRow
 from tasks.records import Outcome
 from tasks.web.fetch import Answer, Fetcher, FetchError

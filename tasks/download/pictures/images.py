@@ -17,11 +17,11 @@ from contextlib import nullcontext
 
 from PIL import Image, PngImagePlugin
 
-from tasks.colour import resizable, to_srgb
 from tasks.download.config import DownloadConfig
-from tasks.foreign_formats import is_cut, looks_like
-from tasks.jpeg import END_OF_IMAGE, START_OF_SCAN, markers, with_end
-from tasks.png import MAX_PROFILE_BYTES, needed_chunks, set_transparent_grey
+from tasks.download.pictures.colour import resizable, to_srgb
+from tasks.download.pictures.foreign_formats import is_cut, looks_like
+from tasks.download.pictures.jpeg import END_OF_IMAGE, START_OF_SCAN, markers, with_end
+from tasks.download.pictures.png import MAX_PROFILE_BYTES, needed_chunks, set_transparent_grey
 from tasks.records import Outcome
 
 # What the web calls a picture. Left out are formats that run an interpreter (EPS), hold no pixels (WMF) or hold

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from tasks.download.config import DownloadConfig
-from tasks.images import PictureError, accept_picture
+from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.records import Outcome
 
 # Ours are set once; pytest takes them away between tests.
@@ -560,7 +560,7 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path) -> None:
         from concurrent.futures import ThreadPoolExecutor
         from pathlib import Path
         from tasks.config import DownloadConfig
-        from tasks.images import accept_picture
+        from tasks.download.pictures.images import accept_picture
         content = Path(sys.argv[1]).read_bytes()
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: accept_picture(content, DownloadConfig()), range(4)))
