@@ -12,9 +12,9 @@ from feature_extraction.samples.tars import ShardError
 from flows.results import FailedShard, StageSummary
 from flows.views.progress import counts_text
 from flows.views.stage_texts import _NAMED, lost_text, num_shards
+from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, StorageError, UserError, WorkersGoneError, is_disk_full
 from tasks.records import ShardRef, ShardResult, Stage
-from tasks.web.network import NetworkGoneError
 
 _LOGGED = 100
 _REASON_CHARACTERS = 500

@@ -17,11 +17,11 @@ from tasks.download.journal import Journal
 from tasks.download.local_pictures import PictureFolder
 from tasks.download.outcomes import RowOutcome
 from tasks.download.pictures.images import PictureError, accept_picture
+from tasks.download.web.fetch import Answer, Fetcher, FetchError
+from tasks.download.web.network import Network, host_of
+from tasks.download.web.schedule import Job, Schedule
 from tasks.manifest import ManifestRow
 from tasks.records import Outcome
-from tasks.web.fetch import Answer, Fetcher, FetchError
-from tasks.web.network import Network, host_of
-from tasks.web.schedule import Job, Schedule
 
 Progress = Callable[[Counter[str]], None]
 """Takes the number of rows per outcome that have ended so far."""

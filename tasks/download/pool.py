@@ -10,12 +10,12 @@ from tasks.config import DatasetConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.shard import NOTHING_AGAIN, Again, download_shard, standing_shard
+from tasks.download.web.network import NetworkGoneError
 from tasks.memory import reuse_freed_memory
 from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult
 from tasks.shard_events import Event, ReportingPool, ShardReporter, Tell, tell_warnings
 from tasks.storage import Root
-from tasks.web.network import NetworkGoneError
 from tasks.workers import Seat
 
 

@@ -11,9 +11,9 @@ import pytest
 from feature_extraction.samples.tars import ShardError
 from flows.results import FailedShard, StageSummary
 from flows.steps.shards import check_failed, collect_shards
+from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, UserError
 from tasks.records import ShardRef, ShardResult, Stage
-from tasks.web.network import NetworkGoneError
 
 REFS = [ShardRef(dataset="web", split="train", shard=shard) for shard in range(3)]
 log = logging.getLogger("test_collect_shards")

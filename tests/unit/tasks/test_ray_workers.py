@@ -22,6 +22,7 @@ from feature_extraction.config import ExtractorConfig
 from tasks.config import DatasetConfig
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import NOTHING_AGAIN
+from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, UserError
 from tasks.extract import extract_shard
 from tasks.extract_pool import ExtractorPool
@@ -31,7 +32,6 @@ from tasks.ray_config import RayConfig
 from tasks.records import Receipt, ShardRef
 from tasks.shard_events import Event, ReportingPool, ShardEvent
 from tasks.storage import Root
-from tasks.web.network import NetworkGoneError
 from tasks.workers import Seat
 from tests import ray_work
 from tests.faults import CONFIG, picture

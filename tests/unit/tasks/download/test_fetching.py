@@ -14,9 +14,9 @@ import pytest
 from tasks.config import DatasetConfig
 from tasks.download.fetching import Session, fetch_rows
 from tasks.download.journal import Journal
+from tasks.download.web.fetch import Answer, FetchError
 from tasks.manifest import ManifestRow
 from tasks.records import Outcome
-from tasks.web.fetch import Answer, FetchError
 from tests.faults import CONFIG, JPEG
 
 DATASET = DatasetConfig(name="tiny", splits={"train": "rows.tsv"})

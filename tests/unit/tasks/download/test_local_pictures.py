@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from tasks.download.local_pictures import PictureFolder
+from tasks.download.web.fetch import FetchError
 from tasks.records import Outcome
-from tasks.web.fetch import FetchError
 
 
 @pytest.fixture

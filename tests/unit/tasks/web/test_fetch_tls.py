@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trustme
 
+from tasks.download.web.fetch import Fetcher, FetchError
 from tasks.records import Outcome
-from tasks.web.fetch import Fetcher, FetchError
 from tests.faults import CONFIG, DRIP_SECONDS, JPEG, raw_server, serving
 
 

@@ -10,11 +10,11 @@ from collections import Counter
 import pytest
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web import network as network_room
+from tasks.download.web.attempt import FetchError
+from tasks.download.web.network import Network, NetworkGoneError
+from tasks.download.web.schedule import Job, Schedule
 from tasks.records import Outcome
-from tasks.web import network as network_room
-from tasks.web.attempt import FetchError
-from tasks.web.network import Network, NetworkGoneError
-from tasks.web.schedule import Job, Schedule
 
 RUNS = 300
 FAULTS = (

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import trustme
 
+from tasks.download.web import network as network_room
+from tasks.download.web.fetch import Fetcher, FetchError
+from tasks.download.web.network import Network, NetworkGoneError
+from tasks.download.web.proxies import Proxies, Proxy
 from tasks.errors import UserError
 from tasks.records import Outcome
-from tasks.web import network as network_room
-from tasks.web.fetch import Fetcher, FetchError
-from tasks.web.network import Network, NetworkGoneError
-from tasks.web.proxies import Proxies, Proxy
 from tests.faults import CONFIG, JPEG, ProxyHandler, serving
 
 PROXIED = CONFIG.model_copy(update={"env_proxies": True})
@@ -239,7 +239,7 @@ def test_redirect_to_a_private_host_is_refused_behind_the_proxy(
     proxy: Any, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
-    monkeypatch.setattr("tasks.web.fetch.names_private_host", lambda host: host == "localhost")
+    monkeypatch.setattr("tasks.download.web.fetch.names_private_host", lambda host: host == "localhost")
     server.away = f"http://localhost:{server.port}/ok/secret"
     assert failure(server.url + "/away/1", allow_private_addresses=False).outcome is Outcome.BLOCKED_ADDRESS
     assert server.requests == {"/away/1": 1}

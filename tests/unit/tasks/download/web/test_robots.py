@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tasks.download.web import robots as robots_room
+from tasks.download.web.fetch import Fetcher, FetchError
+from tasks.download.web.robots import RobotsRules, opts_out, product_token
 from tasks.records import Outcome
-from tasks.web import robots as robots_room
-from tasks.web.fetch import Fetcher, FetchError
-from tasks.web.robots import RobotsRules, opts_out, product_token
 from tests.faults import CONFIG, JPEG, serving
 
 OPT_OUTS = ("noai", "noimageai", "noindex", "noimageindex")

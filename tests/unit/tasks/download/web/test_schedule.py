@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web import network as network_room
+from tasks.download.web.attempt import FetchError
+from tasks.download.web.network import Network, NetworkGoneError, host_of, is_heard
+from tasks.download.web.schedule import Job, Schedule
 from tasks.records import Outcome
-from tasks.web import network as network_room
-from tasks.web.attempt import FetchError
-from tasks.web.network import Network, NetworkGoneError, host_of, is_heard
-from tasks.web.schedule import Job, Schedule
 
 CONFIG = DownloadConfig(threads=4, backoff_seconds=0.001, retries=2, outage_patience_seconds=5.0)
 

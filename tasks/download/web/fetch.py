@@ -1,7 +1,7 @@
 """One URL -> its body, or why not. Bounded in time, bytes and redirects, and it never reaches into private networks.
 
-This is one attempt; when to try again is `tasks.web.schedule`'s to decide, from what a `FetchError` says. The limits
-hold where the bytes flow: see `tasks.web.connect`.
+This is one attempt; when to try again is `tasks.download.web.schedule`'s to decide, from what a `FetchError` says. The limits
+hold where the bytes flow: see `tasks.download.web.connect`.
 
 urllib3 is used directly: one pool and one TLS context serve all threads, and no cookie or netrc entry of this machine
 leaks into requests.
@@ -36,13 +36,13 @@ from urllib3.exceptions import TimeoutError as PoolTimeoutError
 from urllib3.util import parse_url
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web.attempt import FetchError, attempting, current_attempt, failed, refused
+from tasks.download.web.connect import guarded_pools, open_socket
+from tasks.download.web.proxies import Proxies, Proxy
+from tasks.download.web.resolve import Resolver, names_private_host
+from tasks.download.web.robots import ROBOTS_BYTES, RobotsRules, opts_out, product_token
 from tasks.manifest import is_web_url
 from tasks.records import Outcome
-from tasks.web.attempt import FetchError, attempting, current_attempt, failed, refused
-from tasks.web.connect import guarded_pools, open_socket
-from tasks.web.proxies import Proxies, Proxy
-from tasks.web.resolve import Resolver, names_private_host
-from tasks.web.robots import ROBOTS_BYTES, RobotsRules, opts_out, product_token
 
 __all__ = ["Answer", "FetchError", "Fetcher"]
 

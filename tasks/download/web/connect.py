@@ -18,12 +18,12 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web.answers import OneAnswerPerRequest, OneAnswerPool
+from tasks.download.web.attempt import FetchError, current_attempt, failed, refused
+from tasks.download.web.proxies import Proxy
+from tasks.download.web.reach import connect_to_any
+from tasks.download.web.resolve import Lookup, LookupEnd, is_public
 from tasks.records import Outcome
-from tasks.web.answers import OneAnswerPerRequest, OneAnswerPool
-from tasks.web.attempt import FetchError, current_attempt, failed, refused
-from tasks.web.proxies import Proxy
-from tasks.web.reach import connect_to_any
-from tasks.web.resolve import Lookup, LookupEnd, is_public
 
 _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTALL)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tasks.download.web import connect as connect_room
+from tasks.download.web.fetch import Fetcher, FetchError
 from tasks.records import Outcome
-from tasks.web import connect as connect_room
-from tasks.web.fetch import Fetcher, FetchError
 from tests.faults import CONFIG, picture, raw_server
 
 PATIENT = CONFIG.model_copy(update={"connect_timeout_seconds": 20.0, "read_timeout_seconds": 20.0, "env_proxies": True})

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from tasks.web.resolve import refuse_without_descriptors
+from tasks.download.web.resolve import refuse_without_descriptors
 
 _MOST_ADDRESSES = 32  # tried for one connection
 _HEAD_START = 0.25  # seconds

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web.resolve import Resolver
 from tasks.records import Outcome
-from tasks.web.resolve import Resolver
 
 _STATUS_OUTCOMES = {
     401: Outcome.FORBIDDEN,

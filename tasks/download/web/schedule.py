@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web.attempt import FetchError
+from tasks.download.web.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard
 from tasks.records import Outcome
-from tasks.web.attempt import FetchError
-from tasks.web.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard
 
 # A URL that was silent in so many outages is no victim of them.
 _MOST_OUTAGES = 3

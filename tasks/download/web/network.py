@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from tasks.download.config import DownloadConfig
+from tasks.download.web.attempt import FetchError
 from tasks.errors import StageError
 from tasks.records import Outcome
-from tasks.web.attempt import FetchError
 
 # Suspicion needs this many attempts in a row that found nothing alive, at so many hosts. Where a fifth of all attempts
 # do, as in old lists of links, twenty in a row by chance are one in 10^14.

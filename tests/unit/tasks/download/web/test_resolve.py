@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tasks.download.web import resolve as resolve_room
+from tasks.download.web.resolve import Lookup, LookupEnd, Resolver, is_public, names_private_host
 from tasks.errors import UserError
-from tasks.web import resolve as resolve_room
-from tasks.web.resolve import Lookup, LookupEnd, Resolver, is_public, names_private_host
 
 
 class Names:

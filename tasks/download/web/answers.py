@@ -15,8 +15,8 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
+from tasks.download.web.attempt import current_attempt, failed
 from tasks.records import Outcome
-from tasks.web.attempt import current_attempt, failed
 
 _MOST_INTERIM = 20  # answers of 1xx before the one that counts; one or two are usual
 _WITHOUT_BODY = (204, 304)

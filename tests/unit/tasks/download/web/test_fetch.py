@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.download.web import connect as connect_room
+from tasks.download.web import fetch as fetch_room
+from tasks.download.web.fetch import Answer, Fetcher, FetchError
+from tasks.download.web.resolve import is_public
 from tasks.errors import UserError
 from tasks.records import Outcome
-from tasks.web import connect as connect_room
-from tasks.web import fetch as fetch_room
-from tasks.web.fetch import Answer, Fetcher, FetchError
-from tasks.web.resolve import is_public
 from tests.faults import CONFIG, JPEG, bomb, raw_server
 
 
@@ -158,7 +158,7 @@ def test_body_of_declared_length_over_the_limit_is_not_read(server: Any) -> None
 _MEMORY = """
 import json, resource, sys
 from tasks.config import DownloadConfig
-from tasks.web.fetch import FetchError, Fetcher
+from tasks.download.web.fetch import FetchError, Fetcher
 fetcher = Fetcher(DownloadConfig(allow_private_addresses=True, env_proxies=False))
 fetcher.attempt(sys.argv[1] + "/ok/1", 30)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -519,7 +519,9 @@ def test_probe_asks_for_the_name_anew(server: Any, monkeypatch: pytest.MonkeyPat
     def gone(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr("tasks.web.connect.connect_to_any", lambda *_, **__: pytest.fail("a cached name was used"))
+    monkeypatch.setattr(
+        "tasks.download.web.connect.connect_to_any", lambda *_, **__: pytest.fail("a cached name was used")
+    )
     monkeypatch.setattr(socket, "getaddrinfo", gone)
     assert not fetcher.connects(url)
     monkeypatch.undo()
@@ -539,7 +541,7 @@ def test_probe_does_not_wait_longer_than_the_connect_timeout(monkeypatch: pytest
 _EXIT = """
 import socket, time
 from tasks.config import DownloadConfig
-from tasks.web.fetch import FetchError, Fetcher
+from tasks.download.web.fetch import FetchError, Fetcher
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
 fetcher = Fetcher(DownloadConfig(env_proxies=False))
 try:

@@ -12,11 +12,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from tasks.download.web import reach as reach_room
+from tasks.download.web.fetch import Fetcher, FetchError
+from tasks.download.web.reach import connect_to_any, in_turn
 from tasks.errors import UserError
 from tasks.records import Outcome
-from tasks.web import reach as reach_room
-from tasks.web.fetch import Fetcher, FetchError
-from tasks.web.reach import connect_to_any, in_turn
 from tests.faults import CONFIG, JPEG, serving
 
 DEAD = [f"127.0.0.{number}" for number in range(2, 9)]
