@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from tasks.evaluate import ProtocolTable, evaluation_name
+from tasks.evaluation.evaluate import ProtocolTable, evaluation_name
+from tasks.evaluation.history import read_history
+from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.trend import comparison_sentence, trend
 from tasks.features.feature_sets import FeatureSet
-from tasks.history import read_history
 from tasks.page import html_page, minute
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
@@ -23,9 +25,7 @@ from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
 from tasks.reports.recall_history import history_section
 from tasks.reports.regions import regions_section
 from tasks.reports.retrieval import retrieval_section
-from tasks.reports.setting_row import SettingRow
 from tasks.storage import REPORT, Root, now, scores_folder
-from tasks.trend import comparison_sentence, trend
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.tars import write_tar
 from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
-from tasks.evaluate import ProtocolTable, chance_row, evaluation_name
+from tasks.evaluation.evaluate import ProtocolTable, chance_row, evaluation_name
+from tasks.evaluation.setting_row import setting_rows
 from tasks.records import HistoryRow, Receipt, Stage
-from tasks.reports.setting_row import setting_rows
 from tasks.storage import (
     Root,
     captions_path,

@@ -14,7 +14,7 @@ from model.config import LoaderConfig
 from model.downstream.retrieval.config import ScoringConfig
 from tasks import runs, train
 from tasks.config import Name
-from tasks.evaluate import EvaluationSpec
+from tasks.evaluation.evaluate import EvaluationSpec
 from tasks.records import CheckpointRef, Stage
 from tasks.runs import CheckpointChoice, RunRef
 from tasks.storage import Root

@@ -32,6 +32,7 @@ from tasks.download.captions import make_captions
 from tasks.download.page import DownloadSummary, make_download_report
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
+from tasks.evaluation.trend import check_fall
 from tasks.extract_pool import ExtractorPool
 from tasks.feature_manifest import write_feature_manifest
 from tasks.launch import stopping_children
@@ -39,7 +40,6 @@ from tasks.manifest import make_manifest
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
 from tasks.storage import Root
 from tasks.sweeps import Sweep
-from tasks.trend import check_fall
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:

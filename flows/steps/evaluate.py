@@ -8,14 +8,14 @@ from feature_extraction.samples.tars import ShardError
 from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
 from flows.views.progress import Bar, ProgressLog
-from tasks import evaluate as evaluation
 from tasks.errors import UserError
-from tasks.history import read_history
+from tasks.evaluation import evaluate as evaluation
+from tasks.evaluation.history import read_history
+from tasks.evaluation.trend import Measure, comparison_sentence, trend
 from tasks.records import HistoryRow
 from tasks.report import write_evaluation_report
 from tasks.runs import checkpoint_extractor
 from tasks.storage import Root
-from tasks.trend import Measure, comparison_sentence, trend
 
 log = logging.getLogger("flows.evaluate")
 

@@ -11,10 +11,10 @@ from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.experiments import Experiment, Trainings, submit_experiments
 from flows.views.stage_texts import done_text, losses
+from tasks.evaluation.setting_row import SettingRow
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
 from tasks.report import Scored, write_report
-from tasks.reports.setting_row import SettingRow
 from tasks.storage import Root, Stopwatch
 
 log = logging.getLogger("flows.rebuild")

@@ -16,11 +16,11 @@ from flows.results import EvaluationResult, FailedShard, RebuildResult, StageSum
 from flows.views.markdown import code, escaped
 from flows.views.progress import counts_text
 from flows.views.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.matching import matching_warnings
 from tasks.reports.recall_table import protocol_of
-from tasks.reports.setting_row import SettingRow
 from tasks.storage import Root
 
 MOST_FAILED = 1_000

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pydantic import Field
 
 from tasks.errors import UserError
-from tasks.history import read_history
+from tasks.evaluation.history import read_history
+from tasks.evaluation.trend import Measure, checkpoint_text, trend
 from tasks.records import HistoryRow, Record
 from tasks.storage import Root
-from tasks.trend import Measure, checkpoint_text, trend
 
 _TREND_WIDTH = 60
 _ROUNDING = 1e-9

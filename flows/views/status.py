@@ -20,7 +20,7 @@ from tasks.config import DatasetConfig
 from tasks.download.journal import journaled_shards
 from tasks.download.settings import begun_splits
 from tasks.errors import UserError
-from tasks.evaluate import find_evaluation
+from tasks.evaluation.evaluate import find_evaluation
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import captions_are_stale, stale_features
 from tasks.manifest import list_shards

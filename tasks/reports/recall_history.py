@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from tasks.charts import line_chart
+from tasks.evaluation.setting_row import DIRECTIONS, Direction
 from tasks.page import minute
 from tasks.records import HistoryRow
-from tasks.reports.setting_row import DIRECTIONS, Direction
 
 _NEWEST_EVALUATIONS = 50  # rows of the table; the charts have them all
 _NO_VALUE = "–"

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from model.downstream.retrieval.protocols import protocol_name
+from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
 from tasks.reports.published import PublishedRow
-from tasks.reports.setting_row import DIRECTIONS, SettingRow
 
 _NO_VALUE = "–"
 _SUM = "recall_sum"

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from tasks.evaluation.setting_row import SettingRow
 from tasks.reports.published import PublishedRow, published_rows
 from tasks.reports.recall_table import protocol_of, published_table, recall_table
-from tasks.reports.setting_row import SettingRow
 
 _OTHER_DATA = (
     "For orientation only, and not to be compared with the tables above: these are the 1,000 test images of Flickr30K, "

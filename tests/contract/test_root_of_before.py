@@ -16,7 +16,7 @@ from flows.views.status import read_status
 from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
 from model.training.checkpoint import list_checkpoints
-from tasks.history import read_history
+from tasks.evaluation.history import read_history
 from tasks.records import Stage
 from tasks.storage import Root
 

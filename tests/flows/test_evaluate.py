@@ -21,7 +21,7 @@ from model.config import FeatureSource
 from model.downstream.retrieval.config import ScoringConfig
 from model.families.config import EncoderConfig
 from tasks.errors import StageError
-from tasks.history import append_history, read_history
+from tasks.evaluation.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage import HISTORY, Root, captions_path, captions_receipt_path, features_folder
 from tests.toy import TINY, eight_pairs, make_world

@@ -24,8 +24,8 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.results import RebuildResult
 from flows.views.result_card import recall_rows
+from tasks.evaluation.history import read_history
 from tasks.extractor import extractor_fingerprint
-from tasks.history import read_history
 from tasks.records import Receipt
 from tasks.storage import Root, features_folder
 from tasks.world.dataset import WorldConfig, make_world

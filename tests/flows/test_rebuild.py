@@ -17,7 +17,7 @@ from flows.views.stage_texts import losses
 from flows.views.status import downloads_pending, read_status, status_text
 from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
-from tasks.history import read_history
+from tasks.evaluation.history import read_history
 from tasks.local_copy import local_copy
 from tasks.records import Stage
 from tasks.search import open_search

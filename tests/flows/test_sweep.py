@@ -16,7 +16,7 @@ from transformers import BertConfig, BertForPreTraining
 from flows.params.recipes import recipe
 from flows.params.variants import SweepParams
 from flows.steps.world import world_served
-from tasks.history import read_history
+from tasks.evaluation.history import read_history
 from tasks.storage import Root
 from tasks.sweeps import Sweep, VariantsFailedError
 from tasks.world.dataset import WorldConfig

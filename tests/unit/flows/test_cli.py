@@ -19,8 +19,8 @@ from flows.commands.experiment import rebuild_text
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.results import RebuildResult, StageSummary
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import Stage
-from tasks.reports.setting_row import SettingRow
 
 REPOSITORY = Path(__file__).parents[3]
 

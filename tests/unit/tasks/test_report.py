@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.history import read_history
+from tasks.evaluation.history import read_history
 from tasks.report import Scored, write_evaluation_report, write_report
 from tasks.storage import Root
 from tests.page import Page

@@ -6,7 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
-from tasks.reports.setting_row import SettingRow
+from tasks.evaluation.setting_row import SettingRow
 from tasks.storage import Root
 from tasks.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep, sweep_text
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from flows.commands.app import app
 from flows.commands.evaluation import evaluation_text
 from flows.results import EvaluationResult
-from tasks.evaluate import ProtocolTable, chance_row
+from tasks.evaluation.evaluate import ProtocolTable, chance_row
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import HistoryRow
-from tasks.reports.setting_row import SettingRow
 from tasks.storage import Root, feature_manifest_path
 
 EXTRACTOR = "e" * 64

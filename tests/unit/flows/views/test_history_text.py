@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from flows.commands.app import app
 from flows.views.history_text import HistoryFilter, HistoryResult, history_text, read_measures, trend_line
 from tasks.errors import UserError
-from tasks.history import append_history
+from tasks.evaluation.history import append_history
 from tasks.records import HistoryRow, Stage
 from tasks.storage import HISTORY, Root
 

@@ -6,8 +6,8 @@ from flows.params.recipes import recipe
 from flows.results import SHARD_FAILED, FailedShard, RebuildResult, StageSummary
 from flows.views.result_card import rebuild_card, recall_rows, stage_rows
 from flows.views.stage_texts import done_text, losses
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import ShardRef, Stage
-from tasks.reports.setting_row import SettingRow
 
 CHANCE = SettingRow(
     setting="chance",

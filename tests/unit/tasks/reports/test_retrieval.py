@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tasks.evaluation.setting_row import SettingRow
 from tasks.reports.retrieval import published_beside, retrieval_section
-from tasks.reports.setting_row import SettingRow
 
 
 def row(images: int, **changes: Any) -> SettingRow:

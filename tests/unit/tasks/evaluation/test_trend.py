@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import StageError
+from tasks.evaluation.trend import Measure, check_fall, comparison_sentence, comparison_table, trend
 from tasks.records import HistoryRow, Stage
-from tasks.trend import Measure, check_fall, comparison_sentence, comparison_table, trend
 
 DEPTHS = ("1", "5", "10")
 

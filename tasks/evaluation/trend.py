@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from model.downstream.retrieval.metrics import RetrievalMetrics, protocol_text
 from tasks.errors import StageError
-from tasks.history import measured
+from tasks.evaluation.history import measured
 from tasks.records import HistoryRow
 
 _ROUNDING = 1e-9

@@ -10,7 +10,7 @@ import pytest
 
 from model.publish import Lock
 from tasks.errors import UserError
-from tasks.history import append_history, code_version, find_row, read_history
+from tasks.evaluation.history import append_history, code_version, find_row, read_history
 from tasks.records import HistoryRow
 from tasks.storage import HISTORY, Root
 

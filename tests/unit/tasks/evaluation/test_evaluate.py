@@ -18,10 +18,10 @@ from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.scores import METRICS, Plan, Scores, begin_scores, missing_blocks, write_block
 from model.jobs import ScoreJob
 from tasks.errors import StageError, UserError
-from tasks.evaluate import Evaluation, EvaluationSpec, _ask_machine, chance_row, evaluate, find_evaluation
-from tasks.history import read_history
+from tasks.evaluation.evaluate import Evaluation, EvaluationSpec, _ask_machine, chance_row, evaluate, find_evaluation
+from tasks.evaluation.history import read_history
+from tasks.evaluation.setting_row import setting_rows
 from tasks.records import CheckpointRef, HistoryRow, Stage, fingerprint
-from tasks.reports.setting_row import setting_rows
 from tasks.storage import Root
 from tasks.training_data import ResolvedData
 
@@ -163,7 +163,7 @@ class Scorer:
 @pytest.fixture
 def scorer(monkeypatch: pytest.MonkeyPatch) -> Scorer:
     scorer = Scorer()
-    monkeypatch.setattr("tasks.evaluate.run_module", scorer)
+    monkeypatch.setattr("tasks.evaluation.evaluate.run_module", scorer)
     return scorer
 
 
@@ -232,7 +232,7 @@ def test_damaged_metrics_are_named(root: Root, scorer: Scorer, tmp_path: Path, c
 
 
 def test_scoring_that_leaves_nothing_behind_is_a_failure(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.evaluate.run_module", lambda *arguments, **options: None)
+    monkeypatch.setattr("tasks.evaluation.evaluate.run_module", lambda *arguments, **options: None)
     with pytest.raises(StageError, match="ended well but left no whole scores"):
         run(root, ScoringConfig())
     assert read_history(root) == []
@@ -278,7 +278,7 @@ def made_in(root: Root, tmp_path: Path, scorer: Scorer, precision: str, width: i
 def machine(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the machine says it computes in; changeable."""
     answer = ["bf16"]
-    monkeypatch.setattr("tasks.evaluate._ask_machine", lambda device, hidden_size: answer[0])
+    monkeypatch.setattr("tasks.evaluation.evaluate._ask_machine", lambda device, hidden_size: answer[0])
     return answer
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.history import measured
+from tasks.evaluation.history import measured
 from tasks.records import HistoryRow, Record
 
 Direction = Literal["image_to_text", "text_to_image"]
