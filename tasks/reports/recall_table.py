@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 from model.downstream.retrieval.protocols import protocol_name
+from tasks.evaluation.published.retrieval import PublishedRow
 from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
-from tasks.reports.published import PublishedRow
 
 _NO_VALUE = "–"
 _SUM = "recall_sum"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
+from tasks.evaluation.published.retrieval import PublishedRow, published_rows
 from tasks.evaluation.setting_row import SettingRow
-from tasks.reports.published import PublishedRow, published_rows
 from tasks.reports.recall_table import protocol_of, published_table, recall_table
 
 _OTHER_DATA = (

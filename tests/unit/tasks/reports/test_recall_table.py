@@ -3,8 +3,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tasks.evaluation.published.retrieval import PUBLISHED, published_ablations, published_rows
 from tasks.evaluation.setting_row import SettingRow
-from tasks.reports.published import PUBLISHED, published_ablations, published_rows
 from tasks.reports.recall_table import published_table, recall_table, table_text
 from tests.page import Page
 

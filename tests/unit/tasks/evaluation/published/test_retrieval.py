@@ -1,6 +1,14 @@
 from __future__ import annotations
 
-from tasks.reports.published import AAAI, ABLATIONS, PUBLISHED, UNITER_BASE, V1, published_ablations, published_rows
+from tasks.evaluation.published.retrieval import (
+    AAAI,
+    ABLATIONS,
+    PUBLISHED,
+    UNITER_BASE,
+    V1,
+    published_ablations,
+    published_rows,
+)
 
 
 def test_sentence_retrieval_of_the_papers_is_image_to_text() -> None:
