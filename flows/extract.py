@@ -17,8 +17,8 @@ from flows.steps.shard_tasks import run_shards
 from flows.steps.shards import Collected
 from flows.views.artifacts import stage_tables
 from flows.views.progress_bar import progress_bar
-from tasks.extract_pool import ExtractorPool
-from tasks.feature_manifest import write_feature_manifest
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.pool import ExtractorPool
 from tasks.records import ShardRef, ShardResult
 from tasks.storage import Root
 

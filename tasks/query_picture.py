@@ -23,7 +23,7 @@ from tasks.download.config import DownloadConfig
 from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.download.settings import RESULT_SETTINGS, DownloadSettings
 from tasks.errors import UserError
-from tasks.extract import load_on_device
+from tasks.extract.shard import load_on_device
 from tasks.extractor import extractor_fingerprint
 from tasks.storage import Root, download_settings_path
 

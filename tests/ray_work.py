@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import extract_pool
+from tasks.extract import pool as extract_pool
 from tasks.records import ShardRef
 from tasks.shard_events import ShardReporter, Tell
 from tasks.workers import Seat

@@ -33,8 +33,8 @@ from tasks.download.page import DownloadSummary, make_download_report
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
 from tasks.evaluation.trend import check_fall
-from tasks.extract_pool import ExtractorPool
-from tasks.feature_manifest import write_feature_manifest
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.pool import ExtractorPool
 from tasks.launch import stopping_children
 from tasks.manifest import make_manifest
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage

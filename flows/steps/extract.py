@@ -13,8 +13,8 @@ from flows.steps.shards import Collected, check_failed, is_tolerable, may_fail, 
 from flows.views.progress import Bar, StageProgress
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
-from tasks.extract_pool import ExtractorPool
-from tasks.feature_manifest import missing_shards
+from tasks.extract.feature_manifest import missing_shards
+from tasks.extract.pool import ExtractorPool
 from tasks.manifest import list_shards
 from tasks.records import Receipt, ShardRef, Stage
 from tasks.storage import Root, captions_receipt_path, image_receipt_path

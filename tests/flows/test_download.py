@@ -16,7 +16,7 @@ import pytest
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from tasks.extract import extract_shard
+from tasks.extract.shard import extract_shard
 from tasks.records import ShardRef
 from tasks.storage import Root
 from tests.faults import serving

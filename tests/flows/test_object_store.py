@@ -23,8 +23,8 @@ from model.data import shard_cache
 from model.data.captions import load_captions
 from model.data.store import FeatureStore, open_store
 from model.errors import InputError
-from tasks.extract import extract_shard
-from tasks.feature_manifest import write_feature_manifest
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard
 from tasks.records import ShardRef
 from tasks.storage import Root
 from tests.faults import serving

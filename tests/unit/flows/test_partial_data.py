@@ -31,8 +31,8 @@ from tasks.download.fetching import Session
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again, download_shard
 from tasks.errors import StageError, UserError
-from tasks.extract import extract_shard, load_on_device
-from tasks.extract_pool import ExtractorPool
+from tasks.extract.pool import ExtractorPool
+from tasks.extract.shard import extract_shard, load_on_device
 from tasks.features.feature_sets import feature_sets
 from tasks.features.verify_features import verify_features
 from tasks.records import ShardRef, ShardResult

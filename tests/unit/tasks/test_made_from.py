@@ -24,9 +24,9 @@ from tasks.download.fetching import Session
 from tasks.download.settings import keep_settings
 from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.extract import extract_shard, load_on_device
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard, load_on_device
 from tasks.extractor import extractor_fingerprint
-from tasks.feature_manifest import write_feature_manifest
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import FeatureSet, one_feature_set
 from tasks.features.import_config import ImportConfig

@@ -24,8 +24,8 @@ from tasks.download.pool import DownloadPool
 from tasks.download.shard import NOTHING_AGAIN
 from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, UserError
-from tasks.extract import extract_shard
-from tasks.extract_pool import ExtractorPool
+from tasks.extract.pool import ExtractorPool
+from tasks.extract.shard import extract_shard
 from tasks.manifest import list_shards, make_manifest
 from tasks.ray_actor import ShardActor
 from tasks.ray_config import RayConfig

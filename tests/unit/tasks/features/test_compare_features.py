@@ -7,7 +7,7 @@ import pytest
 
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import ExtractorRecord
+from tasks.extract.shard import ExtractorRecord
 from tasks.features.compare_features import match_boxes
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspect_config import InspectConfig

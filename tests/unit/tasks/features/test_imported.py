@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from feature_extraction.config import ExtractorConfig
 from tasks.errors import UserError
-from tasks.extract import extract_shard
-from tasks.extract_pool import ExtractorPool
-from tasks.feature_manifest import write_feature_manifest
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.pool import ExtractorPool
+from tasks.extract.shard import extract_shard
 from tasks.features.import_config import ImportConfig
 from tasks.features.import_features import import_features
 from tasks.features.imported import imported_manifest, imported_shard

@@ -10,7 +10,7 @@ from feature_extraction.samples.images import ImageSample, encode_image
 from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import write_tar
 from tasks import storage
-from tasks.extract import extract_shard
+from tasks.extract.shard import extract_shard
 from tasks.features.feature_sets import FeatureSet, feature_sets, one_feature_set
 from tasks.features.import_config import ImportConfig
 from tasks.features.import_features import import_features

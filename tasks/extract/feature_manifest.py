@@ -9,7 +9,7 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from tasks import storage
 from tasks.errors import UserError
-from tasks.extract import plan_shard
+from tasks.extract.shard import plan_shard
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.imported import imported_manifest
 from tasks.made_from import check_captions, check_features, image_digests, publish_features

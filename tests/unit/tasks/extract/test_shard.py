@@ -26,10 +26,10 @@ from feature_extraction.samples.regions import read_region_shard
 from feature_extraction.samples.tars import ShardError, write_tar
 from tasks import storage
 from tasks.errors import StageError, UserError
-from tasks.extract import extract_shard
-from tasks.extract_pool import ExtractorPool
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.pool import ExtractorPool
+from tasks.extract.shard import extract_shard
 from tasks.extractor import extractor_fingerprint
-from tasks.feature_manifest import write_feature_manifest
 from tasks.locks import alone
 from tasks.records import Receipt, ShardRef, Stage, fingerprint
 from tasks.storage import Root
@@ -380,9 +380,9 @@ def test_deciding_what_is_done_imports_no_torch(root):
     program = f"""
         import sys
         from feature_extraction.config import ExtractorConfig
-        from tasks.extract import extract_shard
-        from tasks.extract_pool import ExtractorPool
-        from tasks.feature_manifest import write_feature_manifest
+        from tasks.extract.shard import extract_shard
+        from tasks.extract.pool import ExtractorPool
+        from tasks.extract.feature_manifest import write_feature_manifest
         from tasks.records import ShardRef
         from tasks.storage import Root
         config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
@@ -468,7 +468,7 @@ def test_workers_die_with_a_parent_that_is_killed(root):
     program = f"""
         import threading, time
         from feature_extraction.config import ExtractorConfig
-        from tasks.extract_pool import ExtractorPool
+        from tasks.extract.pool import ExtractorPool
         from tasks.records import ShardRef
 
         if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from feature_extraction.config import ExtractorConfig
 from tasks.errors import UserError
-from tasks.extract import extract_shard, load_on_device, standing_shard
+from tasks.extract.shard import extract_shard, load_on_device, standing_shard
 from tasks.extractor import extractor_fingerprint
 from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult

@@ -11,8 +11,8 @@ import torch
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.detectors import interface as detectors
 from tasks.errors import UserError
-from tasks.extract import load_on_device
-from tasks.extract_pool import _check_same
+from tasks.extract.pool import _check_same
+from tasks.extract.shard import load_on_device
 
 CONFIG = ExtractorConfig(backend="detectron2", model="any.yaml")
 
