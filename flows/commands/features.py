@@ -20,9 +20,9 @@ from tasks import storage
 from tasks.errors import StageError, UserError
 from tasks.features.export_features import ExportFormat, Ids, export_features
 from tasks.features.feature_sets import feature_sets, one_feature_set
-from tasks.features.import_config import ImportConfig, ImportSummary
-from tasks.features.import_features import import_features
-from tasks.features.import_pictures import Match
+from tasks.features.imports.config import ImportConfig, ImportSummary
+from tasks.features.imports.features import import_features
+from tasks.features.imports.pictures import Match
 from tasks.features.verify_features import Verification, verify_features
 
 log = logging.getLogger("flows.features")

@@ -11,7 +11,7 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.extract.shard import plan_shard
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
-from tasks.features.imported import imported_manifest
+from tasks.features.imports.imported import imported_manifest
 from tasks.made_from import check_captions, check_features, image_digests, publish_features
 from tasks.records import Receipt, ShardRef
 from tasks.storage import Root, region_shard_number

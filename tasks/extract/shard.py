@@ -19,7 +19,7 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.failed_regions import failure_table
-from tasks.features.imported import imported_shard
+from tasks.features.imports.imported import imported_shard
 from tasks.locks import alone
 from tasks.made_from import features_fingerprint
 from tasks.records import Receipt, ShardRef, ShardResult, Stage

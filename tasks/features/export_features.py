@@ -22,7 +22,7 @@ from model.publish import sync_folder
 from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.import_pictures import picture_name
+from tasks.features.imports.pictures import picture_name
 from tasks.made_from import check_features
 from tasks.records import Record, ShardRef
 from tasks.storage import PART, Root, region_shard_number

@@ -29,8 +29,8 @@ from tasks.extract.shard import extract_shard, load_on_device
 from tasks.extractor import extractor_fingerprint
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import FeatureSet, one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
 from tasks.features.inspect_config import InspectConfig
 from tasks.features.inspect_features import inspect_features
 from tasks.features.verify_features import verify_features

@@ -11,8 +11,8 @@ from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
 from tasks.records import Outcome
 from tasks.storage import Root, outcomes_path
 from tests.foreign import lxmert_file, lxmert_line, made

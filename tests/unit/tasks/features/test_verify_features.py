@@ -12,8 +12,8 @@ from feature_extraction.samples.tars import write_tar
 from tasks import storage
 from tasks.extract.shard import extract_shard
 from tasks.features.feature_sets import FeatureSet, feature_sets, one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
 from tasks.features.verify_features import Verification, verify_features
 from tasks.records import Receipt, ShardRef, Stage
 from tasks.storage import Root

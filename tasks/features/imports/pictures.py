@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from tasks import storage
 from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
-from tasks.features.foreign_sources import ForeignSource
+from tasks.features.imports.sources import ForeignSource
 from tasks.records import Outcome, Receipt, Record, ShardRef
 from tasks.storage import Root
 

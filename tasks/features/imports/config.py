@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from feature_extraction.foreign.boxes import BoxForm
 from feature_extraction.samples.regions import Encoding
-from tasks.features.import_pictures import Match
+from tasks.features.imports.pictures import Match
 from tasks.records import Record
 
 

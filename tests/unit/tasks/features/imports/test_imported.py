@@ -8,9 +8,9 @@ from tasks.errors import UserError
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
 from tasks.extract.shard import extract_shard
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
-from tasks.features.imported import imported_manifest, imported_shard
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
+from tasks.features.imports.imported import imported_manifest, imported_shard
 from tasks.records import ShardRef
 from tasks.storage import Root
 from tests.foreign import lxmert_file

@@ -14,8 +14,8 @@ from feature_extraction.foreign.arrays import ForeignError
 from feature_extraction.foreign.boxes import BoxForm, in_form, tell_box_form
 from feature_extraction.foreign.tsv import ForeignRegions, region_sample
 from tasks.errors import UserError
-from tasks.features.foreign_sources import FIRST_ROWS, ForeignSource, Row
-from tasks.features.import_config import ImportConfig
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.sources import FIRST_ROWS, ForeignSource, Row
 
 _MOST_REGIONS = 100
 _GENERATED_CLASSES = 1600  # Of the Visual Genome vocabulary that nearly all such files are of.

@@ -18,9 +18,9 @@ from model.data.store import FeatureStore
 from tasks import storage
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
-from tasks.features.import_pictures import name_function, picture_name
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
+from tasks.features.imports.pictures import name_function, picture_name
 from tasks.records import Outcome, Receipt, ShardRef, Stage
 from tasks.storage import Root
 from tests.foreign import lxmert_file, lxmert_line, made, text, vinvl_lines
@@ -401,8 +401,8 @@ def test_a_killed_import_goes_on_at_its_shard(root, tmp_path):
     path = lxmert_file(tmp_path / "a.tsv", [f"p{n}" for n in range(60)], count=20, dim=512)
     program = f"""
         from pathlib import Path
-        from tasks.features.import_config import ImportConfig
-        from tasks.features.import_features import import_features
+        from tasks.features.imports.config import ImportConfig
+        from tasks.features.imports.features import import_features
         from tasks.storage import Root
         config = ImportConfig(sources=(Path({str(path)!r}),), detector="made up", shard_size=1)
         import_features(Root({root.uri!r}), "coco", "train", config)
@@ -435,8 +435,8 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
         program = f"""
             import resource
             from pathlib import Path
-            from tasks.features.import_config import ImportConfig
-            from tasks.features.import_features import import_features
+            from tasks.features.imports.config import ImportConfig
+            from tasks.features.imports.features import import_features
             from tasks.storage import Root
             config = ImportConfig(sources=(Path({str(folder / "a.tsv")!r}),), detector="made up", shard_size=64)
             import_features(Root({str(folder / "data")!r}), "coco", "train", config)

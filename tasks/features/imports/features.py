@@ -30,10 +30,10 @@ from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table
-from tasks.features.foreign_sources import ForeignSource, Row, open_source, recognise
-from tasks.features.import_config import ImportConfig, ImportSummary
-from tasks.features.import_pictures import Picture, ShardPictures, name_function
-from tasks.features.import_probe import probe
+from tasks.features.imports.config import ImportConfig, ImportSummary
+from tasks.features.imports.pictures import Picture, ShardPictures, name_function
+from tasks.features.imports.probe import probe
+from tasks.features.imports.sources import ForeignSource, Row, open_source, recognise
 from tasks.features.region_statistics import boxes_outside
 from tasks.locks import alone
 from tasks.made_from import begin_import, check_captions, image_digests, made_from_path, publish_features
