@@ -16,13 +16,13 @@ from flows.commands.shared import Root as RootOption
 from flows.params import checks
 from tasks.errors import StageError, UserError, is_disk_full
 from tasks.extractor import extractor_fingerprint
-from tasks.features.draw_regions import contact_sheet
 from tasks.features.feature_sets import FeatureSet, one_feature_set
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_doubts import comparison_text, doubts, warnings
-from tasks.features.inspect_features import Inspection, inspect_features
-from tasks.features.inspect_page import inspection_page
-from tasks.features.show_regions import ShownPicture
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.doubts import comparison_text, doubts, warnings
+from tasks.features.inspection.drawing import contact_sheet
+from tasks.features.inspection.inspection import Inspection, inspect_features
+from tasks.features.inspection.page import inspection_page
+from tasks.features.inspection.shown_pictures import ShownPicture
 from tasks.records import Record
 from tasks.storage import Root, inspection_page_path, now
 

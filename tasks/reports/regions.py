@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.inspect_charts import label_charts, regions_chart
-from tasks.features.inspect_features import tally_regions
+from tasks.features.inspection.charts import label_charts, regions_chart
+from tasks.features.inspection.inspection import tally_regions
+from tasks.features.inspection.region_statistics import RegionTally
 from tasks.features.open_features import open_features
-from tasks.features.region_statistics import RegionTally
 from tasks.storage import Root
 
 _MOST_IMAGES = 400

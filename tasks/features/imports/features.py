@@ -34,7 +34,7 @@ from tasks.features.imports.config import ImportConfig, ImportSummary
 from tasks.features.imports.pictures import Picture, ShardPictures, name_function
 from tasks.features.imports.probe import probe
 from tasks.features.imports.sources import ForeignSource, Row, open_source, recognise
-from tasks.features.region_statistics import boxes_outside
+from tasks.features.inspection.region_statistics import boxes_outside
 from tasks.locks import alone
 from tasks.made_from import begin_import, check_captions, image_digests, made_from_path, publish_features
 from tasks.records import Receipt, Stage, fingerprint

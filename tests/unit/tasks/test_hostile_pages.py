@@ -18,9 +18,9 @@ import pytest
 
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.download.page import make_download_report
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_features import inspect_features
-from tasks.features.inspect_page import inspection_page
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.inspection import inspect_features
+from tasks.features.inspection.page import inspection_page
 from tasks.page import html_page
 from tasks.records import Outcome, Receipt, Stage
 from tasks.report import write_evaluation_report

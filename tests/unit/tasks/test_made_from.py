@@ -31,8 +31,8 @@ from tasks.features.export_features import export_features
 from tasks.features.feature_sets import FeatureSet, one_feature_set
 from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.features import import_features
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_features import inspect_features
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.inspection import inspect_features
 from tasks.features.verify_features import verify_features
 from tasks.made_from import check_features, made_from_path
 from tasks.manifest import drop_shards_beyond, list_shards, make_manifest

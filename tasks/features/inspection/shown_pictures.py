@@ -12,11 +12,11 @@ from feature_extraction.samples.regions import RegionLayout, RegionSample, decod
 from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
-from tasks.features.draw_regions import DrawnRegion, draw_regions
-from tasks.features.inspect_config import InspectConfig
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.drawing import DrawnRegion, draw_regions
+from tasks.features.inspection.region_statistics import check_labels
 from tasks.features.lookup import find_records, read_captions, read_pictures, read_record
 from tasks.features.open_features import OpenFeatures
-from tasks.features.region_statistics import check_labels
 
 Found = dict[str, tuple[int, RegionSample]]
 """Key -> shard and regions of an image."""

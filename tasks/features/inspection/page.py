@@ -6,13 +6,13 @@ import base64
 from collections.abc import Sequence
 from html import escape
 
-from tasks.features.draw_regions import to_jpeg
-from tasks.features.inspect_agreement import captions_section, comparison_section
-from tasks.features.inspect_charts import label_charts, region_charts
-from tasks.features.inspect_doubts import doubts, flat, warnings
-from tasks.features.inspect_features import Inspection
-from tasks.features.shard_statistics import ShardStatistics
-from tasks.features.show_regions import ShownPicture
+from tasks.features.inspection.agreement import captions_section, comparison_section
+from tasks.features.inspection.charts import label_charts, region_charts
+from tasks.features.inspection.doubts import doubts, flat, warnings
+from tasks.features.inspection.drawing import to_jpeg
+from tasks.features.inspection.inspection import Inspection
+from tasks.features.inspection.shard_statistics import ShardStatistics
+from tasks.features.inspection.shown_pictures import ShownPicture
 from tasks.page import html_page, web_text
 
 _TOP_LABELS = 40

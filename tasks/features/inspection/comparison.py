@@ -13,9 +13,9 @@ from pydantic import Field
 from feature_extraction.samples.regions import Float, RegionSample
 from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
+from tasks.features.inspection.region_statistics import RegionStatistics, RegionTally
 from tasks.features.lookup import find_records, read_layout
 from tasks.features.open_features import OpenFeatures
-from tasks.features.region_statistics import RegionStatistics, RegionTally
 from tasks.records import Record
 
 _SAME_BOX = 0.5  # IoU

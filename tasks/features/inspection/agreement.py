@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from tasks.features.caption_agreement import CaptionAgreement
-from tasks.features.compare_features import Comparison
-from tasks.features.inspect_doubts import comparison_text
-from tasks.features.region_statistics import RegionStatistics
+from tasks.features.inspection.caption_agreement import CaptionAgreement
+from tasks.features.inspection.comparison import Comparison
+from tasks.features.inspection.doubts import comparison_text
+from tasks.features.inspection.region_statistics import RegionStatistics
 
 _NO_VALUE = "–"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from feature_extraction.config import RANDOM_WARNING
-from tasks.features.caption_agreement import odds_ratio
-from tasks.features.compare_features import Comparison
-from tasks.features.inspect_features import Inspection
+from tasks.features.inspection.caption_agreement import odds_ratio
+from tasks.features.inspection.comparison import Comparison
+from tasks.features.inspection.inspection import Inspection
 
 _FEWEST_SAME = 0.5
 _LEAST_ODDS = 1.5

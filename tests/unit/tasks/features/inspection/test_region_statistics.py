@@ -5,7 +5,7 @@ import pytest
 
 from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
 from feature_extraction.samples.tars import ShardError
-from tasks.features.region_statistics import AREA_EDGES, NORM_EDGES, RegionTally
+from tasks.features.inspection.region_statistics import AREA_EDGES, NORM_EDGES, RegionTally
 from tests.regions import LABELS, regions_of
 
 SQRT8, FP16 = RegionLayout(3, 4, "sqrt8"), RegionLayout(3, 4, "fp16")

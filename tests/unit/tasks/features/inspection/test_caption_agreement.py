@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.features.caption_agreement import caption_agreement
+from tasks.features.inspection.caption_agreement import caption_agreement
 
 NAMES = ("red star", "red ring", "blue star", "blue ring")
 

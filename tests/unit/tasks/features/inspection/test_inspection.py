@@ -14,10 +14,10 @@ from feature_extraction.samples.tars import ShardError
 from tasks import storage
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_doubts import doubts, warnings
-from tasks.features.inspect_features import inspect_features, spread_evenly
-from tasks.features.inspect_page import inspection_page
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.doubts import doubts, warnings
+from tasks.features.inspection.inspection import inspect_features, spread_evenly
+from tasks.features.inspection.page import inspection_page
 from tasks.records import Receipt
 from tasks.storage import Root
 from tests.regions import (

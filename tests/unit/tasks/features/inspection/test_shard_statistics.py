@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
-from tasks.features.region_statistics import RegionTally
-from tasks.features.shard_statistics import ShardStatistics, label_shift, mark_outliers, with_means
+from tasks.features.inspection.region_statistics import RegionTally
+from tasks.features.inspection.shard_statistics import ShardStatistics, label_shift, mark_outliers, with_means
 from tests.regions import LABELS, regions_of
 
 SQRT8 = RegionLayout(3, 4, "sqrt8")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.features.draw_regions import SIDE, DrawnRegion, contact_sheet, draw_regions, label_colour
+from tasks.features.inspection.drawing import SIDE, DrawnRegion, contact_sheet, draw_regions, label_colour
 from tests.regions import SIZE, jpeg
 
 

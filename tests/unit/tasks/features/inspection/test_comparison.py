@@ -8,12 +8,12 @@ import pytest
 from tasks import storage
 from tasks.errors import UserError
 from tasks.extract.shard import ExtractorRecord
-from tasks.features.compare_features import match_boxes
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_doubts import doubts
-from tasks.features.inspect_features import Inspection, inspect_features
-from tasks.features.inspect_page import inspection_page
+from tasks.features.inspection.comparison import match_boxes
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.doubts import doubts
+from tasks.features.inspection.inspection import Inspection, inspect_features
+from tasks.features.inspection.page import inspection_page
 from tasks.storage import Root
 from tests.regions import DATASET, EXTRACTOR, FEATURES, SPLIT, publish_features, regions_of
 

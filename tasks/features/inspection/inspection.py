@@ -16,15 +16,15 @@ from pydantic import Field
 from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import ShardError
 from tasks import storage
-from tasks.features.caption_agreement import CaptionAgreement, caption_agreement
-from tasks.features.compare_features import Comparison, compare_features
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.inspect_config import InspectConfig
+from tasks.features.inspection.caption_agreement import CaptionAgreement, caption_agreement
+from tasks.features.inspection.comparison import Comparison, compare_features
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.region_statistics import RegionStatistics, RegionTally
+from tasks.features.inspection.shard_statistics import ShardStatistics, mark_outliers, with_means
+from tasks.features.inspection.shown_pictures import ShownPicture, show_pictures
 from tasks.features.lookup import read_captions, read_layout, read_record
 from tasks.features.open_features import OpenFeatures, open_features
-from tasks.features.region_statistics import RegionStatistics, RegionTally
-from tasks.features.shard_statistics import ShardStatistics, mark_outliers, with_means
-from tasks.features.show_regions import ShownPicture, show_pictures
 from tasks.records import Record
 from tasks.storage import Root
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from tasks.features.region_statistics import Counts, RegionTally
+from tasks.features.inspection.region_statistics import Counts, RegionTally
 from tasks.records import Record
 
 _FEWEST_SHARDS, _FEWEST_IMAGES = 5, 8

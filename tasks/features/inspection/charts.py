@@ -6,7 +6,7 @@ import math
 from collections import Counter
 
 from tasks.charts import bar_chart, histogram
-from tasks.features.region_statistics import Histogram, RegionStatistics
+from tasks.features.inspection.region_statistics import Histogram, RegionStatistics
 
 _MOST_BARS = 40
 _LONGEST_NAME = 19  # characters beside a bar
