@@ -16,7 +16,7 @@ from tasks.evaluation.history import read_history
 from tasks.evaluation.setting_row import SettingRow
 from tasks.evaluation.trend import comparison_sentence, trend
 from tasks.features.feature_sets import FeatureSet
-from tasks.page import html_page, minute
+from tasks.pages.page import html_page, minute
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
 from tasks.reports.gallery import GALLERY_RULE, make_gallery

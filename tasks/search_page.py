@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tasks.page import html_page, minute, web_text
+from tasks.pages.page import html_page, minute, web_text
 from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.gallery_page import image_queries, text_queries
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, picture_of

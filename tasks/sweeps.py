@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.charts import line_chart
 from tasks.errors import StageError
 from tasks.evaluation.published.retrieval import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
 from tasks.evaluation.setting_row import DIRECTIONS, Direction, SettingRow
-from tasks.page import html_page
+from tasks.pages.charts import line_chart
+from tasks.pages.page import html_page
 from tasks.records import Record
 from tasks.reports.recall_table import published_table, published_text, recall_table, table_text
 from tasks.storage import Root, sweep_path

@@ -9,10 +9,10 @@ from html import escape
 
 from pydantic import Field
 
-from tasks.charts import bar_chart, share_bar
 from tasks.download.placeholders import MIN_URLS, Placeholder, read_thumbnails
 from tasks.download.summary import HostSummary, OutcomeDetail, SplitSummary, Spread, summarize_download
-from tasks.page import html_page, web_text
+from tasks.pages.charts import bar_chart, share_bar
+from tasks.pages.page import html_page, web_text
 from tasks.records import Outcome, Record
 from tasks.storage import Root, now
 

@@ -11,8 +11,8 @@ from pathlib import PurePath
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.charts import line_chart
 from tasks.errors import UserError
+from tasks.pages.charts import line_chart
 from tasks.reports.matching import matching_warnings
 from tasks.storage import Root, run_folder
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from feature_extraction.samples.tars import ShardError
-from tasks.page import web_text
+from tasks.pages.page import web_text
 from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.pictures import Picture
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from tasks.charts import bar_chart
+from tasks.pages.charts import bar_chart
 from tasks.records import Outcome, Receipt
 from tasks.storage import Root, captions_receipt_path
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tasks.charts import line_chart
 from tasks.evaluation.setting_row import DIRECTIONS, Direction
-from tasks.page import minute
+from tasks.pages.charts import line_chart
+from tasks.pages.page import minute
 from tasks.records import HistoryRow
 
 _NEWEST_EVALUATIONS = 50  # rows of the table; the charts have them all

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from tasks.charts import bar_chart, histogram
 from tasks.features.inspection.region_statistics import Histogram, RegionStatistics
+from tasks.pages.charts import bar_chart, histogram
 
 _MOST_BARS = 40
 _LONGEST_NAME = 19  # characters beside a bar

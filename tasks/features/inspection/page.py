@@ -13,7 +13,7 @@ from tasks.features.inspection.drawing import to_jpeg
 from tasks.features.inspection.inspection import Inspection
 from tasks.features.inspection.shard_statistics import ShardStatistics
 from tasks.features.inspection.shown_pictures import ShownPicture
-from tasks.page import html_page, web_text
+from tasks.pages.page import html_page, web_text
 
 _TOP_LABELS = 40
 _MOST_SHARDS = 100  # rows of the table; those that stand out are always shown

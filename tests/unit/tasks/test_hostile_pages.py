@@ -21,7 +21,7 @@ from tasks.download.page import make_download_report
 from tasks.features.inspection.config import InspectConfig
 from tasks.features.inspection.inspection import inspect_features
 from tasks.features.inspection.page import inspection_page
-from tasks.page import html_page
+from tasks.pages.page import html_page
 from tasks.records import Outcome, Receipt, Stage
 from tasks.report import write_evaluation_report
 from tasks.storage import Root, image_receipt_path, manifest_receipt_path, now, outcomes_path

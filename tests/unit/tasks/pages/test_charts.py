@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tasks.charts import bar_chart, histogram, line_chart, share_bar
+from tasks.pages.charts import bar_chart, histogram, line_chart, share_bar
 
 
 def points_of(svg: str) -> list[list[tuple[float, float]]]:
