@@ -21,7 +21,7 @@ from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
 from tasks.evaluation.setting_row import DIRECTIONS
 from tasks.reports.recall_table import protocol_of
-from tasks.sweeps import Sweep, VariantRow, sweep_text
+from tasks.reports.sweeps import Sweep, VariantRow, sweep_text
 
 
 @flow(name="sweep", flow_run_name="sweep {params.ablation} of {params.base.name} in {params.base.root_uri}")

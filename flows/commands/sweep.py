@@ -13,7 +13,7 @@ from flows.params.experiment import RebuildParams
 from flows.params.variants import Ablation, SweepParams
 from flows.steps.world import rows_ready
 from tasks.errors import UserError
-from tasks.sweeps import Sweep, VariantsFailedError, sweep_text
+from tasks.reports.sweeps import Sweep, VariantsFailedError, sweep_text
 
 
 def add_sweep_command(app: typer.Typer) -> None:

@@ -38,8 +38,8 @@ from tasks.extract.pool import ExtractorPool
 from tasks.launch import stopping_children
 from tasks.manifest import make_manifest
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
+from tasks.reports.sweeps import Sweep
 from tasks.storage import Root
-from tasks.sweeps import Sweep
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:

@@ -13,7 +13,7 @@ from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation.history import read_history
 from tasks.evaluation.trend import Measure, comparison_sentence, trend
 from tasks.records import HistoryRow
-from tasks.report import write_evaluation_report
+from tasks.reports.report import write_evaluation_report
 from tasks.runs import checkpoint_extractor
 from tasks.storage import Root
 

@@ -14,7 +14,7 @@ from flows.views.stage_texts import done_text, losses
 from tasks.evaluation.setting_row import SettingRow
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
-from tasks.report import Scored, write_report
+from tasks.reports.report import Scored, write_report
 from tasks.storage import Root, Stopwatch
 
 log = logging.getLogger("flows.rebuild")

@@ -9,8 +9,8 @@ from flows.params.variants import SweepParams, Variant
 from flows.steps.experiments import Experiment, Submitted, Trainings, submit_experiments
 from tasks import train
 from tasks.errors import StageError, UserError
+from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep
 from tasks.storage import Root, now, sweep_path
-from tasks.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep
 
 log = logging.getLogger("flows.sweep")
 

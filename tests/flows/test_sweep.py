@@ -17,8 +17,8 @@ from flows.params.recipes import recipe
 from flows.params.variants import SweepParams
 from flows.steps.world import world_served
 from tasks.evaluation.history import read_history
+from tasks.reports.sweeps import Sweep, VariantsFailedError
 from tasks.storage import Root
-from tasks.sweeps import Sweep, VariantsFailedError
 from tasks.world.dataset import WorldConfig
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]

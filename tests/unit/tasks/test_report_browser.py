@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.report import write_evaluation_report
+from tasks.reports.report import write_evaluation_report
 from tasks.storage import Root
 from tests.regions import EXTRACTOR
 from tests.scored import IMAGES, publish_data, publish_evaluation

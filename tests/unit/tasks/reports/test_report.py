@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.evaluation.history import read_history
-from tasks.report import Scored, write_evaluation_report, write_report
+from tasks.reports.report import Scored, write_evaluation_report, write_report
 from tasks.storage import Root
 from tests.page import Page
 from tests.regions import EXTRACTOR
