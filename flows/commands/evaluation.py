@@ -19,7 +19,7 @@ from flows.results import EvaluationResult
 from flows.views.history_text import HistoryFilter, history_text, read_measures
 from tasks import runs
 from tasks.errors import UserError
-from tasks.reports.recall_table import table_text
+from tasks.reports.retrieval.recall_table import table_text
 from tasks.runs import CheckpointChoice
 from tasks.storage import Root
 

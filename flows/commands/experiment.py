@@ -27,7 +27,7 @@ from flows.views.progress import counts_text, duration
 from flows.views.stage_texts import done_text, losses
 from flows.views.status import read_download_status, read_status, status_text
 from tasks.records import Outcome
-from tasks.reports.recall_table import table_text
+from tasks.reports.retrieval.recall_table import table_text
 
 
 @app.command()

@@ -20,7 +20,7 @@ from tasks.evaluation.setting_row import SettingRow
 from tasks.records import Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.matching import matching_warnings
-from tasks.reports.recall_table import protocol_of
+from tasks.reports.retrieval.recall_table import protocol_of
 from tasks.storage import Root
 
 MOST_FAILED = 1_000

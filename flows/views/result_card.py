@@ -13,7 +13,7 @@ from flows.views.progress import counts_text, duration
 from flows.views.stage_texts import losses
 from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
 from tasks.records import Outcome
-from tasks.reports.recall_table import protocol_of
+from tasks.reports.retrieval.recall_table import protocol_of
 
 _HEADS = {"image_to_text": "i2t", "text_to_image": "t2i"}
 RECALL_NOTE = (

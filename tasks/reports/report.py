@@ -19,12 +19,12 @@ from tasks.features.feature_sets import FeatureSet
 from tasks.pages.page import html_page, minute
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
-from tasks.reports.gallery import GALLERY_RULE, make_gallery
-from tasks.reports.gallery_page import image_queries, text_queries
 from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
-from tasks.reports.recall_history import history_section
 from tasks.reports.regions import regions_section
-from tasks.reports.retrieval import retrieval_section
+from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
+from tasks.reports.retrieval.gallery_page import image_queries, text_queries
+from tasks.reports.retrieval.recall_history import history_section
+from tasks.reports.retrieval.retrieval import retrieval_section
 from tasks.storage import REPORT, Root, now, scores_folder
 
 

@@ -16,7 +16,7 @@ from tasks.evaluation.setting_row import DIRECTIONS, Direction, SettingRow
 from tasks.pages.charts import line_chart
 from tasks.pages.page import html_page
 from tasks.records import Record
-from tasks.reports.recall_table import published_table, published_text, recall_table, table_text
+from tasks.reports.retrieval.recall_table import published_table, published_text, recall_table, table_text
 from tasks.storage import Root, sweep_path
 
 

@@ -8,7 +8,7 @@ from html import escape
 
 from tasks.evaluation.published.retrieval import PublishedRow, published_rows
 from tasks.evaluation.setting_row import SettingRow
-from tasks.reports.recall_table import protocol_of, published_table, recall_table
+from tasks.reports.retrieval.recall_table import protocol_of, published_table, recall_table
 
 _OTHER_DATA = (
     "For orientation only, and not to be compared with the tables above: these are the 1,000 test images of Flickr30K, "

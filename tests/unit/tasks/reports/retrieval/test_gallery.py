@@ -7,7 +7,7 @@ import pytest
 
 from feature_extraction.samples.manifest import FeatureManifest
 from tasks.errors import UserError
-from tasks.reports.gallery import Gallery, make_gallery
+from tasks.reports.retrieval.gallery import Gallery, make_gallery
 from tasks.storage import Root, feature_manifest_path, image_shard_path
 from tests.regions import DATASET, EXTRACTOR, SPLIT
 from tests.scored import IMAGES, KEYS, picture, publish_data, publish_scores

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from feature_extraction.samples.tars import ShardError
-from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
-from tasks.reports.gallery_page import image_queries, text_queries
 from tasks.reports.pictures import Picture
+from tasks.reports.retrieval.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
+from tasks.reports.retrieval.gallery_page import image_queries, text_queries
 from tests.page import Page
 
 EVIL = '"><script>alert("x")</script>'

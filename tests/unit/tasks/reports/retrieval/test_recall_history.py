@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tasks.records import HistoryRow
-from tasks.reports.recall_history import history_section
+from tasks.reports.retrieval.recall_history import history_section
 from tests.page import Page
 
 EVIL = "<script>"

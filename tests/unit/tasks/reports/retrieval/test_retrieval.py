@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tasks.evaluation.setting_row import SettingRow
-from tasks.reports.retrieval import published_beside, retrieval_section
+from tasks.reports.retrieval.retrieval import published_beside, retrieval_section
 
 
 def row(images: int, **changes: Any) -> SettingRow:

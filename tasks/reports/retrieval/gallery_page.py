@@ -12,8 +12,8 @@ from PIL import Image
 
 from feature_extraction.samples.tars import ShardError
 from tasks.pages.page import web_text
-from tasks.reports.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.pictures import Picture
+from tasks.reports.retrieval.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 
 _THUMBNAIL_SIDE = 240  # pixels; a card is narrower, but screens are finer
 _QUERY_SIDE = 360

@@ -5,7 +5,7 @@ from typing import Any
 
 from tasks.evaluation.published.retrieval import PUBLISHED, published_ablations, published_rows
 from tasks.evaluation.setting_row import SettingRow
-from tasks.reports.recall_table import published_table, recall_table, table_text
+from tasks.reports.retrieval.recall_table import published_table, recall_table, table_text
 from tests.page import Page
 
 EVIL = '<script>alert("x")</script>'
