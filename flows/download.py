@@ -21,8 +21,8 @@ from tasks.download.captions import make_captions
 from tasks.download.page import DownloadSummary, make_download_report
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
-from tasks.manifest import make_manifest
 from tasks.records import ShardRef, ShardResult
+from tasks.rows.manifest import make_manifest
 from tasks.storage import Root
 
 

@@ -11,8 +11,8 @@ from feature_extraction.samples.regions import RegionSample, decode_regions
 from tasks.download.settings import DownloadSettings
 from tasks.errors import UserError
 from tasks.features.lookup import read_pictures, read_record
-from tasks.manifest import read_manifest_shard
 from tasks.records import ShardRef
+from tasks.rows.manifest import read_manifest_shard
 from tasks.storage import (
     Root,
     download_settings_path,

@@ -22,8 +22,8 @@ from tasks.extractor import extractor_fingerprint
 from tasks.locks import check_free
 from tasks.logins import without_login
 from tasks.made_from import check_no_order
-from tasks.manifest import manifest_receipt
-from tasks.rows import check_rows
+from tasks.rows.manifest import manifest_receipt
+from tasks.rows.read import check_rows
 from tasks.storage import Root
 
 

@@ -36,9 +36,9 @@ from tasks.evaluation.trend import check_fall
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
 from tasks.launch import stopping_children
-from tasks.manifest import make_manifest
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
 from tasks.reports.sweeps import Sweep
+from tasks.rows.manifest import make_manifest
 from tasks.storage import Root
 
 

@@ -20,8 +20,8 @@ from tasks.download.settings import check_settings, keep_settings
 from tasks.download.shard import Again, published_receipt
 from tasks.errors import StageError, UserError
 from tasks.made_from import check_no_order
-from tasks.manifest import drop_shards_beyond, list_shards, manifest_receipt
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
+from tasks.rows.manifest import drop_shards_beyond, list_shards, manifest_receipt
 from tasks.storage import Root, image_receipt_path
 
 log = logging.getLogger("flows.download")

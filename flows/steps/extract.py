@@ -15,8 +15,8 @@ from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.extract.feature_manifest import missing_shards
 from tasks.extract.pool import ExtractorPool
-from tasks.manifest import list_shards
 from tasks.records import Receipt, ShardRef, Stage
+from tasks.rows.manifest import list_shards
 from tasks.storage import Root, captions_receipt_path, image_receipt_path
 
 log = logging.getLogger("flows.extract")

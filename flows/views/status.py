@@ -23,8 +23,8 @@ from tasks.errors import UserError
 from tasks.evaluation.evaluate import find_evaluation
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import captions_are_stale, stale_features
-from tasks.manifest import list_shards
 from tasks.records import Outcome, Receipt, Record, Stage
+from tasks.rows.manifest import list_shards
 from tasks.storage import (
     Root,
     captions_receipt_path,

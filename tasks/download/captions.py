@@ -18,8 +18,8 @@ from tasks.config import DatasetConfig
 from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.made_from import CAPTIONS_FORMAT, captions_fingerprint
-from tasks.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
+from tasks.rows.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
 from tasks.storage import (
     Root,
     Stopwatch,

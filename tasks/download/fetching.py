@@ -20,8 +20,8 @@ from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.download.web.fetch import Answer, Fetcher, FetchError
 from tasks.download.web.network import Network, host_of
 from tasks.download.web.schedule import Job, Schedule
-from tasks.manifest import ManifestRow
 from tasks.records import Outcome
+from tasks.rows.manifest import ManifestRow
 
 Progress = Callable[[Counter[str]], None]
 """Takes the number of rows per outcome that have ended so far."""

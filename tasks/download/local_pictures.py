@@ -8,7 +8,7 @@ import fsspec
 
 from tasks.download.web.fetch import Answer, FetchError
 from tasks.records import Outcome
-from tasks.rows import is_file_name
+from tasks.rows.read import is_file_name
 
 # What the name itself is to blame for: too long, or a loop of symbolic links.
 _BAD_NAME = (errno.ENAMETOOLONG, errno.ELOOP)

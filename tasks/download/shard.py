@@ -25,8 +25,8 @@ from tasks.download.journal import Journal, journal_file
 from tasks.download.outcomes import OUTCOMES_FORMAT, RowOutcome, read_outcomes, write_outcomes
 from tasks.download.settings import result_settings
 from tasks.errors import UserError
-from tasks.manifest import ManifestRow, read_manifest_shard
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
+from tasks.rows.manifest import ManifestRow, read_manifest_shard
 from tasks.storage import Root, Stopwatch, image_receipt_path, image_shard_path, now, outcomes_path
 
 

@@ -22,8 +22,8 @@ from tasks.download.placeholders import (
 )
 from tasks.download.tally import UNREAD, Tally, joined
 from tasks.logins import without_login
-from tasks.manifest import manifest_receipt
 from tasks.records import Outcome, Record, ShardRef
+from tasks.rows.manifest import manifest_receipt
 from tasks.storage import Root, split_folder
 
 MOST_HOSTS = 20

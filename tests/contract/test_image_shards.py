@@ -16,7 +16,7 @@ from tasks.config import DatasetConfig, RowsConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.shard import download_shard
-from tasks.manifest import list_shards, make_manifest
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage import Root
 
 webdataset = pytest.importorskip("webdataset")

@@ -41,8 +41,8 @@ from tasks.download.web.connect import guarded_pools, open_socket
 from tasks.download.web.proxies import Proxies, Proxy
 from tasks.download.web.resolve import Resolver, names_private_host
 from tasks.download.web.robots import ROBOTS_BYTES, RobotsRules, opts_out, product_token
-from tasks.manifest import is_web_url
 from tasks.records import Outcome
+from tasks.rows.manifest import is_web_url
 
 __all__ = ["Answer", "FetchError", "Fetcher"]
 

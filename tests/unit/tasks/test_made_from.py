@@ -35,7 +35,7 @@ from tasks.features.inspection.config import InspectConfig
 from tasks.features.inspection.inspection import inspect_features
 from tasks.features.verify_features import verify_features
 from tasks.made_from import check_features, made_from_path
-from tasks.manifest import drop_shards_beyond, list_shards, make_manifest
+from tasks.rows.manifest import drop_shards_beyond, list_shards, make_manifest
 from tasks.storage import Root, image_receipt_path
 from tasks.training_data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene

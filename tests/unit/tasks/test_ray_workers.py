@@ -26,10 +26,10 @@ from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, UserError
 from tasks.extract.pool import ExtractorPool
 from tasks.extract.shard import extract_shard
-from tasks.manifest import list_shards, make_manifest
 from tasks.ray_actor import ShardActor
 from tasks.ray_config import RayConfig
 from tasks.records import Receipt, ShardRef
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.shard_events import Event, ReportingPool, ShardEvent
 from tasks.storage import Root
 from tasks.workers import Seat

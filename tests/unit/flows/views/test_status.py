@@ -14,7 +14,7 @@ from tasks.download.journal import Journal, journal_file
 from tasks.download.settings import keep_settings
 from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.manifest import list_shards, make_manifest
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage import Root
 
 

@@ -15,7 +15,7 @@ from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.manifest import list_shards, make_manifest
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage import Root
 
 

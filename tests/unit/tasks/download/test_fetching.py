@@ -15,8 +15,8 @@ from tasks.config import DatasetConfig
 from tasks.download.fetching import Session, fetch_rows
 from tasks.download.journal import Journal
 from tasks.download.web.fetch import Answer, FetchError
-from tasks.manifest import ManifestRow
 from tasks.records import Outcome
+from tasks.rows.manifest import ManifestRow
 from tests.faults import CONFIG, JPEG
 
 DATASET = DatasetConfig(name="tiny", splits={"train": "rows.tsv"})

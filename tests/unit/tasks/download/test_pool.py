@@ -16,7 +16,7 @@ import pytest
 from tasks.config import DatasetConfig
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import NOTHING_AGAIN, Again
-from tasks.manifest import list_shards, make_manifest
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.shard_events import Event, ShardEvent
 from tasks.storage import Root
 from tests.faults import CONFIG, JPEG

@@ -25,8 +25,8 @@ from tasks.download.outcomes import RowOutcome, read_outcomes
 from tasks.download.settings import RESULT_SETTINGS, begun_datasets, check_settings, keep_settings
 from tasks.download.shard import Again, download_shard, standing_shard
 from tasks.errors import UserError
-from tasks.manifest import list_shards, make_manifest
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult
+from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage import Root
 from tests.faults import CONFIG, JPEG, bomb, picture
 

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tasks.config import RowsConfig
 from tasks.errors import UserError
-from tasks.row_input import CONVERT, NOT_UTF8, ROW_LIMIT, decode, input_lines, input_texts, open_input, text_chunks
+from tasks.rows.input import CONVERT, NOT_UTF8, ROW_LIMIT, decode, input_lines, input_texts, open_input, text_chunks
 
 RawRow = tuple[str, str, str]
 Parsed = TypeVar("Parsed")

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import manifest as manifest_room
 from tasks.config import DatasetConfig, RowsConfig
-from tasks.duplicates import FirstRows
 from tasks.errors import UserError
-from tasks.manifest import (
+from tasks.records import ShardRef
+from tasks.rows import manifest as manifest_room
+from tasks.rows.duplicates import FirstRows
+from tasks.rows.manifest import (
     ManifestRow,
     drop_shards_beyond,
     list_shards,
@@ -26,7 +27,6 @@ from tasks.manifest import (
     read_manifest,
     read_manifest_shard,
 )
-from tasks.records import ShardRef
 from tasks.storage import Root
 
 GOLDEN = Path(__file__).parents[3] / "../shared/data/conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.config import DatasetConfig
-from tasks.duplicates import DIGEST_BYTES, MOST_ROWS, FirstRows
 from tasks.errors import UserError, writing
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
-from tasks.rows import Row, read_rows, resolve_rows, rows_identity
-from tasks.rows import is_web_url as is_web_url
+from tasks.rows.duplicates import DIGEST_BYTES, MOST_ROWS, FirstRows
+from tasks.rows.read import Row, read_rows, resolve_rows, rows_identity
+from tasks.rows.read import is_web_url as is_web_url
 from tasks.storage import Root, Stopwatch, manifest_path, manifest_receipt_path, now, split_folder
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class ManifestRow:
     """One input row.
 
     `url` is a file name where pictures lie on disk. `image_key` is the key of the first row with the same URL, whose
-    image serves both. `outcome` is "" for a row with a URL to fetch, else bad_row or bad_url; see `tasks.rows`. A bad
+    image serves both. `outcome` is "" for a row with a URL to fetch, else bad_row or bad_url; see `tasks.rows.read`. A bad
     row's caption is its text as far as it can be read. `detail` says why a row cannot be used; it decides nothing, and
     older manifests have none.
     """

@@ -20,8 +20,8 @@ import fsspec
 from tasks.config import RowsConfig, RowsForm
 from tasks.errors import UserError
 from tasks.records import Outcome
-from tasks.row_forms import RawRow, coco_rows, csv_rows, karpathy_rows, parquet_rows, token_rows, tsv_rows
-from tasks.row_input import (
+from tasks.rows.forms import RawRow, coco_rows, csv_rows, karpathy_rows, parquet_rows, token_rows, tsv_rows
+from tasks.rows.input import (
     CONVERT,
     NOT_UTF8,
     PACKED_SUFFIXES,

@@ -20,10 +20,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks import row_input
 from tasks.config import RowsConfig
 from tasks.errors import UserError
-from tasks.rows import (
+from tasks.rows import input as row_input
+from tasks.rows.read import (
     check_rows,
     file_name_problem,
     is_file_name,
