@@ -16,11 +16,11 @@ from flows.commands.shared import Root as RootOption
 from flows.views.progress import ProgressLog
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from tasks.errors import StageError, UserError
-from tasks.query_picture import DetectorFiles
 from tasks.records import Record
 from tasks.runs import checkpoint_choice
-from tasks.search import QueryPicture, Search, open_search
-from tasks.search_page import search_page
+from tasks.search.page import search_page
+from tasks.search.query_picture import DetectorFiles
+from tasks.search.search import QueryPicture, Search, open_search
 from tasks.storage import Root
 
 log = logging.getLogger("flows.search")

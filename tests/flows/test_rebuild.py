@@ -20,7 +20,7 @@ from tasks.errors import StageError
 from tasks.evaluation.history import read_history
 from tasks.local_copy import local_copy
 from tasks.records import Stage
-from tasks.search import open_search
+from tasks.search.search import open_search
 from tasks.storage import Root
 from tasks.world.dataset import WorldConfig
 from tests.s3_server import Bucket

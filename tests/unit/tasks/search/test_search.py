@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-import tasks.search
+import tasks.search.search
 from feature_extraction.samples.regions import decode_regions
 from model.data.batch import pad_words
 from model.data.store import FeatureStore
@@ -24,10 +24,10 @@ from model.downstream.retrieval.search import Ranker, read_text
 from model.training.checkpoint import load_model
 from tasks.errors import UserError
 from tasks.features.lookup import read_captions
-from tasks.query_picture import DetectorFiles
-from tasks.search import Hit, Search, open_search
-from tasks.search_defaults import newest_run
-from tasks.search_page import search_page
+from tasks.search.defaults import newest_run
+from tasks.search.page import search_page
+from tasks.search.query_picture import DetectorFiles
+from tasks.search.search import Hit, Search, open_search
 from tasks.storage import Root, feature_manifest_path
 from tests.searchable import DATASET, ENCODER, NAME, PICTURES, RUN, SPLIT, add_run, make_searchable
 
@@ -166,7 +166,7 @@ def test_search_says_what_a_shortlist_leaves_out(root: Root) -> None:
 
 
 def test_unknown_words_are_named_and_the_rest_is_searched(search: Search, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "tasks.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search.search"):
         hits = search.images("a red zebra and a Beach, left")
     assert "does not know: zebra, Beach, ," in caplog.text
     assert len(hits) == 5
@@ -186,7 +186,7 @@ def test_text_without_a_known_word_is_refused(search: Search, text: str, message
 
 def test_long_text_is_cut_as_in_training_and_said(search: Search, caplog: pytest.LogCaptureFixture) -> None:
     text = "a red circle and " * 4 + "a star"  # 16 pieces are read, [CLS] and [SEP] among them
-    with caplog.at_level(logging.WARNING, "tasks.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search.search"):
         hits = search.images(text)
     assert "longer than the model reads, and is cut before: circle and a star" in caplog.text
     assert hits == search.images("a red circle and " * 3 + "a red")
@@ -265,7 +265,7 @@ def test_other_versions_of_the_detectors_packages_are_warned_of(
 ) -> None:
     details = search._store.manifest.extractor_details
     change_manifest(copy, search, extractor_details={**details, "versions": {"torch": "1.0"}})
-    with caplog.at_level(logging.WARNING, "tasks.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search.search"):
         open_search(copy, RUN, NAME).captions(stored_file(search, tmp_path, KEYS[0]))
     assert "those of the features were with torch 1.0" in caplog.text
 
@@ -309,7 +309,7 @@ def test_of_several_runs_the_newest_complete_one_is_taken_and_said(
     Path(copy.path("runs/finetune-dd44/final.json")).unlink()
     for age, name in enumerate(("finetune-bb22", "finetune-cc33", RUN)):
         os.utime(copy.path(f"runs/{name}/final.json"), (1e9 - age, 1e9 - age))
-    with caplog.at_level(logging.INFO, "tasks.search"):
+    with caplog.at_level(logging.INFO, "tasks.search.search"):
         assert newest_run(copy).name == "finetune-bb22"
     assert "finetune-bb22 is taken, the newest complete one of 3 finetuning runs (task-specific)" in caplog.text
     job = Path(copy.path("runs/finetune-cc33/job.json"))

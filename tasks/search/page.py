@@ -9,7 +9,7 @@ from tasks.pages.page import html_page, minute, web_text
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, picture_of
 from tasks.reports.retrieval.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.retrieval.gallery_page import image_queries, text_queries
-from tasks.search import Hit, QueryPicture, Search
+from tasks.search.search import Hit, QueryPicture, Search
 from tasks.storage import now
 
 

@@ -30,7 +30,7 @@ from tasks.storage import Root, download_settings_path
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector
 
-log = logging.getLogger("tasks.search")
+log = logging.getLogger("tasks.search.search")
 
 _PACKAGED_WEIGHTS = Path(tasks.world.__file__).parent / "detector.safetensors"
 

@@ -1,6 +1,6 @@
 """Search with a trained run: pictures for a text, captions for a picture. In a notebook:
 
-    from tasks.search import open_search
+    from tasks.search.search import open_search
     search = open_search("data", run="finetune-0123456789ab", images="retrieval/test")
     search.images("a red ball left of a cube", top=5)
 
@@ -26,12 +26,12 @@ from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError
 from tasks.local_copy import local_checkpoint, with_local_captions
-from tasks.query_picture import DetectorFiles, PictureDetector, picture_settings
 from tasks.records import CheckpointRef
 from tasks.runs import CheckpointChoice, RunRef, choose_checkpoint, data_for, find_run
-from tasks.search_defaults import choose_split, newest_run
+from tasks.search.defaults import choose_split, newest_run
+from tasks.search.query_picture import DetectorFiles, PictureDetector, picture_settings
+from tasks.search.stored_pictures import StoredPictures
 from tasks.storage import Root
-from tasks.stored_pictures import StoredPictures
 
 if TYPE_CHECKING:
     from model.data.batch import Regions

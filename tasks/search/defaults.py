@@ -9,7 +9,7 @@ from tasks.records import CheckpointRef, Stage
 from tasks.runs import RunRef, checkpoint_extractor, features_on, find_run, run_names
 from tasks.storage import Root
 
-log = logging.getLogger("tasks.search")
+log = logging.getLogger("tasks.search.search")
 
 
 def newest_run(root: Root) -> RunRef:
