@@ -23,7 +23,7 @@ from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
 from tasks.records import ShardRef, ShardResult
 from tasks.rows.manifest import make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 @task(name="manifest", task_run_name="{dataset.name}/{split}", cache_policy=NO_CACHE)

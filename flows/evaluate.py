@@ -17,7 +17,7 @@ from flows.views.progress_bar import progress_bar
 from tasks.evaluation.trend import check_fall, comparison_table
 from tasks.launch import stopping_children
 from tasks.records import HistoryRow
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 @task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)

@@ -20,7 +20,7 @@ from flows.views.progress_bar import progress_bar
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
 from tasks.records import ShardRef, ShardResult
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 @task(name="extract shard", task_run_name="{ref}", cache_policy=NO_CACHE)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tasks.logins import has_login, without_login
+from tasks.storage.logins import has_login, without_login
 
 
 class Config(BaseModel):

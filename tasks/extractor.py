@@ -12,9 +12,9 @@ from typing import Any
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
 from feature_extraction.detectors.vocabulary import read_vocabulary
 from feature_extraction.samples.regions import REGION_FORMAT
-from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import UserError
 from tasks.records import Record, fingerprint
+from tasks.storage.digests import file_sha256, weights_sha256
 
 _PACKAGES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "torchvision", "detectron2")}
 

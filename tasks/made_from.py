@@ -25,8 +25,7 @@ from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.records import Receipt, Record, fingerprint
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_receipt_path,
     extractor_path,
     feature_manifest_path,
@@ -37,6 +36,7 @@ from tasks.storage import (
     region_receipt_name,
     region_shard_number,
 )
+from tasks.storage.root import Root
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
 from tasks.launch import PATIENCE_SECONDS
 from tasks.records import CheckpointRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _POLL_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0

@@ -10,12 +10,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from model.config import LoaderConfig
-from tasks.digests import file_sha256
 from tasks.errors import UserError
 from tasks.features.feature_sets import FEATURES
-from tasks.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles
 from tasks.records import CheckpointRef, Stage
-from tasks.storage import Root, feature_manifest_path, run_folder
+from tasks.storage.digests import file_sha256
+from tasks.storage.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles
+from tasks.storage.paths import feature_manifest_path, run_folder
+from tasks.storage.root import Root
 from tasks.train import FinalRecord
 from tasks.training_data import ResolvedData, resolve_features
 

@@ -27,19 +27,17 @@ from model.jobs import FinetuneJob, PretrainJob
 from model.objectives.config import PretrainConfig
 from model.progress import Progress
 from tasks.config import NodesConfig
-from tasks.digests import file_sha256, weights_sha256
 from tasks.errors import StageError, UserError
 from tasks.gpus import visible_gpus
 from tasks.launch import run_module
-from tasks.local_copy import keep_for_reading, local_checkpoint, local_copy, with_local_captions
-from tasks.locks import alone
-from tasks.mirror import RUN, mirrored
 from tasks.nodes import wait_for_first_node, wait_for_result
 from tasks.records import CheckpointRef, Stage, fingerprint
-from tasks.storage import (
-    Root,
-    run_folder,
-)
+from tasks.storage.digests import file_sha256, weights_sha256
+from tasks.storage.local_copy import keep_for_reading, local_checkpoint, local_copy, with_local_captions
+from tasks.storage.locks import alone
+from tasks.storage.mirror import RUN, mirrored
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 from tasks.training_data import DataSpec, resolve_data
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}

@@ -9,17 +9,11 @@ from feature_extraction.config import ExtractorConfig
 from model.config import FeatureSource, LoaderConfig
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
-from tasks.local_copy import local_copy
 from tasks.made_from import check_features
 from tasks.records import Receipt
-from tasks.storage import (
-    CACHE,
-    Root,
-    captions_path,
-    captions_receipt_path,
-    feature_manifest_path,
-    features_folder,
-)
+from tasks.storage.local_copy import local_copy
+from tasks.storage.paths import CACHE, captions_path, captions_receipt_path, feature_manifest_path, features_folder
+from tasks.storage.root import Root
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class ResolvedData:
     """Where a split's features and captions lie, and what their bytes are.
 
     Attributes:
-        source: as the root has it; captions on an object store are fetched by `tasks.local_copy.with_local_captions`.
+        source: as the root has it; captions on an object store are fetched by `tasks.storage.local_copy.with_local_captions`.
     """
 
     source: FeatureSource

@@ -20,17 +20,16 @@ from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_
 from tasks.evaluation.evaluate import ProtocolTable, chance_row, evaluation_name
 from tasks.evaluation.setting_row import setting_rows
 from tasks.records import HistoryRow, Receipt, Stage
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_path,
     captions_receipt_path,
     feature_manifest_path,
     image_shard_path,
-    now,
     region_receipt_name,
     region_shard_name,
     scores_folder,
 )
+from tasks.storage.root import Root, now
 from tests.regions import DATASET, EXTRACTOR, FEATURES, LABELS, SIZE, SPLIT, publish_features, regions_of
 
 IMAGES = 7

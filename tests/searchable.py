@@ -25,7 +25,8 @@ from tasks.download.shard import download_shard
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.shard import extract_shard
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.storage import Root, run_folder
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 from tasks.world.scenes import COLOURS, SHAPES, render_scene
 from tests.toy import TINY
 

@@ -21,7 +21,7 @@ from tasks import runs
 from tasks.errors import UserError
 from tasks.reports.retrieval.recall_table import table_text
 from tasks.runs import CheckpointChoice
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _DEFAULT_SETTING = "pretrain+finetune"
 

@@ -16,7 +16,6 @@ from feature_extraction.samples.regions import Encoding
 from feature_extraction.samples.tars import ShardError
 from flows.commands.shared import Json, Root, exit_codes
 from flows.views.progress import counts_text
-from tasks import storage
 from tasks.errors import StageError, UserError
 from tasks.features.export_features import ExportFormat, Ids, export_features
 from tasks.features.feature_sets import feature_sets, one_feature_set
@@ -24,6 +23,7 @@ from tasks.features.imports.config import ImportConfig, ImportSummary
 from tasks.features.imports.features import import_features
 from tasks.features.imports.pictures import Match
 from tasks.features.verify_features import Verification, verify_features
+from tasks.storage import root as storage
 
 log = logging.getLogger("flows.features")
 

@@ -24,7 +24,8 @@ from tasks.features.inspection.inspection import Inspection, inspect_features
 from tasks.features.inspection.page import inspection_page
 from tasks.features.inspection.shown_pictures import ShownPicture
 from tasks.records import Record
-from tasks.storage import Root, inspection_page_path, now
+from tasks.storage.paths import inspection_page_path
+from tasks.storage.root import Root, now
 
 
 class InspectResult(Record):

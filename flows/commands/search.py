@@ -21,7 +21,7 @@ from tasks.runs import checkpoint_choice
 from tasks.search.page import search_page
 from tasks.search.query_picture import DetectorFiles
 from tasks.search.search import QueryPicture, Search, open_search
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 log = logging.getLogger("flows.search")
 

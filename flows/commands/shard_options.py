@@ -19,7 +19,7 @@ from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from tasks import tether
 from tasks.errors import StageError, UserError
-from tasks.logins import without_login
 from tasks.loopback import bypass_proxies_on_loopback, is_loopback
+from tasks.storage.logins import without_login
 
 STARTUP_SECONDS = 120.0
 

@@ -19,12 +19,12 @@ from tasks.config import NodesConfig
 from tasks.download.settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
-from tasks.locks import check_free
-from tasks.logins import without_login
 from tasks.made_from import check_no_order
 from tasks.rows.manifest import manifest_receipt
 from tasks.rows.read import check_rows
-from tasks.storage import Root
+from tasks.storage.locks import check_free
+from tasks.storage.logins import without_login
+from tasks.storage.root import Root
 
 
 def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:

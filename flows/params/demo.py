@@ -13,11 +13,11 @@ from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig, WordMasking
 from tasks.config import DatasetConfig
 from tasks.download.config import DownloadConfig
-from tasks.local_copy import local_copy
-from tasks.storage import Root
+from tasks.storage.local_copy import local_copy
+from tasks.storage.root import Root
 
 WORLD_FOLDER = "world"
-"""Where, under a local root or the `tasks.local_copy` of another, the demo's own small web is made."""
+"""Where, under a local root or the `tasks.storage.local_copy` of another, the demo's own small web is made."""
 
 _PACKAGED = Path(tasks.world.__file__).parent
 

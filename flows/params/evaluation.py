@@ -17,7 +17,7 @@ from tasks.config import Name
 from tasks.evaluation.evaluate import EvaluationSpec
 from tasks.records import CheckpointRef, Stage
 from tasks.runs import CheckpointChoice, RunRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.training_data import DataSpec, resolve_data
 
 

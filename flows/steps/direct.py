@@ -39,7 +39,7 @@ from tasks.launch import stopping_children
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
 from tasks.reports.sweeps import Sweep
 from tasks.rows.manifest import make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:

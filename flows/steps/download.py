@@ -22,7 +22,8 @@ from tasks.errors import StageError, UserError
 from tasks.made_from import check_no_order
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.rows.manifest import drop_shards_beyond, list_shards, manifest_receipt
-from tasks.storage import Root, image_receipt_path
+from tasks.storage.paths import image_receipt_path
+from tasks.storage.root import Root
 
 log = logging.getLogger("flows.download")
 

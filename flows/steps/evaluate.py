@@ -15,7 +15,7 @@ from tasks.evaluation.trend import Measure, comparison_sentence, trend
 from tasks.records import HistoryRow
 from tasks.reports.report import write_evaluation_report
 from tasks.runs import checkpoint_extractor
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 log = logging.getLogger("flows.evaluate")
 

@@ -17,7 +17,8 @@ from tasks.extract.feature_manifest import missing_shards
 from tasks.extract.pool import ExtractorPool
 from tasks.records import Receipt, ShardRef, Stage
 from tasks.rows.manifest import list_shards
-from tasks.storage import Root, captions_receipt_path, image_receipt_path
+from tasks.storage.paths import captions_receipt_path, image_receipt_path
+from tasks.storage.root import Root
 
 log = logging.getLogger("flows.extract")
 

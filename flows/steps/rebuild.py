@@ -15,7 +15,7 @@ from tasks.evaluation.setting_row import SettingRow
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
 from tasks.reports.report import Scored, write_report
-from tasks.storage import Root, Stopwatch
+from tasks.storage.root import Root, Stopwatch
 
 log = logging.getLogger("flows.rebuild")
 

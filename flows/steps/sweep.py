@@ -10,7 +10,8 @@ from flows.steps.experiments import Experiment, Submitted, Trainings, submit_exp
 from tasks import train
 from tasks.errors import StageError, UserError
 from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep
-from tasks.storage import Root, now, sweep_path
+from tasks.storage.paths import sweep_path
+from tasks.storage.root import Root, now
 
 log = logging.getLogger("flows.sweep")
 

@@ -9,7 +9,7 @@ from flows.views.progress import Bar, ProgressLog
 from tasks import train
 from tasks.records import CheckpointRef
 from tasks.reports.matching import matching_warning
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _pretrain_log = logging.getLogger("flows.pretrain")
 _finetune_log = logging.getLogger("flows.finetune")

@@ -13,8 +13,8 @@ from flows.params.checks import check_extract
 from flows.params.demo import WORLD_FOLDER, world_path
 from flows.params.experiment import RebuildParams
 from flows.views.status import downloads_pending
-from tasks.local_copy import local_copy
-from tasks.storage import Root
+from tasks.storage.local_copy import local_copy
+from tasks.storage.root import Root
 
 if TYPE_CHECKING:
     from tasks.world.dataset import WorldConfig

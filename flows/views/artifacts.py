@@ -21,7 +21,7 @@ from tasks.records import Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.matching import matching_warnings
 from tasks.reports.retrieval.recall_table import protocol_of
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 MOST_FAILED = 1_000
 """Rows of the table of failed shards: an artifact is one field of the server's database."""

@@ -12,7 +12,7 @@ from tasks.errors import UserError
 from tasks.evaluation.history import read_history
 from tasks.evaluation.trend import Measure, checkpoint_text, trend
 from tasks.records import HistoryRow, Record
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _TREND_WIDTH = 60
 _ROUNDING = 1e-9

@@ -25,8 +25,7 @@ from tasks.extractor import extractor_fingerprint
 from tasks.made_from import captions_are_stale, stale_features
 from tasks.records import Outcome, Receipt, Record, Stage
 from tasks.rows.manifest import list_shards
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_receipt_path,
     feature_manifest_path,
     features_folder,
@@ -35,6 +34,7 @@ from tasks.storage import (
     region_shard_number,
     run_folder,
 )
+from tasks.storage.root import Root
 
 RunState = Literal["done", "begun", "not begun"]
 

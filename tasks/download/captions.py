@@ -20,14 +20,8 @@ from tasks.errors import UserError
 from tasks.made_from import CAPTIONS_FORMAT, captions_fingerprint
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
 from tasks.rows.manifest import ManifestRow, list_shards, manifest_receipt, read_manifest
-from tasks.storage import (
-    Root,
-    Stopwatch,
-    captions_path,
-    captions_receipt_path,
-    image_receipt_path,
-    now,
-)
+from tasks.storage.paths import captions_path, captions_receipt_path, image_receipt_path
+from tasks.storage.root import Root, Stopwatch, now
 
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("caption_id", "image_key", "text", "split")],

@@ -21,9 +21,10 @@ from typing import IO
 from model.publish import Lock
 from tasks.download.outcomes import RowOutcome
 from tasks.errors import StageError, writing
-from tasks.local_copy import local_copy
 from tasks.records import Outcome, ShardRef
-from tasks.storage import Root, journal_path
+from tasks.storage.local_copy import local_copy
+from tasks.storage.paths import journal_path
+from tasks.storage.root import Root
 
 JOURNAL_FORMAT = "journal/1"
 

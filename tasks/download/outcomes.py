@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from tasks.errors import UserError
 from tasks.records import Outcome, ShardRef
-from tasks.storage import Root, outcomes_path
+from tasks.storage.paths import outcomes_path
+from tasks.storage.root import Root
 
 OUTCOMES_FORMAT = "outcomes/2"
 

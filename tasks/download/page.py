@@ -14,7 +14,7 @@ from tasks.download.summary import HostSummary, OutcomeDetail, SplitSummary, Spr
 from tasks.pages.charts import bar_chart, share_bar
 from tasks.pages.page import html_page, web_text
 from tasks.records import Outcome, Record
-from tasks.storage import Root, now
+from tasks.storage.root import Root, now
 
 PAGE = "download.html"
 SUMMARY = "download.json"

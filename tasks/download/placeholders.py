@@ -20,9 +20,10 @@ from PIL import Image
 from pydantic import Field
 
 from feature_extraction.samples.tars import find_in_tar
-from tasks.logins import without_login
 from tasks.records import Record
-from tasks.storage import Root, image_shard_path, split_folder
+from tasks.storage.logins import without_login
+from tasks.storage.paths import image_shard_path, split_folder
+from tasks.storage.root import Root
 
 MIN_URLS = 10
 """Pictures behind fewer URLs than this are not called placeholders: people do post a picture in several places."""

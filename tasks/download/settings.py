@@ -11,7 +11,8 @@ from tasks.config import DatasetConfig, RowsConfig
 from tasks.download.config import DownloadConfig
 from tasks.errors import UserError
 from tasks.records import Record
-from tasks.storage import Root, download_settings_path
+from tasks.storage.paths import download_settings_path
+from tasks.storage.root import Root
 
 # The settings that decide which images a shard holds and what their bytes are. The others (threads, time limits,
 # retries, user agent, success floor) decide how the work is done: changing one makes no shard stale.

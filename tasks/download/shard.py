@@ -27,7 +27,8 @@ from tasks.download.settings import result_settings
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, fingerprint
 from tasks.rows.manifest import ManifestRow, read_manifest_shard
-from tasks.storage import Root, Stopwatch, image_receipt_path, image_shard_path, now, outcomes_path
+from tasks.storage.paths import image_receipt_path, image_shard_path, outcomes_path
+from tasks.storage.root import Root, Stopwatch, now
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from tasks.download.placeholders import (
     repeated_prefixes,
 )
 from tasks.download.tally import UNREAD, Tally, joined
-from tasks.logins import without_login
 from tasks.records import Outcome, Record, ShardRef
 from tasks.rows.manifest import manifest_receipt
-from tasks.storage import Root, split_folder
+from tasks.storage.logins import without_login
+from tasks.storage.paths import split_folder
+from tasks.storage.root import Root
 
 MOST_HOSTS = 20
 MOST_PLACEHOLDERS = 20

@@ -34,10 +34,11 @@ from tasks.errors import StageError, UserError
 from tasks.evaluation.history import append_history, code_version, find_row, measured, read_history
 from tasks.evaluation.setting_row import SettingRow, setting_rows
 from tasks.launch import run_module
-from tasks.local_copy import local_checkpoint, local_copy, with_local_captions
-from tasks.mirror import SCORES, mirrored
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
-from tasks.storage import Root, now, scores_folder
+from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_captions
+from tasks.storage.mirror import SCORES, mirrored
+from tasks.storage.paths import scores_folder
+from tasks.storage.root import Root, now
 from tasks.train import num_processes
 from tasks.training_data import ResolvedData
 

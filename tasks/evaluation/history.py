@@ -18,7 +18,8 @@ from model.downstream.retrieval.metrics import RetrievalMetrics
 from model.publish import Lock
 from tasks.errors import UserError
 from tasks.records import HistoryRow
-from tasks.storage import HISTORY, Root
+from tasks.storage.paths import HISTORY
+from tasks.storage.root import Root
 
 _ROOMS = ("flows", "tasks", "model", "feature_extraction")
 _NOT_MEASURED = ("format", "data", "precision", "also")

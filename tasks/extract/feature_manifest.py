@@ -7,14 +7,15 @@ from collections.abc import Collection
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
-from tasks import storage
 from tasks.errors import UserError
 from tasks.extract.shard import plan_shard
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.imports.imported import imported_manifest
 from tasks.made_from import check_captions, check_features, image_digests, publish_features
 from tasks.records import Receipt, ShardRef
-from tasks.storage import Root, region_shard_number
+from tasks.storage import paths
+from tasks.storage.paths import region_shard_number
+from tasks.storage.root import Root
 
 
 def write_feature_manifest(
@@ -49,9 +50,9 @@ def write_feature_manifest(
             f"({some}); run: unicoder-vl extract"
         )
     extractor, details = extractor_fingerprint(config)
-    record = root.read_model(storage.extractor_path(extractor), ExtractorRecord)
+    record = root.read_model(paths.extractor_path(extractor), ExtractorRecord)
     if record is None:
-        raise UserError(f"{root.path(storage.extractor_path(extractor))} is gone; run: unicoder-vl extract")
+        raise UserError(f"{root.path(paths.extractor_path(extractor))} is gone; run: unicoder-vl extract")
     manifest = FeatureManifest(
         max_regions=config.max_regions,
         feature_dim=record.feature_dim,
@@ -62,10 +63,10 @@ def write_feature_manifest(
         extractor_details=details,
         shards=tuple(
             ShardEntry(
-                name=storage.region_shard_name(receipt.shard),
+                name=paths.region_shard_name(receipt.shard),
                 samples=receipt.counts["ok"],
-                bytes=receipt.files[storage.region_shard_name(receipt.shard)].bytes,
-                sha256=receipt.files[storage.region_shard_name(receipt.shard)].sha256,
+                bytes=receipt.files[paths.region_shard_name(receipt.shard)].bytes,
+                sha256=receipt.files[paths.region_shard_name(receipt.shard)].sha256,
             )
             for receipt in receipts
             if receipt is not None
@@ -93,9 +94,9 @@ def _region_receipt(root: Root, ref: ShardRef, config: ExtractorConfig) -> Recei
 
 def _image_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
     """The split's image shards in order, as its captions have them: every one that the download saw through."""
-    folder = storage.image_receipt_path(dataset, split, 0).rpartition("/")[0]
+    folder = paths.image_receipt_path(dataset, split, 0).rpartition("/")[0]
     found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in root.names(folder)]
-    captions = root.read_model(storage.captions_receipt_path(dataset, split), Receipt)
+    captions = root.read_model(paths.captions_receipt_path(dataset, split), Receipt)
     missing = set() if captions is None else set(captions.missing)
     numbers = sorted({int(match.group(1)) for match in found if match} - missing)
     complete = captions is not None and set(numbers) | missing == set(range(len(numbers) + len(missing)))

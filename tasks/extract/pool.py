@@ -16,7 +16,7 @@ from tasks.extractor import extractor_fingerprint
 from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult
 from tasks.shard_events import Event, ReportingPool, ShardReporter, Tell, tell_warnings
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.workers import Seat
 
 if TYPE_CHECKING:

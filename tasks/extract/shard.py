@@ -15,15 +15,16 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.images import read_image_shard
 from feature_extraction.samples.regions import RegionLayout, encode_regions
 from feature_extraction.samples.tars import ShardError, write_tar
-from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
 from tasks.features.failed_regions import failure_table
 from tasks.features.imports.imported import imported_shard
-from tasks.locks import alone
 from tasks.made_from import features_fingerprint
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
-from tasks.storage import Root, Stopwatch
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.locks import alone
+from tasks.storage.root import Root, Stopwatch
 
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector
@@ -52,17 +53,17 @@ def plan_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardPlan:
     Raises:
         UserError: the image shard does not stand as its receipt says, or the extractor's files cannot be read.
     """
-    path = storage.image_receipt_path(ref.dataset, ref.split, ref.shard)
+    path = paths.image_receipt_path(ref.dataset, ref.split, ref.shard)
     images = root.read_model(path, Receipt)
     if images is None or root.done(path, images.fingerprint) is None:
         raise UserError(f"image shard {ref} is not complete under {root.uri}; run: unicoder-vl download")
     extractor, details = extractor_fingerprint(config)
-    folder = storage.features_folder(extractor, ref.dataset, ref.split)
+    folder = paths.features_folder(extractor, ref.dataset, ref.split)
     return ShardPlan(
         extractor=extractor,
         details=details,
         folder=folder,
-        receipt_path=f"{folder}/{storage.region_receipt_name(ref.shard)}",
+        receipt_path=f"{folder}/{paths.region_receipt_name(ref.shard)}",
         fingerprint=features_fingerprint(extractor, images),
         images=images.counts.get("ok", 0),
     )
@@ -79,7 +80,7 @@ def standing_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardR
     plan = plan_shard(root, ref, config)
     done = root.done(plan.receipt_path, plan.fingerprint)
     # Without the record, whose labels only the detector knows, one shard is extracted again, and writes it.
-    if done is None or not root.exists(storage.extractor_path(plan.extractor)):
+    if done is None or not root.exists(paths.extractor_path(plan.extractor)):
         return None
     return ShardResult(receipt=done, skipped=True)
 
@@ -159,15 +160,15 @@ def _extract_alone(
             if on_progress is not None:
                 on_progress(Counter(ok=counts["ok"], failed=counts["failed"]))
 
-    shard_name = storage.region_shard_name(ref.shard)
-    with root.open(storage.image_shard_path(ref.dataset, ref.split, ref.shard)) as images:
+    shard_name = paths.region_shard_name(ref.shard)
+    with root.open(paths.image_shard_path(ref.dataset, ref.split, ref.shard)) as images:
         try:
             files = {
                 shard_name: root.publish(f"{plan.folder}/{shard_name}", lambda out: write_tar(out, members(images)))
             }
         except ValueError as error:
             raise ShardError(f"cannot extract {ref}: {error}") from error
-    failed_name = storage.failed_regions_name(ref.shard)
+    failed_name = paths.failed_regions_name(ref.shard)
     # A table that an earlier run left is replaced even by an empty one: it would tell of pictures that are fine now.
     if failures or root.exists(f"{plan.folder}/{failed_name}"):
         files[failed_name] = root.publish_bytes(f"{plan.folder}/{failed_name}", failure_table(failures))
@@ -223,14 +224,14 @@ def _withdraw_manifest(root: Root, extractor: str, ref: ShardRef) -> None:
 
     A list without this shard, which could not be made before, stays true.
     """
-    path = storage.feature_manifest_path(extractor, ref.dataset, ref.split)
-    if root.exists(path) and f'"{storage.region_shard_name(ref.shard)}"'.encode() in root.read_bytes(path):
+    path = paths.feature_manifest_path(extractor, ref.dataset, ref.split)
+    if root.exists(path) and f'"{paths.region_shard_name(ref.shard)}"'.encode() in root.read_bytes(path):
         root.remove(path)
 
 
 def _publish_extractor(root: Root, plan: ShardPlan, detector: Detector) -> None:
     """Note beside the features what they are; every shard's worker would write the same."""
-    path = storage.extractor_path(plan.extractor)
+    path = paths.extractor_path(plan.extractor)
     if not root.exists(path):
         record = ExtractorRecord(
             fingerprint=plan.extractor,

@@ -25,7 +25,8 @@ from tasks.features.feature_sets import FeatureSet
 from tasks.features.imports.pictures import picture_name
 from tasks.made_from import check_features
 from tasks.records import Record, ShardRef
-from tasks.storage import PART, Root, region_shard_number
+from tasks.storage.paths import region_shard_number
+from tasks.storage.root import PART, Root
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from model.objectives.matching_watch import STALLED, remedies
-from tasks.storage import Root, run_folder
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 
 
 class _Optim(BaseModel):

@@ -7,7 +7,7 @@ from tasks.features.inspection.charts import label_charts, regions_chart
 from tasks.features.inspection.inspection import tally_regions
 from tasks.features.inspection.region_statistics import RegionTally
 from tasks.features.open_features import open_features
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _MOST_IMAGES = 400
 """Evenly spaced ones are read where a split has more: features are large, and a histogram needs no more."""

@@ -25,7 +25,8 @@ from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
 from tasks.reports.retrieval.gallery_page import image_queries, text_queries
 from tasks.reports.retrieval.recall_history import history_section
 from tasks.reports.retrieval.retrieval import retrieval_section
-from tasks.storage import REPORT, Root, now, scores_folder
+from tasks.storage.paths import REPORT, scores_folder
+from tasks.storage.root import Root, now
 
 
 @dataclass(frozen=True)

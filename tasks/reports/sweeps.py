@@ -17,7 +17,8 @@ from tasks.pages.charts import line_chart
 from tasks.pages.page import html_page
 from tasks.records import Record
 from tasks.reports.retrieval.recall_table import published_table, published_text, recall_table, table_text
-from tasks.storage import Root, sweep_path
+from tasks.storage.paths import sweep_path
+from tasks.storage.root import Root
 
 
 class VariantRow(Record):

@@ -27,7 +27,8 @@ from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage, finger
 from tasks.rows.duplicates import DIGEST_BYTES, MOST_ROWS, FirstRows
 from tasks.rows.read import Row, read_rows, resolve_rows, rows_identity
 from tasks.rows.read import is_web_url as is_web_url
-from tasks.storage import Root, Stopwatch, manifest_path, manifest_receipt_path, now, split_folder
+from tasks.storage.paths import manifest_path, manifest_receipt_path, split_folder
+from tasks.storage.root import Root, Stopwatch, now
 
 log = logging.getLogger(__name__)
 

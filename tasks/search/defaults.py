@@ -7,7 +7,7 @@ import logging
 from tasks.errors import UserError
 from tasks.records import CheckpointRef, Stage
 from tasks.runs import RunRef, checkpoint_extractor, features_on, find_run, run_names
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 log = logging.getLogger("tasks.search.search")
 

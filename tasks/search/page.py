@@ -10,7 +10,7 @@ from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, picture_of
 from tasks.reports.retrieval.gallery import FoundCaption, FoundImage, ImageQuery, TextQuery
 from tasks.reports.retrieval.gallery_page import image_queries, text_queries
 from tasks.search.search import Hit, QueryPicture, Search
-from tasks.storage import now
+from tasks.storage.root import now
 
 
 def search_page(search: Search, query: str | QueryPicture, hits: Sequence[Hit]) -> str:

@@ -18,14 +18,15 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.images import ImageSample
 from feature_extraction.samples.manifest import FeatureManifest
 from feature_extraction.samples.regions import encode_regions
-from tasks.digests import file_sha256
 from tasks.download.config import DownloadConfig
 from tasks.download.pictures.images import PictureError, accept_picture
 from tasks.download.settings import RESULT_SETTINGS, DownloadSettings
 from tasks.errors import UserError
 from tasks.extract.shard import load_on_device
 from tasks.extractor import extractor_fingerprint
-from tasks.storage import Root, download_settings_path
+from tasks.storage.digests import file_sha256
+from tasks.storage.paths import download_settings_path
+from tasks.storage.root import Root
 
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector

@@ -25,13 +25,13 @@ from feature_extraction.samples.regions import RegionSample, decode_regions
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError
-from tasks.local_copy import local_checkpoint, with_local_captions
 from tasks.records import CheckpointRef
 from tasks.runs import CheckpointChoice, RunRef, choose_checkpoint, data_for, find_run
 from tasks.search.defaults import choose_split, newest_run
 from tasks.search.query_picture import DetectorFiles, PictureDetector, picture_settings
 from tasks.search.stored_pictures import StoredPictures
-from tasks.storage import Root
+from tasks.storage.local_copy import local_checkpoint, with_local_captions
+from tasks.storage.root import Root
 
 if TYPE_CHECKING:
     from model.data.batch import Regions

@@ -13,8 +13,7 @@ from tasks.errors import UserError
 from tasks.features.lookup import read_pictures, read_record
 from tasks.records import ShardRef
 from tasks.rows.manifest import read_manifest_shard
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     download_settings_path,
     features_folder,
     image_shard_path,
@@ -22,6 +21,7 @@ from tasks.storage import (
     manifest_receipt_path,
     region_shard_number,
 )
+from tasks.storage.root import Root
 
 if TYPE_CHECKING:
     from model.data.store import FeatureStore

@@ -17,7 +17,7 @@ from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.shard import download_shard
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 webdataset = pytest.importorskip("webdataset")
 

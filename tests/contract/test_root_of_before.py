@@ -18,7 +18,7 @@ from model.pretrain import run_pretraining
 from model.training.checkpoint import list_checkpoints
 from tasks.evaluation.history import read_history
 from tasks.records import Stage
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 MADE = Path(__file__).parents[1] / "golden" / "root-0.1" / "root.tar.gz"
 SETTINGS = "download.json"

@@ -15,7 +15,7 @@ import pytest
 from flows.params.training import FinetuneParams, PretrainParams
 from model.downstream.retrieval.config import FinetuneConfig
 from model.objectives.config import PretrainConfig
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.searchable import DATASET, ENCODER, EXTRACTOR, SPLIT, make_searchable
 
 REPOSITORY = Path(__file__).parents[2]

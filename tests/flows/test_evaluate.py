@@ -23,7 +23,8 @@ from model.families.config import EncoderConfig
 from tasks.errors import StageError
 from tasks.evaluation.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
-from tasks.storage import HISTORY, Root, captions_path, captions_receipt_path, features_folder
+from tasks.storage.paths import HISTORY, captions_path, captions_receipt_path, features_folder
+from tasks.storage.root import Root
 from tests.toy import TINY, eight_pairs, make_world
 
 __all__ = ["eight_pairs", "make_world"]

@@ -26,7 +26,7 @@ from model.errors import InputError
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.shard import extract_shard
 from tasks.records import ShardRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.faults import serving
 from tests.s3_server import Bucket
 

@@ -27,7 +27,8 @@ from flows.views.result_card import recall_rows
 from tasks.evaluation.history import read_history
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt
-from tasks.storage import Root, features_folder
+from tasks.storage.paths import features_folder
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig, make_world
 from tests.operating import REPOSITORY, Site, wait_until
 

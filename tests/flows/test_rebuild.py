@@ -18,10 +18,10 @@ from flows.views.status import downloads_pending, read_status, status_text
 from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.evaluation.history import read_history
-from tasks.local_copy import local_copy
 from tasks.records import Stage
 from tasks.search.search import open_search
-from tasks.storage import Root
+from tasks.storage.local_copy import local_copy
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig
 from tests.s3_server import Bucket
 

@@ -21,7 +21,8 @@ from model.objectives.config import PretrainConfig
 from tasks.config import NodesConfig
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt, Stage
-from tasks.storage import Root, captions_path, captions_receipt_path, features_folder, file_digest
+from tasks.storage.paths import captions_path, captions_receipt_path, features_folder
+from tasks.storage.root import Root, file_digest
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from tests.toy import TINY, eight_pairs, make_world
 
@@ -36,7 +37,7 @@ import sys
 from flows.params.experiment import PretrainParams
 from tasks import mirror
 from tasks.errors import StageError, UserError
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.train import pretrain
 mirror.POLL_SECONDS = 0.05
 params = PretrainParams.model_validate_json(sys.argv[1])

@@ -18,7 +18,7 @@ from flows.params.variants import SweepParams
 from flows.steps.world import world_served
 from tasks.evaluation.history import read_history
 from tasks.reports.sweeps import Sweep, VariantsFailedError
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]

@@ -26,7 +26,6 @@ from feature_extraction.foreign.tsv import ForeignRegions, region_sample
 from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.regions import REGION_FORMAT, RegionLayout, encode_regions
 from feature_extraction.samples.tars import ShardError, write_tar
-from tasks import storage
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table
@@ -35,10 +34,12 @@ from tasks.features.imports.pictures import Picture, ShardPictures, name_functio
 from tasks.features.imports.probe import probe
 from tasks.features.imports.sources import ForeignSource, Row, open_source, recognise
 from tasks.features.inspection.region_statistics import boxes_outside
-from tasks.locks import alone
 from tasks.made_from import begin_import, check_captions, image_digests, made_from_path, publish_features
 from tasks.records import Receipt, Stage, fingerprint
-from tasks.storage import Root, Stopwatch
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.locks import alone
+from tasks.storage.root import Root, Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class _Importer:
             "encoding": config.encoding,
         }
         self.extractor = fingerprint(self.details)
-        self.folder = storage.features_folder(self.extractor, dataset, split)
+        self.folder = paths.features_folder(self.extractor, dataset, split)
         self.used = bytearray(source.numbers)
         self.missing: list[str] = []
         self.replaced = 0
@@ -154,7 +155,7 @@ class _Importer:
                 **self._reading(),
             }
         )
-        receipt_path = f"{self.folder}/{storage.region_receipt_name(number)}"
+        receipt_path = f"{self.folder}/{paths.region_receipt_name(number)}"
         done = self.root.done(receipt_path, stamp)
         if done is not None:
             return done, True
@@ -162,20 +163,20 @@ class _Importer:
         watch = Stopwatch()
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         failures: list[tuple[str, str]] = []
-        name = storage.region_shard_name(number)
+        name = paths.region_shard_name(number)
         members = self._members(wanted, counts, failures)
 
         def write(out: IO[bytes]) -> None:
             write_tar(out, members)
             # Nothing refuses the shard any more. The manifest promises all shards, and is written again when all stand.
-            self.root.remove(storage.feature_manifest_path(self.extractor, self.dataset, self.split))
+            self.root.remove(paths.feature_manifest_path(self.extractor, self.dataset, self.split))
             self._publish_record()
             begin_import(self.root, self.dataset, self.split, self.extractor, self.config.match == "order")
 
         if not stood:
             self.added.append(number)
         files = {name: self.root.publish(f"{self.folder}/{name}", write)}
-        failed_name = storage.failed_regions_name(number)
+        failed_name = paths.failed_regions_name(number)
         if failures or self.root.exists(f"{self.folder}/{failed_name}"):
             files[failed_name] = self.root.publish_bytes(f"{self.folder}/{failed_name}", failure_table(failures))
         receipt = Receipt(
@@ -256,14 +257,14 @@ class _Importer:
     def _take_back(self) -> None:
         """Remove what this import has added: its shards, and the record of a feature set that holds nothing else."""
         for number in self.added:
-            self.root.remove(f"{self.folder}/{storage.region_receipt_name(number)}")
-            for name in (storage.region_shard_name(number), storage.failed_regions_name(number)):
+            self.root.remove(f"{self.folder}/{paths.region_receipt_name(number)}")
+            for name in (paths.region_shard_name(number), paths.failed_regions_name(number)):
                 self.root.remove(f"{self.folder}/{name}")
         about = made_from_path(self.extractor, self.dataset, self.split)
         if self.root.names(self.folder) == [about.rpartition("/")[2]]:
             self.root.remove(about)
         self.root.remove_empty_folders(self.folder)
-        record = storage.extractor_path(self.extractor)
+        record = paths.extractor_path(self.extractor)
         folder, _, name = record.rpartition("/")
         if self.root.names(folder) == [name]:
             self.root.remove(record)
@@ -279,7 +280,7 @@ class _Importer:
         )
 
     def _publish_record(self) -> None:
-        path = storage.extractor_path(self.extractor)
+        path = paths.extractor_path(self.extractor)
         if not self.root.exists(path):
             record = ExtractorRecord(
                 fingerprint=self.extractor,
@@ -290,7 +291,7 @@ class _Importer:
             self.root.publish_model(path, record)
 
     def _publish_manifest(self, receipts: list[Receipt], images: dict[int, str], by_order: bool) -> None:
-        names = [storage.region_shard_name(receipt.shard) for receipt in receipts]
+        names = [paths.region_shard_name(receipt.shard) for receipt in receipts]
         manifest = FeatureManifest(
             max_regions=self.layout.max_regions,
             feature_dim=self.layout.feature_dim,

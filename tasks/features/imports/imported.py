@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
 from feature_extraction.samples.tars import ShardError
-from tasks import storage
 from tasks.errors import UserError
 from tasks.records import Receipt, ShardRef, ShardResult
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 
 
 def imported_shard(root: Root, ref: ShardRef, extractor: str) -> ShardResult:
@@ -21,8 +21,8 @@ def imported_shard(root: Root, ref: ShardRef, extractor: str) -> ShardResult:
     Raises:
         UserError: the shard was not imported, or its files do not stand as its receipt says.
     """
-    folder = storage.features_folder(extractor, ref.dataset, ref.split)
-    path = f"{folder}/{storage.region_receipt_name(ref.shard)}"
+    folder = paths.features_folder(extractor, ref.dataset, ref.split)
+    path = f"{folder}/{paths.region_receipt_name(ref.shard)}"
     receipt = root.read_model(path, Receipt)
     if receipt is None or root.done(path, receipt.fingerprint) is None:
         raise UserError(f"{root.path(folder)} has no whole shard {ref.shard:05d}; run: unicoder-vl import-features")
@@ -35,7 +35,7 @@ def imported_manifest(root: Root, dataset: str, split: str, extractor: str) -> F
     Raises:
         UserError: there is none, or it is not one.
     """
-    path = storage.feature_manifest_path(extractor, dataset, split)
+    path = paths.feature_manifest_path(extractor, dataset, split)
     if not root.exists(path):
         raise UserError(f"{root.path(path)} is not there; run: unicoder-vl import-features for {dataset}/{split}")
     try:

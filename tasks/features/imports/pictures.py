@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from tasks import storage
 from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.features.imports.sources import ForeignSource
 from tasks.records import Outcome, Receipt, Record, ShardRef
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 
 Match = Literal["order", "name", "number", "key"]
 """How a picture's row is found: see `name_function`; `order` takes the rows themselves as the pictures."""
@@ -42,7 +42,7 @@ class ShardPictures:
         self._root, self._dataset, self._split = root, dataset, split
         self._match, self._shard_size, self._source = match, shard_size, source
         if match == "order":
-            if root.exists(storage.manifest_path(dataset, split)):
+            if root.exists(paths.manifest_path(dataset, split)):
                 raise UserError(
                     f"{dataset}/{split} has rows under {root.uri}, whose captions would be given the features of other "
                     "pictures; add --match name, number or key"
@@ -53,10 +53,10 @@ class ShardPictures:
 
     def _image_shards(self) -> int:
         """How many there are; all of them are once the split's captions are."""
-        folder = storage.image_receipt_path(self._dataset, self._split, 0).rpartition("/")[0]
+        folder = paths.image_receipt_path(self._dataset, self._split, 0).rpartition("/")[0]
         found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in self._root.names(folder)]
         numbers = sorted(int(match.group(1)) for match in found if match)
-        captions = self._root.read_model(storage.captions_receipt_path(self._dataset, self._split), Receipt)
+        captions = self._root.read_model(paths.captions_receipt_path(self._dataset, self._split), Receipt)
         if captions is None or captions.missing or not numbers or numbers != list(range(len(numbers))):
             raise UserError(
                 f"--match {self._match} needs the pictures of {self._dataset}/{self._split}, and they are not complete "

@@ -15,7 +15,6 @@ from pydantic import Field
 
 from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import ShardError
-from tasks import storage
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspection.caption_agreement import CaptionAgreement, caption_agreement
 from tasks.features.inspection.comparison import Comparison, compare_features
@@ -26,7 +25,8 @@ from tasks.features.inspection.shown_pictures import ShownPicture, show_pictures
 from tasks.features.lookup import read_captions, read_layout, read_record
 from tasks.features.open_features import OpenFeatures, open_features
 from tasks.records import Record
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 
 _SHARD_SAMPLES = 32  # images read of a shard before more shards are left out
 _MOST_FAILURES = 200
@@ -94,7 +94,7 @@ def inspect_features(
         feature_dim=layout.feature_dim,
         encoding=layout.encoding,
         num_labels=len(found.extractor.labels),
-        complete=root.exists(storage.feature_manifest_path(features.extractor, features.dataset, features.split)),
+        complete=root.exists(paths.feature_manifest_path(features.extractor, features.dataset, features.split)),
         shards_read=len(tallies),
         samples=sum(found.samples(shard) for shard in found.receipts),
         statistics=whole.statistics(found.extractor.labels),
@@ -169,7 +169,7 @@ def _shard_line(found: OpenFeatures, shard: int) -> ShardStatistics:
         regions=receipt.counts.get("regions", 0),
         # An import also misses pictures that its source has no row for.
         failed=receipt.counts.get("failed", 0) + receipt.counts.get("missing", 0),
-        bytes=receipt.files[storage.region_shard_name(shard)].bytes,
+        bytes=receipt.files[paths.region_shard_name(shard)].bytes,
         images_read=0,
     )
 
@@ -179,7 +179,7 @@ def _read_failures(found: OpenFeatures) -> tuple[tuple[FailedPicture, ...], dict
     first: list[FailedPicture] = []
     reasons: Counter[str] = Counter()
     for shard, receipt in found.receipts.items():
-        name = storage.failed_regions_name(shard)
+        name = paths.failed_regions_name(shard)
         if name not in receipt.files:
             continue
         try:

@@ -10,13 +10,13 @@ from PIL import Image
 
 from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_regions
 from feature_extraction.samples.tars import ShardError
-from tasks import storage
 from tasks.errors import UserError
 from tasks.features.inspection.config import InspectConfig
 from tasks.features.inspection.drawing import DrawnRegion, draw_regions
 from tasks.features.inspection.region_statistics import check_labels
 from tasks.features.lookup import find_records, read_captions, read_pictures, read_record
 from tasks.features.open_features import OpenFeatures
+from tasks.storage import paths
 
 Found = dict[str, tuple[int, RegionSample]]
 """Key -> shard and regions of an image."""
@@ -127,7 +127,7 @@ def _shown(
     try:
         image = draw_regions(jpeg, sample.size, regions)
     except OSError as error:
-        path = storage.image_shard_path(opened.features.dataset, opened.features.split, shard)
+        path = paths.image_shard_path(opened.features.dataset, opened.features.split, shard)
         raise ShardError(
             f"{opened.root.path(path)}, key {sample.key}: the picture is damaged ({error}); download this shard again"
         ) from error

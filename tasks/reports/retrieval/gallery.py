@@ -14,9 +14,10 @@ from model.downstream.retrieval.scores import Floats, Index, Scores
 from model.downstream.retrieval.standings import BEST, BETWEEN, WORST, Standing, best_first, choose, standings
 from model.errors import InputError
 from tasks.errors import UserError
-from tasks.local_copy import local_copy
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, Picture, find_pictures
-from tasks.storage import Root, captions_path, scores_folder
+from tasks.storage.local_copy import local_copy
+from tasks.storage.paths import captions_path, scores_folder
+from tasks.storage.root import Root
 
 TOP = 5
 """Best candidates shown of a query."""

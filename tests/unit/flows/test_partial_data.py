@@ -36,7 +36,8 @@ from tasks.extract.shard import extract_shard, load_on_device
 from tasks.features.feature_sets import feature_sets
 from tasks.features.verify_features import verify_features
 from tasks.records import ShardRef, ShardResult
-from tasks.storage import Root, image_shard_path, journal_path
+from tasks.storage.paths import image_shard_path, journal_path
+from tasks.storage.root import Root
 from tasks.training_data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 

@@ -25,7 +25,8 @@ from tasks.pages.page import html_page
 from tasks.records import Outcome, Receipt, Stage
 from tasks.reports.report import write_evaluation_report
 from tasks.reports.sweeps import Sweep, VariantRow, publish_sweep
-from tasks.storage import Root, image_receipt_path, manifest_receipt_path, now, outcomes_path
+from tasks.storage.paths import image_receipt_path, manifest_receipt_path, outcomes_path
+from tasks.storage.root import Root, now
 from tests.regions import EXTRACTOR, FEATURES, publish_captions, publish_features, publish_pictures, regions_of
 from tests.scored import IMAGES, publish_data, publish_evaluation
 

@@ -12,7 +12,7 @@ from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.records import FileDigest
 from tasks.runs import choose_checkpoint, find_run
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.s3_server import Bucket
 
 OUTSIDE = ["../../etc", "/etc", "a/b", "..", "", "a\\b", "a\n"]

@@ -36,7 +36,8 @@ from tasks.features.inspection.inspection import inspect_features
 from tasks.features.verify_features import verify_features
 from tasks.made_from import check_features, made_from_path
 from tasks.rows.manifest import drop_shards_beyond, list_shards, make_manifest
-from tasks.storage import Root, image_receipt_path
+from tasks.storage.paths import image_receipt_path
+from tasks.storage.root import Root
 from tasks.training_data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 from tests.foreign import lxmert_file

@@ -15,7 +15,7 @@ from tasks.errors import StageError, UserError
 from tasks.launch import run_module
 from tasks.nodes import wait_for_first_node, wait_for_result
 from tasks.records import CheckpointRef, Stage
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 DONE = CheckpointRef(run="pretrain-0123456789ab", stage=Stage.PRETRAIN, uri="u", step=5, fingerprint="f")
 

@@ -31,7 +31,7 @@ from tasks.ray_config import RayConfig
 from tasks.records import Receipt, ShardRef
 from tasks.rows.manifest import list_shards, make_manifest
 from tasks.shard_events import Event, ReportingPool, ShardEvent
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.workers import Seat
 from tests import ray_work
 from tests.faults import CONFIG, picture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tasks.reports.report import write_evaluation_report
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.regions import EXTRACTOR
 from tests.scored import IMAGES, publish_data, publish_evaluation
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tasks.digests import file_sha256
 from tasks.errors import UserError
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.runs import (
@@ -22,7 +21,9 @@ from tasks.runs import (
     find_run,
     run_names,
 )
-from tasks.storage import Root, captions_receipt_path, feature_manifest_path
+from tasks.storage.digests import file_sha256
+from tasks.storage.paths import captions_receipt_path, feature_manifest_path
+from tasks.storage.root import Root
 
 EXTRACTOR = "e" * 64
 

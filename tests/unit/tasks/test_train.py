@@ -17,9 +17,10 @@ from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
-from tasks.locks import alone
 from tasks.records import FileDigest, Receipt, Stage
-from tasks.storage import Root, captions_receipt_path, feature_manifest_path, run_folder
+from tasks.storage.locks import alone
+from tasks.storage.paths import captions_receipt_path, feature_manifest_path, run_folder
+from tasks.storage.root import Root
 from tasks.train import (
     FinalRecord,
     FinetuneSpec,

@@ -14,7 +14,8 @@ from flows.results import EvaluationResult
 from tasks.evaluation.evaluate import ProtocolTable, chance_row
 from tasks.evaluation.setting_row import SettingRow
 from tasks.records import HistoryRow
-from tasks.storage import Root, feature_manifest_path
+from tasks.storage.paths import feature_manifest_path
+from tasks.storage.root import Root
 
 EXTRACTOR = "e" * 64
 

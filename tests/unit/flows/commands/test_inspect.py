@@ -11,9 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.commands.inspect import add_inspect_command, shard_ranges
-from tasks import storage
 from tasks.errors import UserError
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 from tests.regions import DATASET, EXTRACTOR, FEATURES, SPLIT, publish_features, publish_pictures, regions_of
 
 
@@ -86,7 +86,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(root: Root, arguments: tup
 
 
 def test_features_of_two_extractors_are_to_be_chosen_from(root: Root) -> None:
-    other = storage.features_folder("a" * 64, DATASET, SPLIT)
+    other = paths.features_folder("a" * 64, DATASET, SPLIT)
     root.publish_bytes(f"{other}/regions-00000.json", b"{}")
     result = run("--root", root.uri, "--of", "photos/train")
     assert result.exit_code == 2 and "photos/train has features of 2 extractors" in result.stderr

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from flows.commands.search import FoundLine, SearchResult, add_search_command, search_text
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.searchable import NAME, PICTURES, RUN, make_searchable
 
 

@@ -23,7 +23,8 @@ from flows.views.terminal import ROOMS
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.records import ShardRef
-from tasks.storage import Root, feature_manifest_path
+from tasks.storage.paths import feature_manifest_path
+from tasks.storage.root import Root
 from tasks.world.scenes import render_scene
 
 SHIPPED = Path(tasks.world.__file__).with_name("detector.safetensors")

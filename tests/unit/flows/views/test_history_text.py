@@ -13,7 +13,8 @@ from flows.views.history_text import HistoryFilter, HistoryResult, history_text,
 from tasks.errors import UserError
 from tasks.evaluation.history import append_history
 from tasks.records import HistoryRow, Stage
-from tasks.storage import HISTORY, Root
+from tasks.storage.paths import HISTORY
+from tasks.storage.root import Root
 
 
 def add(root: Root, number: int, recall: float, setting: str = "zero-shot", **changes: Any) -> None:

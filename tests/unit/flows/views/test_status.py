@@ -15,7 +15,7 @@ from tasks.download.settings import keep_settings
 from tasks.download.shard import download_shard
 from tasks.errors import UserError
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 def test_partial_download_tells_its_shards_and_the_next_command(tmp_path: Path) -> None:

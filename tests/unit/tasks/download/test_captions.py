@@ -16,7 +16,7 @@ from tasks.download.fetching import Session
 from tasks.download.shard import download_shard
 from tasks.errors import UserError
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 def picture() -> bytes:

@@ -18,7 +18,7 @@ from tasks.download.journal import Journal, is_locked, journal_file, journaled_s
 from tasks.download.outcomes import RowOutcome
 from tasks.errors import StageError
 from tasks.records import Outcome, ShardRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 REPOSITORY = Path(__file__).parents[3]
 

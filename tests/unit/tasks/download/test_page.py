@@ -17,7 +17,8 @@ from feature_extraction.samples.tars import write_tar
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.download.page import DownloadSummary, make_download_report
 from tasks.records import Outcome, Receipt, Stage
-from tasks.storage import Root, image_receipt_path, image_shard_path, manifest_receipt_path, now, outcomes_path
+from tasks.storage.paths import image_receipt_path, image_shard_path, manifest_receipt_path, outcomes_path
+from tasks.storage.root import Root, now
 
 EVIL = '<script>alert("x")</script>'
 SHARD_SIZE = 20

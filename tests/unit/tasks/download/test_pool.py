@@ -18,7 +18,7 @@ from tasks.download.pool import DownloadPool
 from tasks.download.shard import NOTHING_AGAIN, Again
 from tasks.rows.manifest import list_shards, make_manifest
 from tasks.shard_events import Event, ShardEvent
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.faults import CONFIG, JPEG
 
 EVERYTHING = Again(everything=True)

@@ -27,7 +27,7 @@ from tasks.download.shard import Again, download_shard, standing_shard
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.faults import CONFIG, JPEG, bomb, picture
 
 FAILURES = Again(failures=RetryConfig())

@@ -17,7 +17,8 @@ from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.download.summary import Spread, summarize_download
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, Stage
-from tasks.storage import Root, image_receipt_path, manifest_receipt_path, now, outcomes_path
+from tasks.storage.paths import image_receipt_path, manifest_receipt_path, outcomes_path
+from tasks.storage.root import Root, now
 
 
 def ok(row: int, url: str, content: str = "", **changes: Any) -> RowOutcome:

@@ -22,7 +22,7 @@ from tasks.evaluation.evaluate import Evaluation, EvaluationSpec, _ask_machine, 
 from tasks.evaluation.history import read_history
 from tasks.evaluation.setting_row import setting_rows
 from tasks.records import CheckpointRef, HistoryRow, Stage, fingerprint
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tasks.training_data import ResolvedData
 
 

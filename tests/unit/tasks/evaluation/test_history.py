@@ -12,7 +12,8 @@ from model.publish import Lock
 from tasks.errors import UserError
 from tasks.evaluation.history import append_history, code_version, find_row, read_history
 from tasks.records import HistoryRow
-from tasks.storage import HISTORY, Root
+from tasks.storage.paths import HISTORY
+from tasks.storage.root import Root
 
 
 def row(

@@ -24,15 +24,16 @@ from feature_extraction.samples.images import ImageSample, encode_image
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.regions import read_region_shard
 from feature_extraction.samples.tars import ShardError, write_tar
-from tasks import storage
 from tasks.errors import StageError, UserError
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
 from tasks.extract.shard import extract_shard
 from tasks.extractor import extractor_fingerprint
-from tasks.locks import alone
 from tasks.records import Receipt, ShardRef, Stage, fingerprint
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.locks import alone
+from tasks.storage.root import Root
 from tasks.world.scenes import LABELS, render_scene
 
 SHIPPED = Path(tasks.world.__file__).with_name("detector.safetensors")
@@ -58,7 +59,7 @@ def scene_sample(number: int) -> ImageSample:
 
 def publish_images(root: Root, shard: int, samples: list[ImageSample]) -> None:
     members = [member for sample in samples for member in encode_image(sample)]
-    digest = root.publish(storage.image_shard_path(DATASET, SPLIT, shard), lambda out: write_tar(out, members))
+    digest = root.publish(paths.image_shard_path(DATASET, SPLIT, shard), lambda out: write_tar(out, members))
     receipt = Receipt(
         stage=Stage.DOWNLOAD,
         dataset=DATASET,
@@ -70,7 +71,7 @@ def publish_images(root: Root, shard: int, samples: list[ImageSample]) -> None:
         seconds=0.1,
         created_at=storage.now(),
     )
-    root.publish_model(storage.image_receipt_path(DATASET, SPLIT, shard), receipt)
+    root.publish_model(paths.image_receipt_path(DATASET, SPLIT, shard), receipt)
 
 
 def finish_download(root: Root) -> None:
@@ -78,7 +79,7 @@ def finish_download(root: Root) -> None:
         stage=Stage.DOWNLOAD, dataset=DATASET, split=SPLIT, shard=0, fingerprint="", counts={}, files={}, seconds=0,
         created_at=storage.now(),
     )  # fmt: skip
-    root.publish_model(storage.captions_receipt_path(DATASET, SPLIT), receipt)
+    root.publish_model(paths.captions_receipt_path(DATASET, SPLIT), receipt)
 
 
 @pytest.fixture
@@ -92,11 +93,11 @@ def root(tmp_path) -> Root:
 
 
 def folder(config: ExtractorConfig = CONFIG) -> str:
-    return storage.features_folder(extractor_fingerprint(config)[0], DATASET, SPLIT)
+    return paths.features_folder(extractor_fingerprint(config)[0], DATASET, SPLIT)
 
 
 def read_regions(root: Root, shard: int, config: ExtractorConfig = CONFIG):
-    with root.open(f"{folder(config)}/{storage.region_shard_name(shard)}") as stream:
+    with root.open(f"{folder(config)}/{paths.region_shard_name(shard)}") as stream:
         return list(read_region_shard(stream, "regions"))
 
 
@@ -147,7 +148,7 @@ def test_a_shard_is_extracted_again_when_its_images_changed_or_its_tar_is_cut(ro
 def test_a_lost_record_of_the_extractor_is_written_again_by_one_shard(root):
     for shard in range(2):
         extract_shard(root, ref(shard), CONFIG)
-    record = Path(root.path(storage.extractor_path(extractor_fingerprint(CONFIG)[0])))
+    record = Path(root.path(paths.extractor_path(extractor_fingerprint(CONFIG)[0])))
     before = record.read_bytes()
     record.unlink()
     assert [extract_shard(root, ref(shard), CONFIG).skipped for shard in range(2)] == [False, True]
@@ -384,7 +385,7 @@ def test_deciding_what_is_done_imports_no_torch(root):
         from tasks.extract.pool import ExtractorPool
         from tasks.extract.feature_manifest import write_feature_manifest
         from tasks.records import ShardRef
-        from tasks.storage import Root
+        from tasks.storage.root import Root
         config = ExtractorConfig.model_validate_json('''{CONFIG.model_dump_json()}''')
         ref = ShardRef(dataset={DATASET!r}, split={SPLIT!r}, shard=0)
         assert extract_shard(Root({root.uri!r}), ref, config).skipped
@@ -411,7 +412,7 @@ def test_the_feature_manifest_lists_every_shard_and_what_made_it(root):
     assert (manifest.max_regions, manifest.feature_dim, manifest.encoding) == (6, 128, "sqrt8")
     assert manifest.labels == LABELS
     assert fingerprint(manifest.extractor_details) == manifest.extractor == extractor_fingerprint(CONFIG)[0]
-    path = storage.feature_manifest_path(manifest.extractor, DATASET, SPLIT)
+    path = paths.feature_manifest_path(manifest.extractor, DATASET, SPLIT)
     assert parse_manifest(root.read_bytes(path), path) == manifest
 
 
@@ -437,7 +438,7 @@ def test_a_manifest_of_missing_shards_is_refused_and_names_them(root):
 def test_a_manifest_before_the_download_is_complete_is_refused(root):
     extract_shard(root, ref(0), CONFIG)
     extract_shard(root, ref(1), CONFIG)
-    Path(root.path(storage.image_receipt_path(DATASET, SPLIT, 0))).unlink()
+    Path(root.path(paths.image_receipt_path(DATASET, SPLIT, 0))).unlink()
     with pytest.raises(UserError, match="run: unicoder-vl download"):
         write_feature_manifest(root, DATASET, SPLIT, CONFIG)
     with pytest.raises(UserError, match="run: unicoder-vl download"):

@@ -14,7 +14,8 @@ from tasks.features.feature_sets import one_feature_set
 from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.features import import_features
 from tasks.records import Outcome
-from tasks.storage import Root, outcomes_path
+from tasks.storage.paths import outcomes_path
+from tasks.storage.root import Root
 from tests.foreign import lxmert_file, lxmert_line, made
 
 REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"

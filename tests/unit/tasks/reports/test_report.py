@@ -8,7 +8,7 @@ import pytest
 
 from tasks.evaluation.history import read_history
 from tasks.reports.report import Scored, write_evaluation_report, write_report
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.page import Page
 from tests.regions import EXTRACTOR
 from tests.scored import IMAGES, publish_data, publish_evaluation

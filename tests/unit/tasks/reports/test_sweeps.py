@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.evaluation.setting_row import SettingRow
 from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep, sweep_text
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 def recalls(first: float, protocol: str = "all") -> SettingRow:

@@ -27,7 +27,7 @@ from tasks.rows.manifest import (
     read_manifest,
     read_manifest_shard,
 )
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 GOLDEN = Path(__file__).parents[3] / "../shared/data/conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
 

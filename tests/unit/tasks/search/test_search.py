@@ -28,7 +28,8 @@ from tasks.search.defaults import newest_run
 from tasks.search.page import search_page
 from tasks.search.query_picture import DetectorFiles
 from tasks.search.search import Hit, Search, open_search
-from tasks.storage import Root, feature_manifest_path
+from tasks.storage.paths import feature_manifest_path
+from tasks.storage.root import Root
 from tests.searchable import DATASET, ENCODER, NAME, PICTURES, RUN, SPLIT, add_run, make_searchable
 
 KEYS = [f"{2 * number:09d}" for number in range(PICTURES)]

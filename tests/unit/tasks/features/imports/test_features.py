@@ -15,14 +15,15 @@ from feature_extraction.foreign.tsv import read_lxmert_row
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.regions import read_region_shard
 from model.data.store import FeatureStore
-from tasks import storage
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
 from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.features import import_features
 from tasks.features.imports.pictures import name_function, picture_name
 from tasks.records import Outcome, Receipt, ShardRef, Stage
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.root import Root
 from tests.foreign import lxmert_file, lxmert_line, made, text, vinvl_lines
 
 REPOSITORY = Path(__file__).parents[4]
@@ -40,7 +41,7 @@ def config(*sources: Path, **changed: object) -> ImportConfig:
 
 
 def read_set(root: Root, extractor: str, dataset: str = "coco", split: str = "train"):
-    folder = storage.features_folder(extractor, dataset, split)
+    folder = paths.features_folder(extractor, dataset, split)
     manifest = parse_manifest(root.read_bytes(f"{folder}/manifest.json"), "manifest")
     samples = []
     for entry in manifest.shards:
@@ -59,13 +60,11 @@ def publish_download(root: Root, shards: list[list[tuple[str, Outcome]]], size: 
             outcomes.append(RowOutcome(f"{key:09d}", url, f"{key:09d}", outcome, width=width, height=height))
             key += 1
         ref = ShardRef(dataset="coco", split="train", shard=number)
-        root.publish(
-            storage.outcomes_path("coco", "train", number), lambda out, rows=outcomes: write_outcomes(out, rows)
-        )
-        root.publish_model(storage.image_receipt_path("coco", "train", number), receipt_of(ref))
-    root.publish_bytes(storage.manifest_path("coco", "train"), b"rows")
+        root.publish(paths.outcomes_path("coco", "train", number), lambda out, rows=outcomes: write_outcomes(out, rows))
+        root.publish_model(paths.image_receipt_path("coco", "train", number), receipt_of(ref))
+    root.publish_bytes(paths.manifest_path("coco", "train"), b"rows")
     root.publish_model(
-        storage.captions_receipt_path("coco", "train"), receipt_of(ShardRef(dataset="coco", split="train", shard=0))
+        paths.captions_receipt_path("coco", "train"), receipt_of(ShardRef(dataset="coco", split="train", shard=0))
     )
 
 
@@ -403,7 +402,7 @@ def test_a_killed_import_goes_on_at_its_shard(root, tmp_path):
         from pathlib import Path
         from tasks.features.imports.config import ImportConfig
         from tasks.features.imports.features import import_features
-        from tasks.storage import Root
+        from tasks.storage.root import Root
         config = ImportConfig(sources=(Path({str(path)!r}),), detector="made up", shard_size=1)
         import_features(Root({root.uri!r}), "coco", "train", config)
     """
@@ -437,7 +436,7 @@ def test_memory_does_not_grow_with_the_pictures(tmp_path):
             from pathlib import Path
             from tasks.features.imports.config import ImportConfig
             from tasks.features.imports.features import import_features
-            from tasks.storage import Root
+            from tasks.storage.root import Root
             config = ImportConfig(sources=(Path({str(folder / "a.tsv")!r}),), detector="made up", shard_size=64)
             import_features(Root({str(folder / "data")!r}), "coco", "train", config)
             print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -12,7 +12,7 @@ from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.features import import_features
 from tasks.features.imports.imported import imported_manifest, imported_shard
 from tasks.records import ShardRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.foreign import lxmert_file
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks import storage
 from tasks.errors import UserError
 from tasks.extract.shard import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
@@ -14,7 +13,8 @@ from tasks.features.inspection.config import InspectConfig
 from tasks.features.inspection.doubts import doubts
 from tasks.features.inspection.inspection import Inspection, inspect_features
 from tasks.features.inspection.page import inspection_page
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 from tests.regions import DATASET, EXTRACTOR, FEATURES, SPLIT, publish_features, regions_of
 
 OTHER = FeatureSet("d" * 12, DATASET, SPLIT)
@@ -29,10 +29,10 @@ def root(tmp_path: Path) -> Root:
     publish_features(root, 0, other)
     folder = tmp_path / "features"
     (folder / FEATURES.extractor).rename(folder / OTHER.extractor)
-    record = root.read_model(storage.extractor_path(OTHER.extractor), ExtractorRecord)
+    record = root.read_model(paths.extractor_path(OTHER.extractor), ExtractorRecord)
     assert record is not None
     named = record.model_copy(update={"fingerprint": "d" * 64})
-    root.publish_model(storage.extractor_path(OTHER.extractor), named)
+    root.publish_model(paths.extractor_path(OTHER.extractor), named)
     publish_features(root, 0, [regions_of(f"00000000{n}", boxes=BOXES) for n in range(3)])
     return root
 

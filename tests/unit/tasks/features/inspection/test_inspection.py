@@ -11,7 +11,6 @@ import pytest
 
 from feature_extraction.config import RANDOM_WARNING
 from feature_extraction.samples.tars import ShardError
-from tasks import storage
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspection.config import InspectConfig
@@ -19,7 +18,8 @@ from tasks.features.inspection.doubts import doubts, warnings
 from tasks.features.inspection.inspection import inspect_features, spread_evenly
 from tasks.features.inspection.page import inspection_page
 from tasks.records import Receipt
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 from tests.regions import (
     DATASET,
     FEATURES,
@@ -116,7 +116,7 @@ def test_regions_of_low_score_and_beyond_the_limit_are_not_drawn(root: Root) -> 
 
 
 def test_features_without_pictures_are_shown_on_grey(root: Root) -> None:
-    root.remove(storage.image_shard_path(DATASET, SPLIT, 0))
+    root.remove(paths.image_shard_path(DATASET, SPLIT, 0))
     found, (picture,) = look(root, keys=(key(3),))
     assert not picture.here and picture.image.getpixel((5, 5)) == (128, 128, 128)
     assert "The picture is not on this disk." in inspection_page(found, [picture], "")
@@ -230,7 +230,7 @@ def test_label_beyond_the_vocabulary_names_the_shard(root: Root) -> None:
 
 
 def test_damaged_picture_is_named(root: Root) -> None:
-    path = storage.image_shard_path(DATASET, SPLIT, 0)
+    path = paths.image_shard_path(DATASET, SPLIT, 0)
     content = bytearray(root.read_bytes(path))
     content[512:1024] = bytes(512)  # inside the first picture
     root.publish_bytes(path, bytes(content))
@@ -316,7 +316,7 @@ def test_many_regions_and_wide_norms_are_drawn_in_few_bars(tmp_path: Path) -> No
 
 
 def test_pictures_that_an_import_missed_count_as_failed(root: Root) -> None:
-    path = f"{FEATURES.folder}/{storage.region_receipt_name(0)}"
+    path = f"{FEATURES.folder}/{paths.region_receipt_name(0)}"
     receipt = root.read_model(path, Receipt)
     assert receipt is not None
     root.publish_model(path, receipt.model_copy(update={"counts": receipt.counts | {"missing": 3}}))

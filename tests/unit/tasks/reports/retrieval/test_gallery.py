@@ -8,7 +8,8 @@ import pytest
 from feature_extraction.samples.manifest import FeatureManifest
 from tasks.errors import UserError
 from tasks.reports.retrieval.gallery import Gallery, make_gallery
-from tasks.storage import Root, feature_manifest_path, image_shard_path
+from tasks.storage.paths import feature_manifest_path, image_shard_path
+from tasks.storage.root import Root
 from tests.regions import DATASET, EXTRACTOR, SPLIT
 from tests.scored import IMAGES, KEYS, picture, publish_data, publish_scores
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flows.params.checks import validation_text
 from tasks.config import DatasetConfig, RowsConfig
-from tasks.logins import has_login, without_login
+from tasks.storage.logins import has_login, without_login
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ from functools import partial
 from pathlib import Path
 
 from tasks.errors import StageError, UserError
-from tasks.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles, local_copy
-from tasks.storage import Root, file_digest
+from tasks.storage.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles, local_copy
+from tasks.storage.root import Root, file_digest
 
 POLL_SECONDS = 2.0
 """Between looks at the local folder; after an upload that failed, twice as long each time, up to `_LONGEST_WAIT`."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import StageError
-from tasks.locks import alone, check_free
-from tasks.storage import Root
+from tasks.storage.locks import alone, check_free
+from tasks.storage.root import Root
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -53,8 +53,8 @@ def test_a_root_on_an_object_store_is_locked_on_this_machine(tmp_path: Path, mon
 def test_a_killed_process_leaves_a_file_and_no_lock(tmp_path: Path) -> None:
     program = f"""
 import os, signal
-from tasks.locks import alone
-from tasks.storage import Root
+from tasks.storage.locks import alone
+from tasks.storage.root import Root
 with alone(Root({str(tmp_path)!r}), "run", "training"):
     os.kill(os.getpid(), signal.SIGKILL)
 """

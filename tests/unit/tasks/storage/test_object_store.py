@@ -14,7 +14,7 @@ import pytest
 
 from tasks.errors import StorageError, UserError
 from tasks.records import FileDigest, Outcome, Receipt, Stage
-from tasks.storage import Root, now
+from tasks.storage.root import Root, now
 from tests.s3_server import Bucket
 
 REPOSITORY = Path(__file__).parents[3]
@@ -172,7 +172,7 @@ def test_an_absent_driver_is_named_with_the_command_that_installs_it() -> None:
 import sys
 sys.modules["s3fs"] = None
 from tasks.errors import UserError
-from tasks.storage import Root
+from tasks.storage.root import Root
 try:
     Root("s3://bucket/root")
 except UserError as error:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 
 from tasks.errors import StageError, StorageError, UserError
-from tasks.logins import has_login, without_login
+from tasks.storage.logins import has_login, without_login
 
 _DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
 _BLOCK_BYTES = 8 * 1024**2

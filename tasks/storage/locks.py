@@ -14,8 +14,8 @@ from pathlib import Path
 
 from model.publish import Lock
 from tasks.errors import StageError
-from tasks.local_copy import local_copy
-from tasks.storage import Root
+from tasks.storage.local_copy import local_copy
+from tasks.storage.root import Root
 
 
 @contextmanager

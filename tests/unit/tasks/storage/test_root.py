@@ -17,7 +17,7 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, Stage, fingerprint
-from tasks.storage import Root, now
+from tasks.storage.root import Root, now
 
 
 def receipt(root: Root, content: bytes = b"shard", mark: str = "a") -> Receipt:
@@ -80,7 +80,7 @@ def test_a_failed_write_leaves_the_file_before_and_nothing_else(tmp_path: Path) 
 def test_kill_9_in_the_middle_of_a_write_shows_no_torn_file(tmp_path: Path) -> None:
     program = f"""
 import time
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 def slow(stream):
     stream.write(b"half")

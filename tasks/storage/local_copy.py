@@ -1,6 +1,6 @@
 """Where a root on an object store is worked on: a folder of this user's cache, laid out as the root itself.
 
-    CACHE/journal, ...                               what is under way; see `tasks.download.journal` and `tasks.mirror`
+    CACHE/journal, ...                               what is under way; see `tasks.download.journal` and `tasks.storage.mirror`
     CACHE/runs/RUN, CACHE/scores/EVALUATION          copies, kept in step with the root while this machine works there
     CACHE/node-1/runs/RUN                            the same on a machine that follows another one, see `tasks.nodes`
     CACHE/cache                                      feature shards, a bounded number of them, and tables of the loader
@@ -23,7 +23,8 @@ from model.config import FeatureSource
 from model.publish import Lock
 from tasks.errors import UserError
 from tasks.records import CheckpointRef, FileDigest, Receipt, Record
-from tasks.storage import Root, captions_path, captions_receipt_path, run_folder
+from tasks.storage.paths import captions_path, captions_receipt_path, run_folder
+from tasks.storage.root import Root
 
 WEIGHTS = "model.safetensors"
 """The file that makes a checkpoint whole: the last one to be uploaded, and the first one to be removed."""
