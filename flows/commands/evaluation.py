@@ -17,11 +17,11 @@ from flows.params.evaluation import EvaluateParams
 from flows.params.training import Setting
 from flows.results import EvaluationResult
 from flows.views.history_text import HistoryFilter, history_text, read_measures
-from tasks import runs
 from tasks.errors import UserError
 from tasks.reports.retrieval.recall_table import table_text
-from tasks.runs import CheckpointChoice
 from tasks.storage.root import Root
+from tasks.training import runs
+from tasks.training.runs import CheckpointChoice
 
 _DEFAULT_SETTING = "pretrain+finetune"
 

@@ -17,11 +17,11 @@ from flows.views.progress import ProgressLog
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from tasks.errors import StageError, UserError
 from tasks.records import Record
-from tasks.runs import checkpoint_choice
 from tasks.search.page import search_page
 from tasks.search.query_picture import DetectorFiles
 from tasks.search.search import QueryPicture, Search, open_search
 from tasks.storage.root import Root
+from tasks.training.runs import checkpoint_choice
 
 log = logging.getLogger("flows.search")
 

@@ -14,7 +14,6 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from tasks import train
 from tasks.config import NodesConfig
 from tasks.download.settings import check_settings
 from tasks.errors import UserError
@@ -25,6 +24,7 @@ from tasks.rows.read import check_rows
 from tasks.storage.locks import check_free
 from tasks.storage.logins import without_login
 from tasks.storage.root import Root
+from tasks.training import train
 
 
 def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:

@@ -12,13 +12,13 @@ from flows.params.shards import Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import ScoringConfig
-from tasks import runs, train
 from tasks.config import Name
 from tasks.evaluation.evaluate import EvaluationSpec
 from tasks.records import CheckpointRef, Stage
-from tasks.runs import CheckpointChoice, RunRef
 from tasks.storage.root import Root
-from tasks.training_data import DataSpec, resolve_data
+from tasks.training import runs, train
+from tasks.training.data import DataSpec, resolve_data
+from tasks.training.runs import CheckpointChoice, RunRef
 
 
 class EvaluateParams(Params):
@@ -83,7 +83,7 @@ class EvaluateParams(Params):
 
     @property
     def seed(self) -> int:
-        """Of the run that the parameters describe. A run that is named knows its own: see `tasks.runs.find_run`."""
+        """Of the run that the parameters describe. A run that is named knows its own: see `tasks.training.runs.find_run`."""
         assert self.run is None
         if self.setting == "zero-shot":
             assert self.pretraining is not None

@@ -11,9 +11,9 @@ from model.config import VOCABULARY_PATH, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
-from tasks import runs, train
 from tasks.config import Name, NodesConfig
-from tasks.training_data import DataSpec
+from tasks.training import runs, specs
+from tasks.training.data import DataSpec
 
 Setting = runs.Setting
 
@@ -47,8 +47,8 @@ class PretrainParams(Params):
         _check_validated(self.pretrain, self.validation_split, "pretrain")
         return self
 
-    def spec(self) -> train.PretrainSpec:
-        return train.PretrainSpec(
+    def spec(self) -> specs.PretrainSpec:
+        return specs.PretrainSpec(
             data=self.data(self.split),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
@@ -106,8 +106,8 @@ class FinetuneParams(Params):
         """The row of the table that this run is for."""
         return "task-specific" if self.pretraining is None else "pretrain+finetune"
 
-    def spec(self) -> train.FinetuneSpec:
-        return train.FinetuneSpec(
+    def spec(self) -> specs.FinetuneSpec:
+        return specs.FinetuneSpec(
             data=self.data(self.split),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,

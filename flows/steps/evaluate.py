@@ -14,8 +14,8 @@ from tasks.evaluation.history import read_history
 from tasks.evaluation.trend import Measure, comparison_sentence, trend
 from tasks.records import HistoryRow
 from tasks.reports.report import write_evaluation_report
-from tasks.runs import checkpoint_extractor
 from tasks.storage.root import Root
+from tasks.training.runs import checkpoint_extractor
 
 log = logging.getLogger("flows.evaluate")
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from flows.params.variants import SweepParams, Variant
 from flows.steps.experiments import Experiment, Submitted, Trainings, submit_experiments
-from tasks import train
 from tasks.errors import StageError, UserError
 from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep
 from tasks.storage.paths import sweep_path
 from tasks.storage.root import Root, now
+from tasks.training import train
 
 log = logging.getLogger("flows.sweep")
 

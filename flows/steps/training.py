@@ -6,10 +6,10 @@ import logging
 
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.views.progress import Bar, ProgressLog
-from tasks import train
 from tasks.records import CheckpointRef
 from tasks.reports.matching import matching_warning
 from tasks.storage.root import Root
+from tasks.training import train
 
 _pretrain_log = logging.getLogger("flows.pretrain")
 _finetune_log = logging.getLogger("flows.finetune")

@@ -15,7 +15,6 @@ from feature_extraction.samples.tars import ShardError
 from flows.params.experiment import RebuildParams
 from flows.params.training import Setting
 from flows.views.progress import counts_text
-from tasks import train
 from tasks.config import DatasetConfig
 from tasks.download.journal import journaled_shards
 from tasks.download.settings import begun_splits
@@ -35,6 +34,7 @@ from tasks.storage.paths import (
     run_folder,
 )
 from tasks.storage.root import Root
+from tasks.training import train
 
 RunState = Literal["done", "begun", "not begun"]
 

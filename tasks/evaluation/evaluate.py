@@ -39,8 +39,8 @@ from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_ca
 from tasks.storage.mirror import SCORES, mirrored
 from tasks.storage.paths import scores_folder
 from tasks.storage.root import Root, now
-from tasks.train import num_processes
-from tasks.training_data import ResolvedData
+from tasks.training.data import ResolvedData
+from tasks.training.train import num_processes
 
 
 @dataclass(frozen=True)

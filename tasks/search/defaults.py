@@ -6,8 +6,8 @@ import logging
 
 from tasks.errors import UserError
 from tasks.records import CheckpointRef, Stage
-from tasks.runs import RunRef, checkpoint_extractor, features_on, find_run, run_names
 from tasks.storage.root import Root
+from tasks.training.runs import RunRef, checkpoint_extractor, features_on, find_run, run_names
 
 log = logging.getLogger("tasks.search.search")
 

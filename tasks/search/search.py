@@ -26,12 +26,12 @@ from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from model.errors import InputError
 from tasks.errors import UserError
 from tasks.records import CheckpointRef
-from tasks.runs import CheckpointChoice, RunRef, choose_checkpoint, data_for, find_run
 from tasks.search.defaults import choose_split, newest_run
 from tasks.search.query_picture import DetectorFiles, PictureDetector, picture_settings
 from tasks.search.stored_pictures import StoredPictures
 from tasks.storage.local_copy import local_checkpoint, with_local_captions
 from tasks.storage.root import Root
+from tasks.training.runs import CheckpointChoice, RunRef, choose_checkpoint, data_for, find_run
 
 if TYPE_CHECKING:
     from model.data.batch import Regions

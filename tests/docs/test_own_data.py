@@ -23,7 +23,7 @@ from flows.params.experiment import RebuildParams
 from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
 from tasks.storage.root import Root
-from tasks.training_data import resolve_data
+from tasks.training.data import resolve_data
 from tasks.world.scenes import COLOURS, SHAPES
 from tests.toy import make_sample
 

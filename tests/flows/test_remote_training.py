@@ -38,7 +38,7 @@ from flows.params.experiment import PretrainParams
 from tasks import mirror
 from tasks.errors import StageError, UserError
 from tasks.storage.root import Root
-from tasks.train import pretrain
+from tasks.training.train import pretrain
 mirror.POLL_SECONDS = 0.05
 params = PretrainParams.model_validate_json(sys.argv[1])
 try:

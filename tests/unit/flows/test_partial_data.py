@@ -38,7 +38,7 @@ from tasks.features.verify_features import verify_features
 from tasks.records import ShardRef, ShardResult
 from tasks.storage.paths import image_shard_path, journal_path
 from tasks.storage.root import Root
-from tasks.training_data import DataSpec, resolve_data
+from tasks.training.data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 
 SHARD_SIZE = 3

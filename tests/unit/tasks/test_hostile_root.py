@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
 from tasks.records import FileDigest
-from tasks.runs import choose_checkpoint, find_run
 from tasks.storage.root import Root
+from tasks.training.runs import choose_checkpoint, find_run
 from tests.s3_server import Bucket
 
 OUTSIDE = ["../../etc", "/etc", "a/b", "..", "", "a\\b", "a\n"]

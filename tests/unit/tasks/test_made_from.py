@@ -38,7 +38,7 @@ from tasks.made_from import check_features, made_from_path
 from tasks.rows.manifest import drop_shards_beyond, list_shards, make_manifest
 from tasks.storage.paths import image_receipt_path
 from tasks.storage.root import Root
-from tasks.training_data import DataSpec, resolve_data
+from tasks.training.data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 from tests.foreign import lxmert_file
 

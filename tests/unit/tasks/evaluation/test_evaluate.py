@@ -23,7 +23,7 @@ from tasks.evaluation.history import read_history
 from tasks.evaluation.setting_row import setting_rows
 from tasks.records import CheckpointRef, HistoryRow, Stage, fingerprint
 from tasks.storage.root import Root
-from tasks.training_data import ResolvedData
+from tasks.training.data import ResolvedData
 
 
 def test_chance_by_hand() -> None:
@@ -251,7 +251,7 @@ def test_scoring_that_leaves_nothing_behind_is_a_failure(root: Root, monkeypatch
 def test_every_gpu_scores(
     root: Root, scorer: Scorer, monkeypatch: pytest.MonkeyPatch, scoring: ScoringConfig, gpus: int, processes: int
 ) -> None:
-    monkeypatch.setattr("tasks.train.visible_gpus", lambda: gpus)
+    monkeypatch.setattr("tasks.training.train.visible_gpus", lambda: gpus)
     run(root, scoring)
     assert scorer.processes == [processes]
 

@@ -13,11 +13,11 @@ import pytest
 
 from tasks.errors import StageError, UserError
 from tasks.records import CheckpointRef, Stage
-from tasks.runs import choose_checkpoint, find_run
 from tasks.storage import mirror
 from tasks.storage.local_copy import local_checkpoint, local_copy
 from tasks.storage.mirror import RUN, SCORES, mirrored
 from tasks.storage.root import Root, file_digest
+from tasks.training.runs import choose_checkpoint, find_run
 from tests.s3_server import Bucket
 
 FOLDER = "runs/pretrain-0123456789ab"

@@ -21,10 +21,9 @@ from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage.locks import alone
 from tasks.storage.paths import captions_receipt_path, feature_manifest_path, run_folder
 from tasks.storage.root import Root
-from tasks.train import (
-    FinalRecord,
-    FinetuneSpec,
-    PretrainSpec,
+from tasks.training.data import DataSpec
+from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec
+from tasks.training.train import (
     check_text_side,
     find_finetuned,
     find_pretrained,
@@ -33,7 +32,6 @@ from tasks.train import (
     pretrain,
     pretraining_run,
 )
-from tasks.training_data import DataSpec
 
 EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=4)
 
@@ -315,6 +313,6 @@ def test_how_a_run_is_laid_out_is_no_part_of_its_name(root: Root, spec: Pretrain
 def test_a_run_takes_all_gpus_unless_it_is_told_otherwise(
     monkeypatch: pytest.MonkeyPatch, spec: PretrainSpec, device: str, asked: int | None, gpus: int, expected: int
 ) -> None:
-    monkeypatch.setattr("tasks.train.visible_gpus", lambda: gpus)
+    monkeypatch.setattr("tasks.training.train.visible_gpus", lambda: gpus)
     config = spec.pretrain.model_copy(update={"device": device, "num_processes": asked})
     assert num_processes(config) == expected

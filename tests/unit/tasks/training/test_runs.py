@@ -11,7 +11,10 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.records import FileDigest, Receipt, Stage
-from tasks.runs import (
+from tasks.storage.digests import file_sha256
+from tasks.storage.paths import captions_receipt_path, feature_manifest_path
+from tasks.storage.root import Root
+from tasks.training.runs import (
     CheckpointChoice,
     checkpoint_choice,
     checkpoint_extractor,
@@ -21,9 +24,6 @@ from tasks.runs import (
     find_run,
     run_names,
 )
-from tasks.storage.digests import file_sha256
-from tasks.storage.paths import captions_receipt_path, feature_manifest_path
-from tasks.storage.root import Root
 
 EXTRACTOR = "e" * 64
 

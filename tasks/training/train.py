@@ -10,11 +10,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import FeatureSource, LoopConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
@@ -24,7 +21,6 @@ from model.families.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.families.bert_folder import check_bert
 from model.families.config import EncoderConfig
 from model.jobs import FinetuneJob, PretrainJob
-from model.objectives.config import PretrainConfig
 from model.progress import Progress
 from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
@@ -38,48 +34,13 @@ from tasks.storage.locks import alone
 from tasks.storage.mirror import RUN, mirrored
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
-from tasks.training_data import DataSpec, resolve_data
+from tasks.training.data import DataSpec, resolve_data
+from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
 OnProgress = Callable[[Progress], None]
 Job = PretrainJob | FinetuneJob
-
-
-@dataclass(frozen=True)
-class PretrainSpec:
-    """What a pretraining run is."""
-
-    data: DataSpec
-    vocabulary_path: str
-    encoder: EncoderConfig
-    pretrain: PretrainConfig
-    validation: DataSpec | None = None
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-
-
-@dataclass(frozen=True)
-class FinetuneSpec:
-    """What a finetuning run is; `pretraining` is the run it starts from, None for task-specific training."""
-
-    data: DataSpec
-    vocabulary_path: str
-    encoder: EncoderConfig
-    finetune: FinetuneConfig
-    pretraining: PretrainSpec | None
-    validation: DataSpec | None = None
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-
-
-class FinalRecord(BaseModel):
-    """final.json, which a complete run writes last."""
-
-    model_config = ConfigDict(frozen=True)
-
-    # Both name folders that are written to on other machines, so they are nothing that leads out of one.
-    step: int
-    checkpoint: str = Field(pattern=r"^checkpoints/step-[\w-]+$")
-    weights_sha256: str = Field(pattern=r"^[\w-]+$")
 
 
 def pretraining_run(root: Root, spec: PretrainSpec) -> str:

@@ -17,8 +17,8 @@ from tasks.storage.digests import file_sha256
 from tasks.storage.local_copy import CHECKPOINT_RECORD, WEIGHTS, CheckpointFiles
 from tasks.storage.paths import feature_manifest_path, run_folder
 from tasks.storage.root import Root
-from tasks.train import FinalRecord
-from tasks.training_data import ResolvedData, resolve_features
+from tasks.training.data import ResolvedData, resolve_features
+from tasks.training.specs import FinalRecord
 
 Setting = Literal["zero-shot", "task-specific", "pretrain+finetune"]
 CheckpointChoice = Literal["result", "newest"] | int
