@@ -15,7 +15,7 @@ if __name__ == "__main__":  # Before the seconds of imports below, which Ctrl-C 
 import logging
 
 from flows.commands.app import app
-from tasks.loopback import bypass_proxies_on_loopback
+from tasks.workers.loopback import bypass_proxies_on_loopback
 
 log = logging.getLogger("flows.main")
 

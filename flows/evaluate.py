@@ -15,9 +15,9 @@ from flows.views.artifacts import artifact_key, show_evaluation
 from flows.views.markdown import code
 from flows.views.progress_bar import progress_bar
 from tasks.evaluation.trend import check_fall, comparison_table
-from tasks.launch import stopping_children
 from tasks.records import HistoryRow
 from tasks.storage.root import Root
+from tasks.workers.launch import stopping_children
 
 
 @task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)

@@ -10,8 +10,8 @@ from flows.params.changes import Changes, with_changes
 from flows.params.training import FinetuneParams
 from flows.steps.training import run_finetune
 from flows.views.progress_bar import progress_bar
-from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
+from tasks.workers.launch import stopping_children
 
 
 @task(name="finetune", task_run_name="{params.setting}", cache_policy=NO_CACHE)

@@ -10,8 +10,8 @@ from flows.params.changes import Changes, with_changes
 from flows.params.training import PretrainParams
 from flows.steps.training import run_pretrain
 from flows.views.progress_bar import progress_bar
-from tasks.launch import stopping_children
 from tasks.records import CheckpointRef
+from tasks.workers.launch import stopping_children
 
 
 @task(name="pretrain", task_run_name="pretrain", cache_policy=NO_CACHE)

@@ -15,8 +15,8 @@ from flows.finetune import finetune_task
 from flows.params.shards import Params
 from flows.pretrain import pretrain_task
 from flows.steps.experiments import Submit
-from tasks.launch import stopping_children
 from tasks.records import Stage
+from tasks.workers.launch import stopping_children
 
 _TASKS: dict[Stage, Task[..., Any]] = {
     Stage.PRETRAIN: pretrain_task,

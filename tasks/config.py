@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tasks.storage.logins import has_login, without_login
 
@@ -91,29 +91,6 @@ class DatasetConfig(Config):
         """
         rows = self.splits[split]
         return RowsConfig(rows=rows) if isinstance(rows, str) else rows
-
-
-class NodesConfig(Config):
-    """Machines that train one run together: which one this is, and where the first one listens. As torchrun has it."""
-
-    nnodes: int = Field(ge=2, description="how many machines")
-    node_rank: int = Field(ge=0, description="number of this machine; 0 writes the run, the others follow")
-    master_addr: str = Field(min_length=1, description="host name or address of machine 0")
-    master_port: int = Field(default=29500, ge=1, le=65535, description="free port of machine 0")
-
-    @model_validator(mode="after")
-    def _check_rank(self) -> NodesConfig:
-        if self.node_rank >= self.nnodes:
-            raise ValueError(f"node_rank={self.node_rank}: {self.nnodes} nodes are 0 to {self.nnodes - 1}")
-        return self
-
-    @property
-    def leads(self) -> bool:
-        """Whether this machine writes the run."""
-        return self.node_rank == 0
-
-    def __str__(self) -> str:
-        return f"node {self.node_rank} of {self.nnodes}"
 
 
 # Headers of a request that `DownloadConfig.headers` cannot hold.

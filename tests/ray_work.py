@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tasks.extract import pool as extract_pool
 from tasks.records import ShardRef
-from tasks.shard_events import ShardReporter, Tell
-from tasks.workers import Seat
+from tasks.workers.events import ShardReporter, Tell
+from tasks.workers.processes import Seat
 
 _tell: Tell
 _seat: Seat

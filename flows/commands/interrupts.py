@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from tasks.launch import kill_children
+from tasks.workers.launch import kill_children
 
 GOES_ON = "interrupted; the same command goes on from here"
 
@@ -73,7 +73,7 @@ def _leave_terminal() -> None:
 
 
 def _end_at_once(number: int) -> None:
-    """Kill what this process has started, and end it. What else it has started dies with it (`tasks.tether`)."""
+    """Kill what this process has started, and end it. What else it has started dies with it (`tasks.workers.tether`)."""
     kill_children()
     for worker in multiprocessing.active_children():
         worker.kill()

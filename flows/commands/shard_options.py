@@ -14,12 +14,13 @@ from pydantic import BaseModel
 from feature_extraction.config import ExtractorConfig
 from flows.params.shards import DownloadParams, ExtractParams
 from model.downstream.retrieval.config import ScoringConfig
-from tasks.config import NodesConfig, RowsConfig
+from tasks.config import RowsConfig
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.settings import begun_datasets
 from tasks.errors import UserError
 from tasks.records import Outcome
 from tasks.storage.root import Root
+from tasks.workers.machines import NodesConfig
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 
 from flows.operate.run_log import let_rooms_speak
-from tasks.loopback import bypass_proxies_on_loopback
-from tasks.tether import signal_at_parents_end
+from tasks.workers.loopback import bypass_proxies_on_loopback
+from tasks.workers.tether import signal_at_parents_end
 
 
 def begin_run() -> None:

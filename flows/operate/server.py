@@ -2,7 +2,7 @@
 
 Prefect starts such a server by itself, but that one takes twice as long (it is imported into the command as well) and
 lives on when the command is killed with SIGKILL. This one starts while the command imports Prefect, listens on a
-socket that the command has opened (so no port is ever taken), and is tethered to it (`tasks.tether`).
+socket that the command has opened (so no port is ever taken), and is tethered to it (`tasks.workers.tether`).
 
     python -m flows.operate.server SOCKET_DESCRIPTOR
 """
@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from functools import partialmethod
 from pathlib import Path
 
-from tasks import tether
 from tasks.errors import StageError, UserError
-from tasks.loopback import bypass_proxies_on_loopback, is_loopback
 from tasks.storage.logins import without_login
+from tasks.workers import tether
+from tasks.workers.loopback import bypass_proxies_on_loopback, is_loopback
 
 STARTUP_SECONDS = 120.0
 

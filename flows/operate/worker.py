@@ -19,8 +19,8 @@ from pathlib import Path
 from threading import Event
 from types import FrameType
 
-from tasks import tether
-from tasks.launch import GRACE_SECONDS
+from tasks.workers import tether
+from tasks.workers.launch import GRACE_SECONDS
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,6 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from tasks.config import NodesConfig
 from tasks.download.settings import check_settings
 from tasks.errors import UserError
 from tasks.extractor import extractor_fingerprint
@@ -25,6 +24,7 @@ from tasks.storage.locks import check_free
 from tasks.storage.logins import without_login
 from tasks.storage.root import Root
 from tasks.training import train
+from tasks.workers.machines import NodesConfig
 
 
 def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:

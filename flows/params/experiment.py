@@ -18,7 +18,7 @@ from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.config import DatasetConfig, Name
 from tasks.download.config import DownloadConfig
-from tasks.ray_config import RayConfig
+from tasks.workers.machines import RayConfig
 
 _ROOT = Field(description="folder or fsspec URI under which everything is kept")
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from feature_extraction.config import ExtractorConfig
 from tasks.config import DatasetConfig, Uri
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
+from tasks.workers.machines import RayConfig
 
 
 class Params(BaseModel):

@@ -11,9 +11,10 @@ from model.config import VOCABULARY_PATH, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
-from tasks.config import Name, NodesConfig
+from tasks.config import Name
 from tasks.training import runs, specs
 from tasks.training.data import DataSpec
+from tasks.workers.machines import NodesConfig
 
 Setting = runs.Setting
 

@@ -35,11 +35,11 @@ from tasks.download.shard import Again
 from tasks.evaluation.trend import check_fall
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
-from tasks.launch import stopping_children
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
 from tasks.reports.sweeps import Sweep
 from tasks.rows.manifest import make_manifest
 from tasks.storage.root import Root
+from tasks.workers.launch import stopping_children
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:

@@ -12,7 +12,7 @@ from prefect.tasks import Task
 
 from flows.steps.shards import Collected, collect_shards
 from tasks.records import ShardRef, ShardResult
-from tasks.workers import killing_workers
+from tasks.workers.processes import killing_workers
 
 
 def run_shards(

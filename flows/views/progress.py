@@ -17,7 +17,7 @@ from types import TracebackType
 from flows.views.terminal import terminal_of
 from model.progress import Progress
 from tasks.records import ShardRef
-from tasks.shard_events import Event, ShardEvent
+from tasks.workers.events import Event, ShardEvent
 
 EVERY_SECONDS = 3.0
 

@@ -11,12 +11,13 @@ from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.shard import NOTHING_AGAIN, Again, download_shard, standing_shard
 from tasks.download.web.network import NetworkGoneError
-from tasks.memory import reuse_freed_memory
-from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult
-from tasks.shard_events import Event, ReportingPool, ShardReporter, Tell, tell_warnings
 from tasks.storage.root import Root
-from tasks.workers import Seat
+from tasks.workers.events import Event, ShardReporter, Tell, tell_warnings
+from tasks.workers.machines import RayConfig
+from tasks.workers.memory import reuse_freed_memory
+from tasks.workers.processes import Seat
+from tasks.workers.reporting_pool import ReportingPool
 
 
 class DownloadPool(ReportingPool):

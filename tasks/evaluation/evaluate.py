@@ -29,11 +29,9 @@ from model.errors import InputError
 from model.jobs import ScoreJob
 from model.progress import Progress
 from model.training.precision import is_wide
-from tasks import tether
 from tasks.errors import StageError, UserError
 from tasks.evaluation.history import append_history, code_version, find_row, measured, read_history
 from tasks.evaluation.setting_row import SettingRow, setting_rows
-from tasks.launch import run_module
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
 from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_captions
 from tasks.storage.mirror import SCORES, mirrored
@@ -41,6 +39,8 @@ from tasks.storage.paths import scores_folder
 from tasks.storage.root import Root, now
 from tasks.training.data import ResolvedData
 from tasks.training.train import num_processes
+from tasks.workers import tether
+from tasks.workers.launch import run_module
 
 
 @dataclass(frozen=True)

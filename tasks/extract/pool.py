@@ -13,11 +13,12 @@ from feature_extraction.config import ExtractorConfig
 from tasks.errors import UserError
 from tasks.extract.shard import extract_shard, load_on_device, standing_shard
 from tasks.extractor import extractor_fingerprint
-from tasks.ray_config import RayConfig
 from tasks.records import ShardRef, ShardResult
-from tasks.shard_events import Event, ReportingPool, ShardReporter, Tell, tell_warnings
 from tasks.storage.root import Root
-from tasks.workers import Seat
+from tasks.workers.events import Event, ShardReporter, Tell, tell_warnings
+from tasks.workers.machines import RayConfig
+from tasks.workers.processes import Seat
+from tasks.workers.reporting_pool import ReportingPool
 
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector

@@ -2,7 +2,7 @@
 
     CACHE/journal, ...                               what is under way; see `tasks.download.journal` and `tasks.storage.mirror`
     CACHE/runs/RUN, CACHE/scores/EVALUATION          copies, kept in step with the root while this machine works there
-    CACHE/node-1/runs/RUN                            the same on a machine that follows another one, see `tasks.nodes`
+    CACHE/node-1/runs/RUN                            the same on a machine that follows another one, see `tasks.workers.nodes`
     CACHE/cache                                      feature shards, a bounded number of them, and tables of the loader
     CACHE/fetched/captions-SHA.parquet               captions, by their sha256
     CACHE/fetched/SHA/RUN/checkpoints/step-0000700   a checkpoint to be read, by the sha256 of its weights

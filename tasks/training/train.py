@@ -22,11 +22,7 @@ from model.families.bert_folder import check_bert
 from model.families.config import EncoderConfig
 from model.jobs import FinetuneJob, PretrainJob
 from model.progress import Progress
-from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
-from tasks.gpus import visible_gpus
-from tasks.launch import run_module
-from tasks.nodes import wait_for_first_node, wait_for_result
 from tasks.records import CheckpointRef, Stage, fingerprint
 from tasks.storage.digests import file_sha256, weights_sha256
 from tasks.storage.local_copy import keep_for_reading, local_checkpoint, local_copy, with_local_captions
@@ -36,6 +32,10 @@ from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec
+from tasks.workers.gpus import visible_gpus
+from tasks.workers.launch import run_module
+from tasks.workers.machines import NodesConfig
+from tasks.workers.nodes import wait_for_first_node, wait_for_result
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""

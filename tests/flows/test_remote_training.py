@@ -18,11 +18,11 @@ import pytest
 from feature_extraction.config import ExtractorConfig
 from flows.params.training import PretrainParams
 from model.objectives.config import PretrainConfig
-from tasks.config import NodesConfig
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt, Stage
 from tasks.storage.paths import captions_path, captions_receipt_path, features_folder
 from tasks.storage.root import Root, file_digest
+from tasks.workers.machines import NodesConfig
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from tests.toy import TINY, eight_pairs, make_world
 

@@ -19,7 +19,7 @@ COMMAND = """
 import typer
 from pathlib import Path
 from flows.commands.shared import exit_codes
-from tasks.launch import run_module, stopping_children
+from tasks.workers.launch import run_module, stopping_children
 from pydantic import BaseModel
 
 class Job(BaseModel):

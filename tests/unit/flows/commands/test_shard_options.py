@@ -19,11 +19,11 @@ from flows.commands.shard_options import (
 from flows.params.checks import validation_text
 from flows.params.shards import DownloadParams, ExtractParams
 from model.downstream.retrieval.config import ScoringConfig, Shortlist
-from tasks.config import NodesConfig, RowsConfig
+from tasks.config import RowsConfig
 from tasks.download.config import RetryConfig
 from tasks.errors import UserError
-from tasks.ray_config import RayConfig
 from tasks.records import Outcome
+from tasks.workers.machines import NodesConfig, RayConfig
 
 
 def of_rows(recipe: str | None = None, **described: Any) -> DownloadParams:

@@ -17,8 +17,8 @@ from tasks.config import DatasetConfig
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import NOTHING_AGAIN, Again
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.shard_events import Event, ShardEvent
 from tasks.storage.root import Root
+from tasks.workers.events import Event, ShardEvent
 from tests.faults import CONFIG, JPEG
 
 EVERYTHING = Again(everything=True)

@@ -1,53 +1,27 @@
-"""Workers that tell how far their shards are: processes of this machine, or those of a Ray cluster."""
+"""A pool of workers that tell what they do while they do it."""
 
 from __future__ import annotations
 
 import contextvars
-import logging
 import multiprocessing
 import os
-import pickle
-import select
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tasks.errors import UserError
-from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
-from tasks.workers import Arguments, Result, Seat, WorkerPool
+from tasks.workers.events import Event, ShardEvent, Tell, _send
+from tasks.workers.machines import RayConfig
+from tasks.workers.processes import Arguments, Result, Seat, WorkerPool
 
 if TYPE_CHECKING:
-    from tasks.ray_workers import RayWorkers
-
-_REPORT_SECONDS = 0.2
-_LONGEST_TEXT = select.PIPE_BUF // 8
-"""Characters of four bytes at most, and room for what pickle adds."""
-
-
-@dataclass(frozen=True)
-class ShardEvent:
-    """How far a shard is: its rows or images that have ended so far, per outcome."""
-
-    kind: Literal["begun", "going", "ended"]
-    ref: ShardRef
-    ended: Counter[str]
-
-
-Event = ShardEvent | str
-"""Text is something that the user should know."""
-
-
-Tell = Callable[[Event], None]
-"""Takes an event to the process that listens."""
+    from tasks.workers.ray_workers import RayWorkers
 
 
 class ReportingPool:
@@ -156,7 +130,7 @@ def _ray_workers(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
-        from tasks.ray_workers import RayWorkers
+        from tasks.workers.ray_workers import RayWorkers
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
@@ -164,52 +138,3 @@ def _ray_workers(
             "workers on a Ray cluster need the package ray, which is not installed here; run: pip install 'ray>=2.60'"
         ) from error
     return RayWorkers(max_workers, config, num_gpus, start, tell, arguments)
-
-
-def _send(pipe: Connection, event: Event) -> None:
-    """Send an event whole, whoever else sends at the same time.
-
-    The kernel keeps messages of this size together. A lock, as a queue has, would stay locked for ever when its holder
-    is killed.
-    """
-    message = pickle.dumps(event[:_LONGEST_TEXT] if isinstance(event, str) else event)
-    assert len(message) < select.PIPE_BUF - 4, "an event is longer than a pipe takes at once"
-    pipe.send_bytes(message)
-
-
-class _ToldWarnings(logging.Handler):
-    """Passes a worker's log lines on as events."""
-
-    def __init__(self, tell: Tell) -> None:
-        super().__init__(logging.WARNING)
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._tell(f"{record.levelname}: {record.getMessage()}")
-
-
-def tell_warnings(tell: Tell) -> None:
-    """Have this worker's warnings told by the process that listens: it knows where its user reads."""
-    for room in ("tasks", "feature_extraction"):
-        logging.getLogger(room).addHandler(_ToldWarnings(tell))
-        logging.getLogger(room).propagate = False
-
-
-class ShardReporter:
-    """Tells of one shard as it goes, a few times a second at most."""
-
-    def __init__(self, tell: Tell, ref: ShardRef) -> None:
-        self._tell, self._ref = tell, ref
-        self._seen: Counter[str] | None = None
-        self._last = 0.0
-
-    def __call__(self, ended: Counter[str]) -> None:
-        """Take what has ended so far; the first call says what had ended before this run."""
-        if self._seen is None or time.monotonic() - self._last >= _REPORT_SECONDS:
-            kind: Literal["begun", "going"] = "begun" if self._seen is None else "going"
-            self._tell(ShardEvent(kind, self._ref, ended))
-            self._last = time.monotonic()
-        self._seen = ended
-
-    def end(self) -> None:
-        self._tell(ShardEvent("ended", self._ref, self._seen or Counter()))

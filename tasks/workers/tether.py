@@ -1,6 +1,6 @@
 """Runs a module as `python -m` would, in a process that dies with its parent.
 
-    python -m tasks.tether PARENT_PID MODULE ARGUMENT...
+    python -m tasks.workers.tether PARENT_PID MODULE ARGUMENT...
 
 `finally` and `atexit` do not run when a parent is killed with SIGKILL, so the child itself asks the kernel to be killed
 then (Linux, prctl PR_SET_PDEATHSIG). It asks after its own exec, from its own main thread: no Python code runs between
@@ -9,7 +9,7 @@ parent.
 
 The signal is SIGKILL, not SIGTERM: a child that still writes its last checkpoint while a second run has begun on the
 same folder would be worse than the steps lost. The kernel sends it when the *thread* that started the child ends, so
-that thread must wait for the child, as `tasks.launch.run_module` does.
+that thread must wait for the child, as `tasks.workers.launch.run_module` does.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def signal_at_parents_end(number: signal.Signals) -> None:
 
 def command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module tethered to this process."""
-    return [sys.executable, "-m", "tasks.tether", str(os.getpid()), module, *arguments]
+    return [sys.executable, "-m", "tasks.workers.tether", str(os.getpid()), module, *arguments]
 
 
 def _main() -> None:

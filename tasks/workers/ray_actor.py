@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.shard_events import Event, Tell
-from tasks.workers import Seat
+from tasks.workers.events import Event, Tell
+from tasks.workers.processes import Seat
 
 
 @dataclass(frozen=True)

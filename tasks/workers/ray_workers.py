@@ -1,4 +1,4 @@
-"""So many workers on a Ray cluster, with the interface of `tasks.workers.WorkerPool`.
+"""So many workers on a Ray cluster, with the interface of `tasks.workers.processes.WorkerPool`.
 
 Ray places the workers and gives each its GPU. One worker is one process, which stays and takes shard after shard, so
 that a detector is loaded once; a thread of this process waits for each. (Ray's own tasks would load it for each shard,
@@ -23,12 +23,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from tasks.errors import StageError, UserError, WorkersGoneError
-from tasks.ray_actor import Ended
-from tasks.ray_cluster import RayCluster, RayWorker, WorkerDiedError
-from tasks.ray_config import RayConfig
 from tasks.records import ShardRef
-from tasks.shard_events import Tell
-from tasks.workers import Arguments, Result, killers
+from tasks.workers.events import Tell
+from tasks.workers.machines import RayConfig
+from tasks.workers.processes import Arguments, Result, killers
+from tasks.workers.ray_actor import Ended
+from tasks.workers.ray_cluster import RayCluster, RayWorker, WorkerDiedError
 
 _LIVES = 3
 """Workers that may die at one shard before it fails."""

@@ -26,13 +26,14 @@ from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, UserError
 from tasks.extract.pool import ExtractorPool
 from tasks.extract.shard import extract_shard
-from tasks.ray_actor import ShardActor
-from tasks.ray_config import RayConfig
 from tasks.records import Receipt, ShardRef
 from tasks.rows.manifest import list_shards, make_manifest
-from tasks.shard_events import Event, ReportingPool, ShardEvent
 from tasks.storage.root import Root
-from tasks.workers import Seat
+from tasks.workers.events import Event, ShardEvent
+from tasks.workers.machines import RayConfig
+from tasks.workers.processes import Seat
+from tasks.workers.ray_actor import ShardActor
+from tasks.workers.reporting_pool import ReportingPool
 from tests import ray_work
 from tests.faults import CONFIG, picture
 
@@ -255,8 +256,8 @@ def test_an_interrupt_waits_for_nothing_and_leaves_nobody(ray_config: RayConfig)
 def test_workers_die_with_a_driver_that_is_killed(ray_config: RayConfig) -> None:
     program = f"""
         import os, signal
-        from tasks.ray_config import RayConfig
-        from tasks.shard_events import ReportingPool
+        from tasks.workers.machines import RayConfig
+        from tasks.workers.events import ReportingPool
         from tests import ray_work
 
         heard = []
@@ -305,7 +306,7 @@ def test_what_the_user_is_to_mend_on_another_machine_names_it() -> None:
 
 
 def test_without_ray_the_user_is_told_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("tasks.ray_workers", "tasks.ray_cluster"):
+    for name in ("tasks.workers.ray_workers", "tasks.workers.ray_cluster"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install 'ray"):

@@ -8,7 +8,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment
 import pytest
 
 from tasks.download.web.proxies import Proxies, Proxy
-from tasks.loopback import bypass_proxies_on_loopback, is_loopback
+from tasks.workers.loopback import bypass_proxies_on_loopback, is_loopback
 
 
 @pytest.fixture(autouse=True)

@@ -24,9 +24,9 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tasks.errors import UserError
-from tasks.ray_actor import ShardActor
-from tasks.ray_config import RayConfig
-from tasks.workers import Seat
+from tasks.workers.machines import RayConfig
+from tasks.workers.processes import Seat
+from tasks.workers.ray_actor import ShardActor
 
 _LOCAL = "local"
 _OBJECT_STORE_BYTES = 80_000_000

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from tasks import launch, nodes
-from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
-from tasks.launch import run_module
-from tasks.nodes import wait_for_first_node, wait_for_result
 from tasks.records import CheckpointRef, Stage
 from tasks.storage.root import Root
+from tasks.workers import launch, nodes
+from tasks.workers.launch import run_module
+from tasks.workers.machines import NodesConfig
+from tasks.workers.nodes import wait_for_first_node, wait_for_result
 
 DONE = CheckpointRef(run="pretrain-0123456789ab", stage=Stage.PRETRAIN, uri="u", step=5, fingerprint="f")
 

@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-from tasks.memory import reuse_freed_memory
+from tasks.workers.memory import reuse_freed_memory
 
 if not reuse_freed_memory():
     sys.exit("no glibc")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
-from tasks.tether import die_with_parent
+from tasks.workers.tether import die_with_parent
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

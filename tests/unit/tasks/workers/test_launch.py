@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from model.progress import Progress
 from tasks.errors import StageError, UserError
-from tasks.launch import run_module, stopping_children
+from tasks.workers.launch import run_module, stopping_children
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -161,7 +161,7 @@ def test_interrupt_of_the_main_thread_stops_a_child_of_another(child: Callable[[
 def test_kill_9_of_the_parent_kills_the_child(child: Callable[[str], None], tmp_path: Path) -> None:
     child(SLEEPER)
     code = (
-        "from pathlib import Path; from pydantic import create_model; from tasks.launch import run_module;"
+        "from pathlib import Path; from pydantic import create_model; from tasks.workers.launch import run_module;"
         f"t = Path({str(tmp_path)!r});"
         "run_module('child_module', create_model('Job', pid_file=str)(pid_file=str(t / 'pids')), t / 'job.json',"
         " t / 'log.txt', lambda _: None)"

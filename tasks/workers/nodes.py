@@ -7,11 +7,11 @@ import socket
 import time
 from collections.abc import Callable
 
-from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
-from tasks.launch import PATIENCE_SECONDS
 from tasks.records import CheckpointRef
 from tasks.storage.root import Root
+from tasks.workers.launch import PATIENCE_SECONDS
+from tasks.workers.machines import NodesConfig
 
 _POLL_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0

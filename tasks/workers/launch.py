@@ -1,6 +1,6 @@
 """Starts a compute room's module as a subprocess, follows its progress, and leaves no survivor.
 
-The child leads its own process group and is tethered to this process (`tasks.tether`), so:
+The child leads its own process group and is tethered to this process (`tasks.workers.tether`), so:
 
 - an exception or Ctrl-C here: SIGTERM to the group (training writes a checkpoint), `GRACE_SECONDS`, SIGKILL;
 - this process killed with SIGKILL: the kernel kills the child;
@@ -23,9 +23,9 @@ from typing import IO
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from model.progress import Ending, Progress
-from tasks import tether
-from tasks.config import NodesConfig
 from tasks.errors import StageError, UserError
+from tasks.workers import tether
+from tasks.workers.machines import NodesConfig
 
 GRACE_SECONDS = 30.0
 PATIENCE_SECONDS = 1800.0

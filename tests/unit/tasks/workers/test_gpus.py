@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.gpus import visible_gpus
+from tasks.workers.gpus import visible_gpus
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from tasks.workers import WorkerPool, killing_workers
+from tasks.workers.processes import WorkerPool, killing_workers
 
 
 def test_an_interrupt_ends_the_workers_that_threads_wait_for() -> None:
