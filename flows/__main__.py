@@ -12,12 +12,8 @@ if __name__ == "__main__":  # Before the seconds of imports below, which Ctrl-C 
     enter()
     raise SystemExit
 
-import logging
-
 from flows.commands.app import app
 from tasks.workers.loopback import bypass_proxies_on_loopback
-
-log = logging.getLogger("flows.main")
 
 
 def main() -> None:

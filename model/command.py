@@ -1,4 +1,4 @@
-"""What the three commands of this room share: read the job, log to stderr, turn errors into exit codes."""
+"""What the three commands of this room share: read the job and its data, log to stderr, turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from feature_extraction.samples.tars import ShardError
-from model.command import run_job
 from model.config import FeatureSource
 from model.data.captions import Captions, load_captions
 from model.data.store import FeatureStore, open_store

@@ -17,7 +17,7 @@ VOCABULARY_PATH = (
     "accents, CJK characters); without these they are lower-cased"
 )
 """What `vocabulary_path` is, in every config that has it."""
-_WORD_RULES = (
+WORD_RULES = (
     "how captions are cut into word pieces. None: as stated beside vocabulary_path; a run writes what it found there"
 )
 

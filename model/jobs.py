@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from model.config import _WORD_RULES, VOCABULARY_PATH, Config, FeatureSource, WordRules
+from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, WordRules
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
@@ -17,7 +17,7 @@ class PretrainJob(Config):
     train: FeatureSource = Field(description="what is learnt from")
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
+    word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
     encoder: EncoderConfig = Field(description="size and wiring of the model")
     pretrain: PretrainConfig = Field(description="objectives and the loop")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
@@ -30,7 +30,7 @@ class FinetuneJob(Config):
     train: FeatureSource = Field(description="what is learnt from")
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
+    word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
     encoder: EncoderConfig = Field(description="size and wiring of the model")
     finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")

@@ -8,6 +8,7 @@ and memory holds a block, not the matrix.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from model.command import run_job
 from model.data.captions import load_captions
 from model.data.store import open_store
 from model.data.tokenizer import load_tokens
-from model.downstream.retrieval.blocks import Split, _alone, _Blocks, _log, _score_shortlist
+from model.downstream.retrieval.blocks import Blocks, Split, alone_in, score_shortlist
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.pairs import PairScorer
@@ -39,7 +40,7 @@ from model.training.loop import set_up_torch
 from model.training.precision import Asked, Taken, agree_on_precision
 from model.training.processes import Processes, join_processes
 
-_HASHED_AT_ONCE = 64
+_log = logging.getLogger(__name__)
 _PRECISIONS: tuple[Asked, ...] = ("auto", "fp32", "bf16")
 
 
@@ -54,7 +55,7 @@ def run_scoring(job: ScoreJob) -> int:
         captions = load_captions(job.data, store)
         split = Split(store, captions, load_tokens(vocabulary, captions, model.config.max_text_tokens))
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder, processes):
+        with alone_in(folder, processes):
             precision = _precision(folder, config, processes, model.config.hidden_size)
             identity = {
                 "weights": weights_sha256(Path(job.checkpoint_path)),
@@ -64,14 +65,14 @@ def run_scoring(job: ScoreJob) -> int:
             }
             config = config.model_copy(update={"precision": precision})
             scorer = PairScorer(model.to(processes.device), config, processes.device)
-            blocks = _Blocks(split, scorer, processes, config)
+            blocks = Blocks(split, scorer, processes, config)
             if config.shortlist is None:
                 plan = split.plan(config, processes.count, identity)
                 blocks.score(folder, plan, model.bert.max_regions, "score")
             else:
                 chosen = {"shortlist": config.shortlist.model_dump(mode="json")}
                 plan = split.plan(config, processes.count, identity | chosen)
-                _score_shortlist(blocks, folder, plan, config.shortlist, identity, model.bert.max_regions)
+                score_shortlist(blocks, folder, plan, config.shortlist, identity, model.bert.max_regions)
             if processes.is_first:
                 _write_metrics(folder, job)
     return 0

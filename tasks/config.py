@@ -91,26 +91,3 @@ class DatasetConfig(Config):
         """
         rows = self.splits[split]
         return RowsConfig(rows=rows) if isinstance(rows, str) else rows
-
-
-# Headers of a request that `DownloadConfig.headers` cannot hold.
-_OWN_FIELDS = {"user-agent": "user_agent", "accept": "accept", "accept-language": "accept_language"}
-_OURS = frozenset(
-    {
-        "accept-encoding",
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "range",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-
-
-def _fits_header(value: str) -> bool:
-    return value.isascii() and value.isprintable()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from feature_extraction.samples.tars import ShardError, _key_and_extension, read_tar
+from feature_extraction.samples.tars import ShardError, key_and_extension, read_tar
 
 IMAGE_FORMAT = "img/1"
 
@@ -62,7 +62,7 @@ def read_image_shard(stream: IO[bytes], shard: str) -> Iterator[ImageSample]:
     """The samples of an image shard, in order; `shard` names it in errors."""
     jpegs: dict[str, bytes] = {}
     for name, content in read_tar(stream, shard):
-        key, extension = _key_and_extension(name, shard)
+        key, extension = key_and_extension(name, shard)
         if extension == "jpg":
             jpegs[key] = content
         elif extension == "json" and key in jpegs:

@@ -31,7 +31,7 @@ from typing import IO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples.tars import _TAR_BLOCK, ShardError, _key_and_extension, read_tar
+from feature_extraction.samples.tars import TAR_BLOCK, ShardError, key_and_extension, read_tar
 
 REGION_FORMAT = "rgn/1"
 
@@ -114,7 +114,7 @@ class RegionLayout:
     @property
     def tar_bytes(self) -> int:
         """Stride of a record in its tar: member header, record, padding."""
-        return _TAR_BLOCK + -(-self.record_bytes // _TAR_BLOCK) * _TAR_BLOCK
+        return TAR_BLOCK + -(-self.record_bytes // TAR_BLOCK) * TAR_BLOCK
 
 
 # --- tar ------------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
 def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
     """The samples of a feature shard, in order; `shard` names it in errors."""
     for name, content in read_tar(stream, shard):
-        key, extension = _key_and_extension(name, shard)
+        key, extension = key_and_extension(name, shard)
         if extension != "rgn":
             raise ShardError(f"{shard}: unexpected member {name!r}; extract this shard again")
         yield decode_regions(key, content)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-_TAR_BLOCK = 512
+TAR_BLOCK = 512
 
 
 class ShardError(ValueError):
@@ -23,11 +23,11 @@ def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
         info = tarfile.TarInfo(name)
         info.size = len(content)
         info.mode = 0o644
-        padding = -len(content) % _TAR_BLOCK
+        padding = -len(content) % TAR_BLOCK
         # `TarFile.addfile` would copy the content 16 kB at a time.
         written += stream.write(info.tobuf(tarfile.USTAR_FORMAT)) + stream.write(content) + padding
         stream.write(bytes(padding))
-    end = 2 * _TAR_BLOCK
+    end = 2 * TAR_BLOCK
     stream.write(bytes(end + -(written + end) % tarfile.RECORDSIZE))
 
 
@@ -44,7 +44,7 @@ def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
                 raise ShardError(f"{shard}: member {info.name!r} stands there twice; write this shard again")
             names.add(info.name)
             yield info.name, _content(tar, info, shard)
-        if stream.seek(0, io.SEEK_END) < tar.offset + _TAR_BLOCK:
+        if stream.seek(0, io.SEEK_END) < tar.offset + TAR_BLOCK:
             raise ShardError(f"{shard}: the tar's end marker is missing; write this shard again")
 
 
@@ -105,7 +105,7 @@ class _Within:
         return self._stream.tell()
 
 
-def _key_and_extension(name: str, shard: str) -> tuple[str, str]:
+def key_and_extension(name: str, shard: str) -> tuple[str, str]:
     """The parts of a member's name. Keys become names of files: none leads out of a folder."""
     key, _, extension = name.partition(".")
     if re.fullmatch(r"[\w-]+", key) is None:

@@ -15,3 +15,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+@app.callback()
+def _application() -> None:
+    """Commands are added when they are asked for; typer wants something to be there."""

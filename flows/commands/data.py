@@ -9,8 +9,7 @@ import typer
 from pydantic import TypeAdapter
 
 from flows.commands import shard_options as options
-from flows.commands.app import app
-from flows.commands.experiment import _load
+from flows.commands.experiment import load_experiment
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import (
     Json,
@@ -27,7 +26,6 @@ from flows.steps.world import uses_world, world_served
 from flows.views.progress import counts_text
 
 
-@app.command()
 def download(
     root: Root = None,
     recipe: Recipe = None,
@@ -103,7 +101,7 @@ def download(
         if rows is None and recipe is None and params is None:
             loaded = options.begun_params(root or "data", only)
         elif rows is None:
-            rebuilding = _load(recipe, params, root, None)
+            rebuilding = load_experiment(recipe, params, root, None)
             loaded = rebuilding.for_download()
         else:
             loaded = options.rows_params(rows, described, root, recipe, params)
@@ -128,7 +126,6 @@ def download(
         _print_stages(summaries, json)
 
 
-@app.command()
 def extract(
     root: Root = None,
     recipe: Recipe = None,
@@ -161,7 +158,7 @@ def extract(
         if recipe is None and params is None:
             loaded = options.begun_extract_params(root or "data", only)
         else:
-            loaded = _load(recipe, params, root, None).for_extract()
+            loaded = load_experiment(recipe, params, root, None).for_extract()
         loaded = options.with_extract_options(loaded, only, shards, part, workers, set_ or [], max_failed_share, ray)
         checks.check_downloaded(loaded)
         checks.check_extract(loaded)
@@ -179,3 +176,8 @@ def _print_stages(summaries: list[StageSummary], json: bool) -> None:
             f"{summary.name}: {summary.ran} shards done, {summary.skipped} done before{failed}; "
             f"{counts_text(summary.counts)}"
         )
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command("download")(download)
+    app.command("extract")(extract)

@@ -26,7 +26,7 @@ from tasks.training.runs import CheckpointChoice
 _DEFAULT_SETTING = "pretrain+finetune"
 
 
-def add_evaluation_commands(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `evaluate` and `history` to a command line."""
     app.command("evaluate")(evaluate)
     app.command("history")(history)

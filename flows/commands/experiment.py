@@ -7,7 +7,6 @@ from pathlib import Path
 import typer
 from pydantic import BaseModel
 
-from flows.commands.app import app
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import (
     Changed,
@@ -30,14 +29,12 @@ from tasks.records import Outcome
 from tasks.reports.retrieval.recall_table import table_text
 
 
-@app.command()
 def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
     """Rows to retrieval table on a self-made small web, in minutes, without network or GPU."""
     with exit_codes():
-        _rebuild(_load("demo", None, root, seed), json)
+        _rebuild(load_experiment("demo", None, root, seed), json)
 
 
-@app.command()
 def rebuild(
     root: Root = None,
     recipe: Recipe = None,
@@ -48,10 +45,9 @@ def rebuild(
 ) -> None:
     """All stages: download, extract, pretrain, finetune, evaluate, report."""
     with exit_codes():
-        _rebuild(_load(recipe, params, root, seed, set_), json)
+        _rebuild(load_experiment(recipe, params, root, seed, set_), json)
 
 
-@app.command()
 def status(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
@@ -62,29 +58,28 @@ def status(
     with exit_codes():
         if recipe is None and params is None:
             found = read_download_status(root or "data")
-            _print(found, status_text(found), json)
+            print_result(found, status_text(found), json)
             return
-        loaded = _load(recipe, params, root, seed)
+        loaded = load_experiment(recipe, params, root, seed)
         source = f"--recipe {recipe}" if params is None else f"--params {params}"
         options = f"{source} --root {loaded.root_uri}" + ("" if seed is None else f" --seed {seed}")
         found = read_status(loaded, options)
-        _print(found, status_text(found), json)
+        print_result(found, status_text(found), json)
 
 
-@app.command("params")
 def print_params(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, set_: Changed = None
 ) -> None:
     """Print parameters as JSON, to be edited and given to --params."""
     with exit_codes():
-        typer.echo(_load(recipe, params, root, seed, set_).model_dump_json(indent=2))
+        typer.echo(load_experiment(recipe, params, root, seed, set_).model_dump_json(indent=2))
 
 
 def _rebuild(params: RebuildParams, json: bool) -> None:
     with rows_ready(params) as ready:
         checks.check_rebuild(ready)
         result: RebuildResult = run_stage("rebuild", ready)
-    _print(result, rebuild_text(result), json)
+    print_result(result, rebuild_text(result), json)
 
 
 def rebuild_text(result: RebuildResult) -> str:
@@ -104,12 +99,19 @@ def rebuild_text(result: RebuildResult) -> str:
     return "\n".join(lines)
 
 
-def _print(result: BaseModel, text: str, json: bool) -> None:
+def print_result(result: BaseModel, text: str, json: bool) -> None:
     print(result.model_dump_json() if json else text)
 
 
-def _load(
+def load_experiment(
     recipe: str | None, params: Path | None, root: str | None, seed: int | None, settings: list[str] | None = None
 ) -> RebuildParams:
     loaded = checks.load_params(recipe, params, root)
     return with_changes(loaded if seed is None else loaded.with_seed(seed), read_changes(settings or []))
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+    app.command("rebuild")(rebuild)
+    app.command("status")(status)
+    app.command("params")(print_params)

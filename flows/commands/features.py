@@ -33,7 +33,7 @@ _Features = Annotated[
 ]
 
 
-def add_feature_commands(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add import-features, export-features and verify to a command line."""
     app.command("import-features")(import_command)
     app.command("export-features")(export_command)

@@ -36,7 +36,7 @@ class InspectResult(Record):
     inspection: Inspection
 
 
-def add_inspect_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `inspect` to a command line."""
     app.command("inspect")(inspect)
 

@@ -73,7 +73,7 @@ def _leave_terminal() -> None:
 
 
 def _end_at_once(number: int) -> None:
-    """Kill what this process has started, and end it. What else it has started dies with it (`tasks.workers.tether`)."""
+    """Kill what this process has started, and end it; what is tethered to it dies with it (`tasks.workers.tether`)."""
     kill_children()
     for worker in multiprocessing.active_children():
         worker.kill()

@@ -1,4 +1,4 @@
-"""The commands that are imported once they are asked for, so that the others do not wait for what only these need."""
+"""Every command, by name: imported once it is asked for, so that the others do not wait for what only it needs."""
 
 from __future__ import annotations
 
@@ -8,36 +8,41 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-_LATER = {
-    "evaluate": "evaluation_commands",
-    "history": "evaluation_commands",
-    "import-features": "feature_commands",
-    "export-features": "feature_commands",
-    "verify": "feature_commands",
-    "inspect": "inspect_command",
-    "search": "search_command",
-    "setup": "setup_command",
-    "sweep": "sweep_command",
-    "worker": "worker_command",
+_COMMANDS = {
+    "Experiment": {"demo": "experiment", "rebuild": "experiment", "status": "experiment", "params": "experiment"},
+    "Data": {
+        "download": "data",
+        "extract": "data",
+        "import-features": "features",
+        "export-features": "features",
+        "verify": "features",
+        "inspect": "inspect",
+    },
+    "Training": {"pretrain": "training", "finetune": "training", "sweep": "sweep"},
+    "Results": {"evaluate": "evaluation", "history": "evaluation", "search": "search"},
+    "Operating": {"setup": "setup", "worker": "worker"},
 }
-"""In the order of the help, and the module of `flows` whose `add_MODULE` adds each to an app."""
+"""In the order of the help: group, command, and the module of this folder whose `add_commands` adds it to an app."""
+_GROUPS = {name: group for group, commands in _COMMANDS.items() for name in commands}
 
 
 class Commands(TyperGroup):
-    """The commands of an app, and those that come later."""
+    """All commands of the application."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        self._add(*_LATER)
-        return super().list_commands(ctx)
+        self._add(*_GROUPS)
+        return list(_GROUPS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            self._add(*([cmd_name] if cmd_name in _LATER else _LATER))  # All of them, to suggest one of.
+            self._add(*([cmd_name] if cmd_name in _GROUPS else _GROUPS))  # All of them, to suggest one of.
         return super().get_command(ctx, cmd_name)
 
     def _add(self, *names: str) -> None:
-        for module in dict.fromkeys(_LATER[name] for name in names if name not in self.commands):
+        wanted = (_COMMANDS[_GROUPS[name]][name] for name in names if name not in self.commands)
+        for module in dict.fromkeys(wanted):
             app = typer.Typer()
-            getattr(import_module(f"flows.{module}"), f"add_{module}")(app)
-            for command in typer.main.get_group(app).commands.values():
+            import_module(f"flows.commands.{module}").add_commands(app)
+            for name, command in typer.main.get_group(app).commands.items():
+                command.rich_help_panel = _GROUPS[name]  # type: ignore[attr-defined]
                 self.add_command(command)

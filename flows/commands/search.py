@@ -53,7 +53,7 @@ class SearchResult(Record):
     page: str | None = Field(description="full name of the HTML page")
 
 
-def add_search_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `search` to a command line."""
     app.command("search")(search)
 

@@ -16,7 +16,7 @@ from flows.results import Made
 from tasks.errors import UserError
 
 
-def add_setup_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `setup` to a command line."""
     app.command("setup")(setup)
 

@@ -16,7 +16,7 @@ from tasks.errors import UserError
 from tasks.reports.sweeps import Sweep, VariantsFailedError, sweep_text
 
 
-def add_sweep_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `sweep` to a command line."""
     app.command("sweep")(sweep)
 

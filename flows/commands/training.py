@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.commands import shard_options as options
-from flows.commands.app import app
-from flows.commands.experiment import _load, _print
+from flows.commands.experiment import load_experiment, print_result
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import (
     Changed,
@@ -27,7 +26,6 @@ from flows.params import checks
 from tasks.records import CheckpointRef
 
 
-@app.command()
 def pretrain(
     root: Root = None,
     recipe: Recipe = None,
@@ -47,13 +45,12 @@ def pretrain(
     """
     with exit_codes():
         nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
-        loaded = _load(recipe, params, root, seed, set_).for_pretrain().model_copy(update={"nodes": nodes})
+        loaded = load_experiment(recipe, params, root, seed, set_).for_pretrain().model_copy(update={"nodes": nodes})
         checks.check_pretrain(loaded)
         checkpoint: CheckpointRef = run_stage("pretrain", loaded)
         _print_checkpoint(checkpoint, json)
 
 
-@app.command()
 def finetune(
     root: Root = None,
     recipe: Recipe = None,
@@ -72,7 +69,7 @@ def finetune(
     """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint. Several machines: as for pretrain."""
     with exit_codes():
         nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
-        loaded = _load(recipe, params, root, seed, set_)
+        loaded = load_experiment(recipe, params, root, seed, set_)
         checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
         finetuning = finetuning.model_copy(update={"nodes": nodes})
@@ -83,4 +80,9 @@ def finetune(
 
 def _print_checkpoint(checkpoint: CheckpointRef, json: bool) -> None:
     state = "was done before" if checkpoint.skipped else "done"
-    _print(checkpoint, f"{checkpoint.run}: {state}, {checkpoint.step} steps\ncheckpoint: {checkpoint.uri}", json)
+    print_result(checkpoint, f"{checkpoint.run}: {state}, {checkpoint.step} steps\ncheckpoint: {checkpoint.uri}", json)
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command("pretrain")(pretrain)
+    app.command("finetune")(finetune)

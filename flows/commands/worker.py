@@ -13,7 +13,7 @@ from flows.operate.worker import run_worker
 from tasks.errors import UserError
 
 
-def add_worker_command(app: typer.Typer) -> None:
+def add_commands(app: typer.Typer) -> None:
     """Add `worker` to a command line."""
     app.command("worker")(worker)
 

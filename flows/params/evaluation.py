@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from flows.params.experiment import _ROOT
-from flows.params.shards import Params
+from flows.params.shards import ROOT_URI, Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import ScoringConfig
@@ -28,7 +27,7 @@ class EvaluateParams(Params):
     finetuning), or of one that is named (run) and so says all that by itself.
     """
 
-    root_uri: str = _ROOT
+    root_uri: str = ROOT_URI
     run: str | None = Field(default=None, description="name of a run under ROOT/runs, instead of its parameters")
     setting: Setting | None = Field(default=None, description="row of the table, and by it which run is scored")
     variant: str | None = Field(default=None, description="see RebuildParams.variant")
@@ -83,7 +82,7 @@ class EvaluateParams(Params):
 
     @property
     def seed(self) -> int:
-        """Of the run that the parameters describe. A run that is named knows its own: see `tasks.training.runs.find_run`."""
+        """Of the run that the parameters describe. One that is named knows its own: see `tasks.training.runs`."""
         assert self.run is None
         if self.setting == "zero-shot":
             assert self.pretraining is not None

@@ -20,8 +20,6 @@ from tasks.config import DatasetConfig, Name
 from tasks.download.config import DownloadConfig
 from tasks.workers.machines import RayConfig
 
-_ROOT = Field(description="folder or fsspec URI under which everything is kept")
-
 
 class RebuildParams(Params):
     """One whole experiment: from caption/URL rows to the retrieval table."""

@@ -10,6 +10,8 @@ from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.records import ShardRef
 from tasks.workers.machines import RayConfig
 
+ROOT_URI = Field(description="folder or fsspec URI under which everything is kept")
+
 
 class Params(BaseModel):
     """Base of this room's models: immutable, and unknown fields are errors."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from flows.params.experiment import _ROOT
-from flows.params.shards import Params
+from flows.params.shards import ROOT_URI, Params
 from model.config import VOCABULARY_PATH, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
@@ -29,7 +28,7 @@ _NODES = Field(
 class PretrainParams(Params):
     """Feature shards of the pretraining dataset to a pretrained checkpoint."""
 
-    root_uri: str = _ROOT
+    root_uri: str = ROOT_URI
     dataset: Name = Field(description="name of the dataset")
     split: Name = Field(default="train", description="of the dataset: what is learnt from")
     validation_split: Name | None = Field(
@@ -71,7 +70,7 @@ def _check_validated(config: LoopConfig, validation_split: str | None, name: str
 class FinetuneParams(Params):
     """Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
 
-    root_uri: str = _ROOT
+    root_uri: str = ROOT_URI
     dataset: Name = Field(description="name of the dataset")
     split: Name = Field(default="train", description="of the dataset: what is learnt from")
     validation_split: Name | None = Field(

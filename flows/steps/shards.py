@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from feature_extraction.samples.tars import ShardError
 from flows.results import FailedShard, StageSummary
 from flows.views.progress import counts_text
-from flows.views.stage_texts import _NAMED, lost_text, num_shards
+from flows.views.stage_texts import MOST_NAMED, lost_text, num_shards
 from tasks.download.web.network import NetworkGoneError
 from tasks.errors import StageError, StorageError, UserError, WorkersGoneError, is_disk_full
 from tasks.records import ShardRef, ShardResult, Stage
@@ -116,7 +116,7 @@ def check_failed(summaries: Sequence[StageSummary], max_failed_share: float, log
 def _failure_text(summaries: Sequence[StageSummary], max_failed_share: float) -> str:
     failed = [one for summary in summaries for one in summary.failed]
     total = sum(map(num_shards, summaries))
-    names = ", ".join(str(one.ref) for one in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
+    names = ", ".join(str(one.ref) for one in failed[:MOST_NAMED]) + (", ..." if len(failed) > MOST_NAMED else "")
     beyond = [summary.name for summary in summaries if not is_tolerable(summary, max_failed_share)]
     share = f", more of {', '.join(beyond)} than max_failed_share={max_failed_share:g} allows" * bool(max_failed_share)
     others = "the others are done, " if len(failed) < total else ""

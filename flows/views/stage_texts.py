@@ -41,7 +41,7 @@ def losses(stages: Sequence[StageSummary]) -> list[str]:
     return sentences
 
 
-_NAMED = 8
+MOST_NAMED = 8
 
 
 def lost_text(summary: StageSummary, shards: int | None = None) -> str:
@@ -59,4 +59,6 @@ def num_shards(summary: StageSummary) -> int:
 
 
 def _named(failed: Sequence[FailedShard]) -> str:
-    return ", ".join(f"{one.ref.shard:05d}" for one in failed[:_NAMED]) + (", ..." if len(failed) > _NAMED else "")
+    return ", ".join(f"{one.ref.shard:05d}" for one in failed[:MOST_NAMED]) + (
+        ", ..." if len(failed) > MOST_NAMED else ""
+    )

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.families.config import EncoderConfig
 from model.families.layouts import Layout
-from model.families.unicoder_vl import ACTIVATIONS
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+"""By `EncoderConfig.hidden_act`."""
 
 
 class SelfAttention(nn.Module):

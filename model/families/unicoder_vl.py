@@ -6,13 +6,10 @@ bert-base's weights load by name (`bert.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
@@ -23,13 +20,6 @@ from model.families.layers import Layer, WordHead
 from model.families.layouts import choose_layout
 
 _WORD_SEGMENT, _REGION_SEGMENT = 0, 1
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-"""By `EncoderConfig.hidden_act`."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from model.families.unicoder_vl import Encoded, UnicoderVL
-from model.objectives.targets import Targets, _cross_entropy, states_at
+from model.objectives.targets import Targets, cross_entropy, states_at
 
 
-def _masked_labels(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
-    return _cross_entropy(model.region_labels(states_at(encoded.regions, targets)), targets.labels)
+def masked_labels(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
+    return cross_entropy(model.region_labels(states_at(encoded.regions, targets)), targets.labels)

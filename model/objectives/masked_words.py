@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from model.families.unicoder_vl import Encoded, UnicoderVL
-from model.objectives.targets import Targets, _cross_entropy, states_at
+from model.objectives.targets import Targets, cross_entropy, states_at
 
 
-def _masked_words(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
+def masked_words(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
     states = states_at(encoded.words, targets)
     logits = model.cls["predictions"](states, model.bert.embeddings.word_embeddings.weight)
-    return _cross_entropy(logits, targets.labels)
+    return cross_entropy(logits, targets.labels)

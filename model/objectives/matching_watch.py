@@ -1,8 +1,8 @@
 """Whether matching learns anything at all: the share of right answers against that of a guess. Imports no torch.
 
-Wrong pairs are as many as right ones (`model.objectives.pairing`), so whoever answers without looking at the pair is right half of
-the time: of N answers N/2, with a standard deviation of sqrt(N)/2 at most. On small data the matching head can stay
-there for thousands of steps while the other losses fall; retrieval then ranks by nothing.
+Wrong pairs are as many as right ones (`model.objectives.pairing`), so whoever answers without looking at the pair is
+right half of the time: of N answers N/2, with a standard deviation of sqrt(N)/2 at most. On small data the matching
+head can stay there for thousands of steps while the other losses fall; retrieval then ranks by nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections import deque
 from collections.abc import Mapping
 
 from model.objectives.config import PretrainConfig
+from model.training.metrics_log import STALLED
 
-STALLED = "matching_stalled"
-"""In metrics.jsonl, of each line that is judged: 1 where matching is no better than a guess, else 0."""
 LEAST_SEEN = 20_000
 """Pairs before the first judgement; it also waits for the warm-up's end. The demo leaves the guess at 16,000."""
 RECENT = 10_000

@@ -11,9 +11,9 @@ from model.families.unicoder_vl import UnicoderVL
 from model.objectives.batches import PretrainBatch
 from model.objectives.config import PretrainConfig
 from model.objectives.hiding import hide_regions
-from model.objectives.masked_labels import _masked_labels
-from model.objectives.masked_words import _masked_words
-from model.objectives.matching import _matching
+from model.objectives.masked_labels import masked_labels
+from model.objectives.masked_words import masked_words
+from model.objectives.matching import matching
 from model.training.losses import LossSums
 
 LOSS_NAMES = ("mlm", "moc", "vlm")
@@ -28,9 +28,9 @@ def pretraining_losses(model: UnicoderVL, batch: PretrainBatch, config: Pretrain
     """
     encoded = model.bert(batch.words, batch.regions, hide_regions(batch.regions, batch.hidden))
     losses = [
-        _masked_words(model, encoded, batch.word_targets),
-        _masked_labels(model, encoded, batch.region_targets),
-        _matching(model, encoded, batch.matching),
+        masked_words(model, encoded, batch.word_targets),
+        masked_labels(model, encoded, batch.region_targets),
+        matching(model, encoded, batch.matching),
     ]
     weights = (config.word_weight, config.label_weight, config.matching_weight)
     # Times floats of the host: a tensor of them would have to be copied, and the GPU be waited for.

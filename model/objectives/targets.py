@@ -13,7 +13,7 @@ from torch import Tensor
 from model.data.batch import Movable
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss, and how often the largest logit (N, C) is that of the label (N,)."""
     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
     return loss, (logits.argmax(-1) == labels).sum().float()

@@ -6,8 +6,30 @@ import re
 
 from pydantic import Field, field_validator
 
-from tasks.config import _OURS, _OWN_FIELDS, Config, _fits_header
+from tasks.config import Config
 from tasks.records import Outcome
+
+# Headers of a request that `DownloadConfig.headers` cannot hold.
+_OWN_FIELDS = {"user-agent": "user_agent", "accept": "accept", "accept-language": "accept_language"}
+_OURS = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def _fits_header(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 class RetryConfig(Config):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.downstream.retrieval.chance import _chance_of_a_caption
+from model.downstream.retrieval.chance import chance_of_a_caption
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.metrics import RECALL_DEPTHS
 from model.downstream.retrieval.protocols import protocol_rows
@@ -242,7 +242,7 @@ def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> Sett
     folds = [captions_per_image[rows.start : rows.stop] for rows in protocol_rows(protocol, len(captions_per_image))]
     return SettingRow(
         setting="chance",
-        image_to_text={k: fsum(_chance_of_a_caption(fold, k) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
+        image_to_text={k: fsum(chance_of_a_caption(fold, k) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
         text_to_image={k: fsum(min(k / len(fold), 1) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
         images=sum(map(len, folds)),
         captions=sum(map(sum, folds)),

@@ -67,7 +67,7 @@ def find_row(
     """The row of this setting, checkpoint, data and protocols, if it was ever evaluated.
 
     Args:
-        data_fingerprint: see `tasks.evaluation.evaluate.scored_data_fingerprint`; what a shortlist leaves out is part of it.
+        data_fingerprint: see `scored_data_fingerprint`; what a shortlist leaves out is part of it.
         protocols: the main one first.
     """
     wanted = (setting, checkpoint_fingerprint, data_fingerprint, tuple(protocols))

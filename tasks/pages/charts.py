@@ -1,4 +1,4 @@
-"""Charts for the report as SVG text: no script, no library. Colours come from the style sheet in `tasks/pages/page.py`."""
+"""Charts for the report as SVG text: no script, no library. Colours come from the style sheet in `page.py`."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def write_evaluation_report(root: Root, row: HistoryRow, tables: Sequence[Protoc
         root: where everything lies.
         row: the evaluation's row of the history, which is there already.
         tables: what each protocol measured, the main one first.
-        extractor: fingerprint of the extractor whose regions were scored; see `tasks.training.runs.checkpoint_extractor`.
+        extractor: fingerprint of the extractor whose regions were scored; see `checkpoint_extractor`.
 
     Raises:
         UserError: scores, captions or features are missing, or a file is not of the right form.

@@ -49,9 +49,9 @@ class ManifestRow:
     """One input row.
 
     `url` is a file name where pictures lie on disk. `image_key` is the key of the first row with the same URL, whose
-    image serves both. `outcome` is "" for a row with a URL to fetch, else bad_row or bad_url; see `tasks.rows.read`. A bad
-    row's caption is its text as far as it can be read. `detail` says why a row cannot be used; it decides nothing, and
-    older manifests have none.
+    image serves both. `outcome` is "" for a row with a URL to fetch, else bad_row or bad_url; see `tasks.rows.read`. A
+    bad row's caption is its text as far as it can be read. `detail` says why a row cannot be used; it decides nothing,
+    and older manifests have none.
     """
 
     key: str

@@ -9,7 +9,7 @@ from tasks.records import CheckpointRef, Stage
 from tasks.storage.root import Root
 from tasks.training.runs import RunRef, checkpoint_extractor, features_on, find_run, run_names
 
-log = logging.getLogger("tasks.search.search")
+log = logging.getLogger("tasks.search")
 
 
 def newest_run(root: Root) -> RunRef:

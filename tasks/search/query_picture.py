@@ -31,7 +31,7 @@ from tasks.storage.root import Root
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector
 
-log = logging.getLogger("tasks.search.search")
+log = logging.getLogger("tasks.search")
 
 _PACKAGED_WEIGHTS = Path(tasks.world.__file__).parent / "detector.safetensors"
 

@@ -1,6 +1,6 @@
 """Search with a trained run: pictures for a text, captions for a picture. In a notebook:
 
-    from tasks.search.search import open_search
+    from tasks.search import open_search
     search = open_search("data", run="finetune-0123456789ab", images="retrieval/test")
     search.images("a red ball left of a cube", top=5)
 

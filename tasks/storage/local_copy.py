@@ -1,8 +1,8 @@
 """Where a root on an object store is worked on: a folder of this user's cache, laid out as the root itself.
 
-    CACHE/journal, ...                               what is under way; see `tasks.download.journal` and `tasks.storage.mirror`
+    CACHE/journal, ...                               what is under way; see `tasks.download.journal`, `.mirror`
     CACHE/runs/RUN, CACHE/scores/EVALUATION          copies, kept in step with the root while this machine works there
-    CACHE/node-1/runs/RUN                            the same on a machine that follows another one, see `tasks.workers.nodes`
+    CACHE/node-1/runs/RUN                            on a machine that follows another one, see `tasks.workers.nodes`
     CACHE/cache                                      feature shards, a bounded number of them, and tables of the loader
     CACHE/fetched/captions-SHA.parquet               captions, by their sha256
     CACHE/fetched/SHA/RUN/checkpoints/step-0000700   a checkpoint to be read, by the sha256 of its weights

@@ -78,8 +78,8 @@ def inspection_page_path(dataset: str, split: str) -> str:
 
 
 CACHE = "cache"
-"""Folder, under a local root or its `tasks.storage.local_copy`, of what is derived from captions and features so that a run
-starts at once. It can be removed while no run uses it."""
+"""Folder, under a local root or its `tasks.storage.local_copy`, of what is derived from captions and features so
+that a run starts at once. It can be removed while no run uses it."""
 
 
 def run_folder(run: str) -> str:

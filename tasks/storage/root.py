@@ -14,7 +14,7 @@
                                           made-from.json   which rows and images these features are of
     ROOT/runs/RUN/                                    config, checkpoints, metrics of one training run
                   checkpoints/step-0000700/files.json  on an object store: what this checkpoint's files are
-    ROOT/scores/EVALUATION/                           blocks of scores, metrics.json, report.html; see model/downstream/retrieval/scores.py
+    ROOT/scores/EVALUATION/                           blocks of scores, metrics.json, report.html
     ROOT/history.jsonl                                one line per evaluation, append-only
     ROOT/report.html, download.html, download.json    what came of it, for people; of the download, for programs too
     ROOT/sweeps/SWEEP.html, SWEEP.json                variants of one experiment beside each other

@@ -34,7 +34,7 @@ class ResolvedData:
     """Where a split's features and captions lie, and what their bytes are.
 
     Attributes:
-        source: as the root has it; captions on an object store are fetched by `tasks.storage.local_copy.with_local_captions`.
+        source: as the root has it; captions on an object store are fetched by `with_local_captions`.
     """
 
     source: FeatureSource

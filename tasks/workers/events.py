@@ -39,7 +39,7 @@ Tell = Callable[[Event], None]
 """Takes an event to the process that listens."""
 
 
-def _send(pipe: Connection, event: Event) -> None:
+def send(pipe: Connection, event: Event) -> None:
     """Send an event whole, whoever else sends at the same time.
 
     The kernel keeps messages of this size together. A lock, as a queue has, would stay locked for ever when its holder

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tasks.errors import UserError
 from tasks.records import ShardRef
-from tasks.workers.events import Event, ShardEvent, Tell, _send
+from tasks.workers.events import Event, ShardEvent, Tell, send
 from tasks.workers.machines import RayConfig
 from tasks.workers.processes import Arguments, Result, Seat, WorkerPool
 
@@ -54,7 +54,7 @@ class ReportingPool:
         # In the caller's context, which tells Prefect whose log lines these are.
         listen = partial(contextvars.copy_context().run, self._listen)
         self._listener = threading.Thread(target=listen, name="shard-events", daemon=True)
-        self._tell: Tell = partial(_send, self._pipe)
+        self._tell: Tell = partial(send, self._pipe)
         self._workers: WorkerPool | RayWorkers
         if ray is None:
             counter = multiprocessing.get_context("spawn").Value("i", 0)

@@ -19,7 +19,7 @@ from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
 from tasks.evaluation.history import read_history
 from tasks.records import Stage
-from tasks.search.search import open_search
+from tasks.search import open_search
 from tasks.storage.local_copy import local_copy
 from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig

@@ -43,9 +43,9 @@ from model.errors import InputError
 from model.families.unicoder_vl import UnicoderVL
 from model.progress import Progress, report
 from model.publish import Lock
-from model.scoring import _HASHED_AT_ONCE
 from model.training.processes import Processes
 
+_HASHED_AT_ONCE = 64
 _MOST_IMAGES = 512
 """Images of a block at most, however few captions there are: their features and states are held together."""
 
@@ -115,7 +115,7 @@ def score_split(
 
 
 @contextmanager
-def _alone(folder: Path, processes: Processes) -> Iterator[None]:
+def alone_in(folder: Path, processes: Processes) -> Iterator[None]:
     """Wait while somebody else scores into this folder."""
     with Lock(folder / "lock") as lock:
         if processes.is_first and not lock.try_hold():
@@ -124,7 +124,7 @@ def _alone(folder: Path, processes: Processes) -> Iterator[None]:
         yield
 
 
-class _Blocks:
+class Blocks:
     """Makes the blocks of a matrix that are not there yet, shared among the processes."""
 
     def __init__(self, split: Split, scorer: PairScorer, processes: Processes, config: ScoringConfig) -> None:
@@ -203,8 +203,8 @@ class _Blocks:
             )
 
 
-def _score_shortlist(
-    blocks: _Blocks, folder: Path, plan: Plan, shortlist: ShortlistConfig, identity: dict[str, Any], max_regions: int
+def score_shortlist(
+    blocks: Blocks, folder: Path, plan: Plan, shortlist: ShortlistConfig, identity: dict[str, Any], max_regions: int
 ) -> None:
     """All pairs with few regions, then the best of them with all regions. Both passes resume."""
     if (folder / PLAN).exists():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import comb, fsum
 
 
-def _chance_of_a_caption(captions_per_image: Sequence[int], k: int) -> float:
+def chance_of_a_caption(captions_per_image: Sequence[int], k: int) -> float:
     """Share of the images that find one of their captions among k drawn at random."""
     captions = sum(captions_per_image)
     depth = min(k, captions)

@@ -16,6 +16,7 @@ import zlib
 from contextlib import nullcontext
 
 from PIL import Image, PngImagePlugin
+from PIL import _imaging as core
 
 from tasks.download.config import DownloadConfig
 from tasks.download.pictures.colour import resizable, to_srgb
@@ -121,7 +122,7 @@ def _formats() -> tuple[str, ...]:
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
     # A picture's memory is one block, which the system has back when it is freed. Of blocks of 16 MB, as Pillow makes
     # them, the C library keeps what each thread has freed: half a gigabyte.
-    Image.core.set_block_size(_BLOCK_BYTES)
+    core.set_block_size(_BLOCK_BYTES)
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 

@@ -1,7 +1,7 @@
 """One URL -> its body, or why not. Bounded in time, bytes and redirects, and it never reaches into private networks.
 
-This is one attempt; when to try again is `tasks.download.web.schedule`'s to decide, from what a `FetchError` says. The limits
-hold where the bytes flow: see `tasks.download.web.connect`.
+This is one attempt; when to try again is `tasks.download.web.schedule`'s to decide, from what a `FetchError` says. The
+limits hold where the bytes flow: see `tasks.download.web.connect`.
 
 urllib3 is used directly: one pool and one TLS context serve all threads, and no cookie or netrc entry of this machine
 leaks into requests.

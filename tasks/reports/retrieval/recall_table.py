@@ -246,7 +246,7 @@ def _half_width(line: _Line, column: _Column) -> str:
 
 
 def protocol_of(row: SettingRow) -> str:
-    """What was ranked over what, such as `1,000 images x 5,000 captions`; see `model.downstream.retrieval.protocols.protocol_name`."""
+    """What was ranked over what, such as `1,000 images x 5,000 captions`; see `protocol_name`."""
     text = protocol_name(row.protocol, row.images, row.captions, row.folds, split_images=row.split_images)
     return text if row.positives is None else f"{text}; ground truth: {row.positives}"
 

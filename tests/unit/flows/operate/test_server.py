@@ -159,7 +159,8 @@ def test_own_server_answers_whatever_the_proxies_is_told_no_events_and_ends_with
 @pytest.mark.flow
 def test_own_server_that_does_not_start_is_told_of_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////dev/null/prefect.db")
-    code = "from flows.operate.server import prefect_server, wait_for_server\nwith prefect_server():\n    wait_for_server()"
+    imports = "from flows.operate.server import prefect_server, wait_for_server"
+    code = f"{imports}\nwith prefect_server():\n    wait_for_server()"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | PROXIES
     )

@@ -214,5 +214,6 @@ def test_asking_the_machine_prints_one_word(bf16, capsys):
 
 
 def test_whoever_asks_for_the_width_alone_needs_no_torch():
-    code = "import sys, model.training.precision as p; assert p.is_wide(768) and not p.is_wide(64) and 'torch' not in sys.modules"
+    told = "p.is_wide(768) and not p.is_wide(64) and 'torch' not in sys.modules"
+    code = f"import sys, model.training.precision as p; assert {told}"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

@@ -167,7 +167,7 @@ def test_search_says_what_a_shortlist_leaves_out(root: Root) -> None:
 
 
 def test_unknown_words_are_named_and_the_rest_is_searched(search: Search, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "tasks.search.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search"):
         hits = search.images("a red zebra and a Beach, left")
     assert "does not know: zebra, Beach, ," in caplog.text
     assert len(hits) == 5
@@ -187,7 +187,7 @@ def test_text_without_a_known_word_is_refused(search: Search, text: str, message
 
 def test_long_text_is_cut_as_in_training_and_said(search: Search, caplog: pytest.LogCaptureFixture) -> None:
     text = "a red circle and " * 4 + "a star"  # 16 pieces are read, [CLS] and [SEP] among them
-    with caplog.at_level(logging.WARNING, "tasks.search.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search"):
         hits = search.images(text)
     assert "longer than the model reads, and is cut before: circle and a star" in caplog.text
     assert hits == search.images("a red circle and " * 3 + "a red")
@@ -266,7 +266,7 @@ def test_other_versions_of_the_detectors_packages_are_warned_of(
 ) -> None:
     details = search._store.manifest.extractor_details
     change_manifest(copy, search, extractor_details={**details, "versions": {"torch": "1.0"}})
-    with caplog.at_level(logging.WARNING, "tasks.search.search"):
+    with caplog.at_level(logging.WARNING, "tasks.search"):
         open_search(copy, RUN, NAME).captions(stored_file(search, tmp_path, KEYS[0]))
     assert "those of the features were with torch 1.0" in caplog.text
 
@@ -310,7 +310,7 @@ def test_of_several_runs_the_newest_complete_one_is_taken_and_said(
     Path(copy.path("runs/finetune-dd44/final.json")).unlink()
     for age, name in enumerate(("finetune-bb22", "finetune-cc33", RUN)):
         os.utime(copy.path(f"runs/{name}/final.json"), (1e9 - age, 1e9 - age))
-    with caplog.at_level(logging.INFO, "tasks.search.search"):
+    with caplog.at_level(logging.INFO, "tasks.search"):
         assert newest_run(copy).name == "finetune-bb22"
     assert "finetune-bb22 is taken, the newest complete one of 3 finetuning runs (task-specific)" in caplog.text
     job = Path(copy.path("runs/finetune-cc33/job.json"))
