@@ -16,8 +16,8 @@ import pytest
 import typer
 import yaml
 
-from flows.__main__ import app
-from flows.recipes import recipe
+from flows.commands.app import app
+from flows.params.recipes import recipe
 from tasks.records import Outcome
 
 REPOSITORY = Path(__file__).parents[2]
