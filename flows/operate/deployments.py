@@ -19,7 +19,7 @@ from tasks.errors import UserError
 HOME_VARIABLE = "UNICODER_VL_HOME"
 """Names the folder that deployed runs work in: relative paths of their parameters are relative to it."""
 
-_PACKAGES = Path(__file__).parents[1]
+_PACKAGES = Path(__file__).parents[2]
 _PLACEHOLDER = re.compile(r"\{\{\s*\$(\w+)\s*\}\}")
 _HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 _DEFAULT_HEARTBEAT_SECONDS = 180

@@ -129,7 +129,7 @@ def code_version() -> str:
         version = metadata.version("unicoder-vl")
     except metadata.PackageNotFoundError:
         version = "0"
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for file in sorted(file for room in _ROOMS for file in (folder / room).rglob("*.py")):
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")

@@ -24,7 +24,7 @@ from feature_extraction.config import ExtractorConfig  # noqa: E402
 from feature_extraction.detectors.interface import detect_images  # noqa: E402
 from feature_extraction.detectors.load import load_detector  # noqa: E402
 
-PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/coco"
+PHOTOGRAPHS = Path(__file__).parents[5] / "shared/data/coco"
 
 
 @dataclass

@@ -19,7 +19,7 @@ from feature_extraction.detectors.interface import detect_images  # noqa: E402
 from feature_extraction.detectors.load import load_detector  # noqa: E402
 
 CPU = torch.device("cpu")
-PHOTOGRAPHS = Path(__file__).parents[4] / "shared/data/coco"
+PHOTOGRAPHS = Path(__file__).parents[5] / "shared/data/coco"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from feature_extraction.foreign.arrays import ForeignError, float_columns, float_rows, tell_float_type
 from feature_extraction.foreign.tsv import read_lxmert_row
 
-REAL = Path(__file__).parents[4] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
+REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 TYPES = ("float16", "float32", "float64")
 RANDOM = np.random.default_rng(0)
 PLAIN = RANDOM.normal(size=(36, 2048))

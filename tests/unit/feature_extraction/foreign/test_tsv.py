@@ -18,7 +18,7 @@ from feature_extraction.foreign.tsv import (
 from feature_extraction.samples.regions import check_regions
 from tests.foreign import lxmert_line, made, text
 
-REAL = Path(__file__).parents[4] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
+REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 
 
 def regions(scores, labels=None, size=(200, 100), relative=False, boxes=None) -> ForeignRegions:

@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[float], Terminal]]:
 
     def run(seconds: float) -> Terminal:
         (tmp_path / "seconds").write_text(str(seconds))
-        path = f"{tmp_path}:{Path(__file__).parents[3]}"
+        path = f"{tmp_path}:{Path(__file__).parents[4]}"
         terminal = Terminal([str(tmp_path / "command.py"), str(tmp_path)], {"PYTHONPATH": path})
         begun.append(terminal)
         terminal.wait_until((tmp_path / "begun").exists)

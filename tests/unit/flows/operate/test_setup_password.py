@@ -14,7 +14,7 @@ from flows.operate.deployments import read_project
 from flows.operate.setup import set_up
 from tasks.errors import UserError
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 class Refusing(BaseHTTPRequestHandler):

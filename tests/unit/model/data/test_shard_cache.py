@@ -382,7 +382,7 @@ cache.expect(range(32))
 raise SystemExit(7)
 """
     begun = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], timeout=15)
+    ended = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[4], timeout=15)
     assert ended.returncode == 7
     assert time.monotonic() - begun < 15
 

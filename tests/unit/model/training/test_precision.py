@@ -32,7 +32,7 @@ from model.training.precision import (
 from model.training.processes import Processes
 from tests.toy import TINY
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 CPU = torch.device("cpu")
 GPU = torch.device("cuda")
 WIDE, NARROW = 768, 128

@@ -21,7 +21,7 @@ from model.training.checkpoint import list_checkpoints, weights_sha256
 
 pytestmark = pytest.mark.slow("processes that train, killed and stopped")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 

@@ -20,7 +20,7 @@ from tasks.errors import StageError
 from tasks.records import Outcome, ShardRef
 from tasks.storage.root import Root
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def ok(number: int, jpeg: bytes) -> RowOutcome:

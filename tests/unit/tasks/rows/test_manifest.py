@@ -29,7 +29,7 @@ from tasks.rows.manifest import (
 )
 from tasks.storage.root import Root
 
-GOLDEN = Path(__file__).parents[3] / "../shared/data/conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
+GOLDEN = Path(__file__).parents[4] / "../shared/data/conceptual_captions/Validation_GCC-1.1.0-Validation.tsv"
 
 
 def dataset(path: Path | str, shard_size: int = 1024) -> DatasetConfig:

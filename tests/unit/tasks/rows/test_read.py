@@ -33,7 +33,7 @@ from tasks.rows.read import (
     web_url_problem,
 )
 
-DATA = Path(__file__).parents[3] / "../shared/data"
+DATA = Path(__file__).parents[4] / "../shared/data"
 WHERE = "caption rows of tiny/train"
 Row = tuple[str, str, str]
 DOG, CAT = ("a dog", "http://a.example/1", ""), ("a cat", "http://a.example/2", "")

@@ -13,7 +13,7 @@ from tasks.errors import StageError
 from tasks.storage.locks import alone, check_free
 from tasks.storage.root import Root
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 def test_work_of_one_name_is_done_once_at_a_time(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tasks.records import FileDigest, Outcome, Receipt, Stage
 from tasks.storage.root import Root, now
 from tests.s3_server import Bucket
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])

@@ -89,7 +89,7 @@ def slow(stream):
 
 Root({str(tmp_path)!r}).publish("shard.tar", slow)
 """
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[3])
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parents[4])
     until = time.monotonic() + 60
     while not list(tmp_path.glob("*.part")):
         assert process.poll() is None and time.monotonic() < until

@@ -18,7 +18,7 @@ from model.progress import Progress
 from tasks.errors import StageError, UserError
 from tasks.workers.launch import run_module, stopping_children
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 
 
 class Job(BaseModel):

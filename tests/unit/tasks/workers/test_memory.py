@@ -32,7 +32,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_buffers_of_many_threads_do_not_fault_again() -> None:
     command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3], check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[4], check=False)
     if "no glibc" in done.stderr:
         pytest.skip("this system's malloc has no such settings")
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ from model.downstream.retrieval.ranks import Numbers
 from model.downstream.retrieval.scores import Index, WholeMatrix
 from model.errors import InputError
 
-REAL = Path(__file__).parents[4] / "shared/data/eccv_caption"
+REAL = Path(__file__).parents[6] / "shared/data/eccv_caption"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the published ground truth is not beside the checkout")
 
 

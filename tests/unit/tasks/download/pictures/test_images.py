@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning"),
 ]
 
-DATA = Path(__file__).parents[3] / "../shared/data"
+DATA = Path(__file__).parents[5] / "../shared/data"
 EXIF = DATA / "exif_orientation"
 ODD = DATA / "pillow_odd_images"
 CONFIG = DownloadConfig(min_side=1)
@@ -569,7 +569,7 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of memory is read from /proc")
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path / "large.png")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[5])
     # Each takes 64 MB of pixels and as much again to shrink them: four at once add 512.
     assert int(done.stdout) / 1000 < 420
 

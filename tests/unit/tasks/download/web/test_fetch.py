@@ -173,7 +173,7 @@ print(json.dumps([outcomes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss -
 
 
 def run(code: str, *arguments: str) -> str:
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[5]
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=120).stdout
 

@@ -26,7 +26,7 @@ from tasks.storage import root as storage
 from tasks.storage.root import Root
 from tests.foreign import lxmert_file, lxmert_line, made, text, vinvl_lines
 
-REPOSITORY = Path(__file__).parents[4]
+REPOSITORY = Path(__file__).parents[5]
 DATA = REPOSITORY.parent / "shared/data"
 REAL = DATA / "bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 
