@@ -9,14 +9,15 @@ import os
 import signal
 import sys
 
-from flows.importing import importing
+from flows.beginning import end_on_ctrl_c
 
 
 def main() -> None:
     """Run the command line. Ctrl-C in the seconds of imports is one line: later a command says what its end means."""
     _open_descriptors()
-    with importing():
-        from flows.__main__ import main as run
+    end_on_ctrl_c()
+    from flows.__main__ import main as run
+
     try:
         run()
     except KeyboardInterrupt:  # Outside of what a command itself handles.

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from flows import beginning
 from tasks.workers.launch import kill_children
 
 GOES_ON = "interrupted; the same command goes on from here"
@@ -55,7 +56,7 @@ def ends_in_order() -> Iterator[None]:
     try:
         for number, handler in before.items():
             # Else, as under nohup, somebody has decided already.
-            if handler in (signal.SIG_DFL, signal.default_int_handler):
+            if handler in (signal.SIG_DFL, signal.default_int_handler, beginning.end):
                 signal.signal(number, end)
         yield
     finally:
