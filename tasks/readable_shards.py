@@ -71,7 +71,7 @@ def find_region_shards(root: Root, features: FeatureSet, partial: bool) -> Reada
         manifest = parse_manifest(root.read_bytes(path), root.path(path))
         sizes = {storage.region_shard_number(entry.name): entry.bytes for entry in manifest.shards}
         if left_out := expected - set(sizes):
-            log.warning("%s were finished without %d shards (%s)", name, len(left_out), _listed(left_out))
+            log.warning("%s were finished without %s", name, _counted(left_out))
         expected = set(sizes)
     else:
         numbers = _numbers(there, r"regions-(\d{5,})\.json")
@@ -113,7 +113,7 @@ def find_image_shards(root: Root, dataset: str, split: str, partial: bool) -> Re
     check_captions(root, dataset, split)
     captions = root.read_model(storage.captions_receipt_path(dataset, split), Receipt)
     if captions is not None and captions.missing:
-        log.warning("%s were finished without %d shards (%s)", name, len(captions.missing), _listed(captions.missing))
+        log.warning("%s were finished without %s", name, _counted(captions.missing))
         expected -= set(captions.missing)
     numbers = sorted(_numbers(there, r"images-(\d{5,})\.json") & expected)
     receipts = _receipts(root, {n: storage.image_receipt_path(dataset, split, n) for n in numbers})
@@ -159,6 +159,10 @@ def _numbers(names: Collection[str], pattern: str) -> set[int]:
 def _receipts(root: Root, paths: Mapping[int, str]) -> dict[int, Receipt]:
     found = root.read_models(list(paths.values()), Receipt)
     return {number: receipt for number, receipt in zip(paths, found, strict=True) if receipt is not None}
+
+
+def _counted(shards: Collection[int]) -> str:
+    return f"{len(shards)} shard{'s' if len(shards) > 1 else ''} ({_listed(shards)})"
 
 
 def _listed(shards: Collection[int]) -> str:

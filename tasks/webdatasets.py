@@ -48,7 +48,7 @@ def open_regions(
     seed: int | None = None,
     partial: bool = False,
 ) -> FluidWrapper:
-    """The detected regions of a split's images, one sample an image.
+    """The detected regions of a split's images, one sample an image. Images whose extraction failed have none.
 
     A sample is a dict of the fields of `RegionSample`: `key`; `size` (width, height); `boxes` (R, 4) f32; `labels` (R,)
     i16, see `read_labels`; `scores` and `background` (R,) f32; `features` (R, D) f32; and, where the extractor stored

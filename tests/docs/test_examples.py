@@ -1,4 +1,4 @@
-"""examples/, run as their first lines say, on a few drawn pictures."""
+"""examples/, run as their first lines say, and docs/webdataset.md, on a few drawn pictures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from tasks.world.scenes import render_scene
 from tests.searchable import NAME, PICTURES, make_searchable
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+PAGE = (EXAMPLES.parent / "docs/webdataset.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def searchable(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_searchable(tmp_path_factory.mktemp("searchable")).uri
 
 
 def run(name: str, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
@@ -54,15 +60,28 @@ def test_pictures_become_a_split_then_regions_then_a_users_own_batches(
 
 
 def test_a_search_prints_pictures_and_captions(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    searchable: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    root = make_searchable(tmp_path)
-    said = run("search.py", capsys, root.uri, NAME, "a red circle")
+    said = run("search.py", capsys, searchable, NAME, "a red circle")
     assert len(said) == 5 + 1 + 3 and PICTURES > 5
     assert all(re.match(r" *-?\d+\.\d{3}  \S", line) for line in said[:5] + said[6:])
     with Image.open(tmp_path / "best.jpg") as best:
         assert best.format == "JPEG"
+
+
+def test_the_page_reads_what_it_says(searchable: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(program.replace('"data"', repr(searchable)).replace('"cc3m/train"', repr(NAME)), names)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 * PICTURES and all("'a red circle'" in line for line in said)
+    (batch,) = names["loader"]  # type: ignore[misc]
+    fields = {"size", "boxes", "labels", "scores", "background", "features", "top_labels", "top_scores"}
+    assert set(batch[0]) == fields - {"top_labels", "top_scores"} | {
+        *("key", "__key__", "__url__", "captions", "caption_ids")
+    }
+    assert not [name for name in batch[0] if f"`{name}`" not in PAGE]
 
 
 def test_every_example_is_listed_and_run() -> None:

@@ -22,8 +22,17 @@ from torch.utils.data import DataLoader
 
 from feature_extraction.samples import ShardError, encode_image, read_image_shard, read_region_shard, write_tar
 from tasks.errors import UserError
-from tasks.made_from import made_from_path
-from tasks.storage import Root, captions_path, captions_receipt_path, feature_manifest_path, image_shard_path
+from tasks.made_from import begin_import, made_from_path
+from tasks.records import Receipt, Stage
+from tasks.storage import (
+    Root,
+    captions_path,
+    captions_receipt_path,
+    feature_manifest_path,
+    image_shard_path,
+    manifest_receipt_path,
+    now,
+)
 from tasks.webdatasets import open_images, open_regions, read_labels
 from tests.regions import EXTRACTOR, FEATURES, publish_captions, publish_features, publish_pictures, regions_of
 from tests.s3_server import Bucket
@@ -258,7 +267,7 @@ def test_what_was_finished_without_a_shard_says_so(root: Root, caplog: pytest.Lo
     root.remove(f"features/{extractor_of(root)}/{NAME}/made-from.json")
     root.remove(f"datasets/{NAME}/images/images-00000.json")  # So nobody can tell whether the captions are stale.
     assert keys_of(open_regions(root, NAME)) == KEYS
-    assert "were finished without 1 shards (00003)" in caplog.text
+    assert "were finished without 1 shard (00003)" in caplog.text
 
 
 def test_features_of_other_images_than_stand_now_are_refused(root: Root) -> None:
@@ -277,13 +286,27 @@ def test_features_of_other_images_than_stand_now_are_refused(root: Root) -> None
         open_regions(root, NAME)
 
 
-def test_features_imported_by_order_are_not_joined_with_rows_that_came_later(tmp_path: Path) -> None:
+def test_features_imported_by_order_are_refused_once_the_split_has_rows(tmp_path: Path) -> None:
     root = Root(str(tmp_path))
-    details: dict[str, object] = {"imported_from": "LXMERT's TSV"}
-    publish_features(root, 0, [regions_of("a")], details=details)
+    publish_features(root, 0, [regions_of("a")], details={"imported_from": "LXMERT's TSV"})
+    begin_import(root, FEATURES.dataset, FEATURES.split, EXTRACTOR, by_order=True)
     assert keys_of(open_regions(root, PHOTOS, partial=True)) == ["a"]
     with pytest.raises(UserError, match="photos/train has no captions"):
         open_regions(root, PHOTOS, partial=True, captions=True)
+    rows = Receipt(
+        stage=Stage.MANIFEST,
+        dataset=FEATURES.dataset,
+        split=FEATURES.split,
+        shard=0,
+        fingerprint="0" * 64,
+        counts={"rows": 1},
+        files={},
+        seconds=0.1,
+        created_at=now(),
+    )
+    root.publish_model(manifest_receipt_path(FEATURES.dataset, FEATURES.split), rows)
+    with pytest.raises(UserError, match="were imported by order and belong to no rows"):
+        open_regions(root, PHOTOS, partial=True)
 
 
 # --- damage, found while reading
