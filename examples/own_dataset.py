@@ -7,8 +7,8 @@ The csv has the columns `file`, a name below the folder, and `caption`; a pictur
 
 import sys
 
-from flows.run_stage import run_stage
-from flows.shard_params import DownloadParams
+from flows.commands.run_stage import run_stage
+from flows.params.shards import DownloadParams
 from tasks.config import DatasetConfig, RowsConfig
 from tasks.webdatasets import open_images
 

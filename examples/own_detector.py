@@ -11,19 +11,19 @@ import numpy as np
 import torch
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Prepared
-from tasks.download_settings import begun_datasets
-from tasks.extract import extract_shard
-from tasks.feature_manifest import write_feature_manifest
-from tasks.manifest import list_shards
-from tasks.storage import Root
+from feature_extraction.detectors.interface import Detections, Prepared
+from tasks.download.settings import begun_datasets
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard
+from tasks.rows.manifest import list_shards
+from tasks.storage.root import Root
 
 # Features are found by their config. The model's name stands for the code below: change both together.
 CONFIG = ExtractorConfig(backend="torchvision", model="quarters-1", max_regions=4, encoding="fp16", device="cpu")
 
 
 class Quarters:
-    """The interface is `feature_extraction.detector.Detector`."""
+    """The interface is `feature_extraction.detectors.interface.Detector`."""
 
     labels = ("dark", "light")
     feature_dim = 6

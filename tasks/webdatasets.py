@@ -8,7 +8,7 @@ What is returned is a `webdataset.DataPipeline` with WebDataset's own methods (`
 `with_epoch`, ...) and a torch `IterableDataset`, so a `DataLoader` takes it. Shards are divided among the processes of
 a distributed run and then among the workers of the data loader, as WebDataset does. So processes get unequal numbers of
 samples: where they train together, end an epoch by steps (`with_epoch`, `itertools.islice`). Training here reads the
-same shards by an index instead (`model/store.py`).
+same shards by an index instead (`model/data/store.py`).
 
 Never call WebDataset's `.decode()` on shards of others: it unpickles what it finds. These samples need none.
 """
@@ -22,14 +22,17 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from feature_extraction.samples import ImageSample, ShardError, decode_regions, read_image_shard, read_region_records
-from tasks.caption_table import CaptionTable
+from feature_extraction.samples.images import ImageSample, read_image_shard
+from feature_extraction.samples.regions import decode_regions, read_region_records
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
+from tasks.features.caption_table import CaptionTable
 from tasks.features.feature_sets import FeatureSet, feature_sets
+from tasks.features.readable_shards import ReadableShards, find_image_shards, find_region_shards
 from tasks.made_from import check_captions
-from tasks.readable_shards import ReadableShards, find_image_shards, find_region_shards
-from tasks.storage import Root, extractor_path
+from tasks.storage.paths import extractor_path
+from tasks.storage.root import Root
 
 if TYPE_CHECKING:
     from webdataset import FluidWrapper

@@ -20,19 +20,20 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from feature_extraction.samples import ShardError, encode_image, read_image_shard, read_region_shard, write_tar
+from feature_extraction.samples.images import encode_image, read_image_shard
+from feature_extraction.samples.regions import read_region_shard
+from feature_extraction.samples.tars import ShardError, write_tar
 from tasks.errors import UserError
 from tasks.made_from import begin_import, made_from_path
 from tasks.records import Receipt, Stage
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_path,
     captions_receipt_path,
     feature_manifest_path,
     image_shard_path,
     manifest_receipt_path,
-    now,
 )
+from tasks.storage.root import Root, now
 from tasks.webdatasets import open_images, open_regions, read_labels
 from tests.regions import EXTRACTOR, FEATURES, publish_captions, publish_features, publish_pictures, regions_of
 from tests.s3_server import Bucket
