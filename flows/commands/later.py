@@ -8,6 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from flows.importing import importing
+
 _COMMANDS = {
     "Experiment": {"demo": "experiment", "rebuild": "experiment", "status": "experiment", "params": "experiment"},
     "Data": {
@@ -42,7 +44,9 @@ class Commands(TyperGroup):
         wanted = (_COMMANDS[_GROUPS[name]][name] for name in names if name not in self.commands)
         for module in dict.fromkeys(wanted):
             app = typer.Typer()
-            import_module(f"flows.commands.{module}").add_commands(app)
+            with importing():
+                added = import_module(f"flows.commands.{module}")
+            added.add_commands(app)
             for name, command in typer.main.get_group(app).commands.items():
                 command.rich_help_panel = _GROUPS[name]  # type: ignore[attr-defined]
                 self.add_command(command)

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from model.objectives.config import PretrainConfig
-from model.training.metrics_log import STALLED
+from model.progress import STALLED
 
 LEAST_SEEN = 20_000
 """Pairs before the first judgement; it also waits for the warm-up's end. The demo leaves the guess at 16,000."""

@@ -14,12 +14,10 @@ from pathlib import Path
 import torch
 
 from model.errors import TrainingError
-from model.progress import Progress, report
+from model.progress import STALLED, Progress, report
 from model.publish import disk_room
 from model.training.tensorboard import EventFile
 
-STALLED = "matching_stalled"
-"""In metrics.jsonl, of each line that is judged: 1 where matching is no better than a guess, else 0."""
 _NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
 _REPORT_SECONDS = 2.0
 

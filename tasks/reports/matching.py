@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from model.objectives.matching_watch import remedies
-from model.training.metrics_log import STALLED
+from model.progress import STALLED
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 

@@ -5,7 +5,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.commands.features import add_feature_commands
+from flows.commands.features import add_commands
 from tests.foreign import lxmert_file
 
 
@@ -16,7 +16,7 @@ def source(tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> Result:
     app = typer.Typer()
-    add_feature_commands(app)
+    add_commands(app)
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

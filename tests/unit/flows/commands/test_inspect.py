@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from flows.commands.inspect import add_inspect_command, shard_ranges
+from flows.commands.inspect import add_commands, shard_ranges
 from tasks.errors import UserError
 from tasks.storage import paths
 from tasks.storage.root import Root
@@ -20,7 +20,7 @@ from tests.regions import DATASET, EXTRACTOR, FEATURES, SPLIT, publish_features,
 def run(*arguments: str) -> Result:
     app = typer.Typer()
     app.callback()(lambda: None)  # With one command alone, its name would not be asked for.
-    add_inspect_command(app)
+    add_commands(app)
     return CliRunner().invoke(app, ["inspect", *arguments], catch_exceptions=False)
 
 

@@ -105,7 +105,7 @@ def test_a_second_ctrl_c_ends_at_once(start: Callable[[float], Terminal], tmp_pa
 
 
 def test_ctrl_c_while_a_command_is_still_imported_is_one_line() -> None:
-    terminal = Terminal(["-m", "flows", "--help"], {})
+    terminal = Terminal(["-m", "flows", "pretrain", "--help"], {})
     try:
         maps = Path(f"/proc/{terminal.process.pid}/maps")
         terminal.wait_until(lambda: "pydantic_core" in maps.read_text())  # Numpy, typer and more are still to come.

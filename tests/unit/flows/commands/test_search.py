@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from flows.commands.search import FoundLine, SearchResult, add_search_command, search_text
+from flows.commands.search import FoundLine, SearchResult, add_commands, search_text
 from tasks.storage.root import Root
 from tests.searchable import NAME, PICTURES, RUN, make_searchable
 
@@ -23,7 +23,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Root:
 def run(*arguments: str) -> Result:
     app = typer.Typer()
     app.callback()(lambda: None)  # With one command alone, its name would not be asked for.
-    add_search_command(app)
+    add_commands(app)
     return CliRunner().invoke(app, ["search", *arguments], catch_exceptions=False)
 
 

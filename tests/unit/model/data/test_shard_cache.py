@@ -369,7 +369,7 @@ def test_a_program_that_ends_on_an_error_does_not_wait_for_what_it_expected(remo
 import time
 from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
-from feature_extraction.samples.regions import parse_manifest
+from feature_extraction.samples.manifest import parse_manifest
 from model.data.shard_cache import ShardCache
 
 class Slow(LocalFileSystem):

@@ -127,7 +127,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_by_name(save, tmp_path):
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         load_model(tmp_path)
     path = save(2).path
-    file = path / model.checkpoint._WEIGHTS
+    file = path / model.training.checkpoint._WEIGHTS
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="step-0000002 cannot be loaded"):
         load_model(path)

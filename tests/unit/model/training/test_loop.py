@@ -70,14 +70,14 @@ def test_splitting_the_batch_changes_nothing_but_rounding(job, monkeypatch):
     import model.training.loop
 
     gradients = []
-    original = model.training.clip_and_step
+    original = model.training.loop.clip_and_step
 
     def kept(optimizer, *arguments):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients[-1].append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).clone())
         return original(optimizer, *arguments)
 
-    monkeypatch.setattr(model.training, "clip_and_step", kept)
+    monkeypatch.setattr(model.training.loop, "clip_and_step", kept)
     logs = []
     for size in (8, 4, 2):
         gradients.append([])
@@ -320,7 +320,7 @@ def test_every_trained_parameter_has_a_gradient_in_every_step(job, tmp_path, mon
     """As processes that add their gradients expect: they would wait for one that never comes."""
     import model.training.loop
 
-    original = model.training.clip_and_step
+    original = model.training.loop.clip_and_step
     seen = 0
 
     def checked(optimizer, *arguments):
@@ -329,7 +329,7 @@ def test_every_trained_parameter_has_a_gradient_in_every_step(job, tmp_path, mon
         assert all(p.grad is not None for group in optimizer.param_groups for p in group["params"])
         return original(optimizer, *arguments)
 
-    monkeypatch.setattr(model.training, "clip_and_step", checked)
+    monkeypatch.setattr(model.training.loop, "clip_and_step", checked)
     plain = job(steps=3, batch_size=1)
     task = plain.model_copy(update={"encoder": plain.encoder.model_copy(update=changes)})
     assert run_pretraining(task) == 0

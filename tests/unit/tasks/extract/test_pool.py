@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detectors import interface as detectors
+from feature_extraction.detectors import load as detectors
 from tasks.errors import UserError
 from tasks.extract.pool import _check_same
 from tasks.extract.shard import load_on_device

@@ -281,7 +281,7 @@ def change_manifest(root: Root, search: Search, **changes: object) -> None:
 
 
 def test_three_lines_of_the_docstring_work_in_a_notebook(root: Root) -> None:
-    documented = tasks.search.__doc__ or ""
+    documented = tasks.search.search.__doc__ or ""
     lines = textwrap.dedent("\n".join(line for line in documented.splitlines() if line.startswith("    ")))
     assert len(lines.splitlines()) == 3
     for theirs, ours in (("data", root.uri), ("finetune-0123456789ab", RUN), ("retrieval/test", NAME)):

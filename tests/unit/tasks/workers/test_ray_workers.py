@@ -257,7 +257,7 @@ def test_workers_die_with_a_driver_that_is_killed(ray_config: RayConfig) -> None
     program = f"""
         import os, signal
         from tasks.workers.machines import RayConfig
-        from tasks.workers.events import ReportingPool
+        from tasks.workers.reporting_pool import ReportingPool
         from tests import ray_work
 
         heard = []

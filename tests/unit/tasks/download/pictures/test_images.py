@@ -559,7 +559,7 @@ def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path) -> None:
         import re, sys
         from concurrent.futures import ThreadPoolExecutor
         from pathlib import Path
-        from tasks.config import DownloadConfig
+        from tasks.download.config import DownloadConfig
         from tasks.download.pictures.images import accept_picture
         content = Path(sys.argv[1]).read_bytes()
         with ThreadPoolExecutor(4) as pool:

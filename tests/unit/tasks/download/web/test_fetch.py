@@ -157,7 +157,7 @@ def test_body_of_declared_length_over_the_limit_is_not_read(server: Any) -> None
 
 _MEMORY = """
 import json, resource, sys
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.download.web.fetch import FetchError, Fetcher
 fetcher = Fetcher(DownloadConfig(allow_private_addresses=True, env_proxies=False))
 fetcher.attempt(sys.argv[1] + "/ok/1", 30)
@@ -540,7 +540,7 @@ def test_probe_does_not_wait_longer_than_the_connect_timeout(monkeypatch: pytest
 
 _EXIT = """
 import socket, time
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 from tasks.download.web.fetch import FetchError, Fetcher
 socket.getaddrinfo = lambda *_, **__: time.sleep(60)
 fetcher = Fetcher(DownloadConfig(env_proxies=False))
