@@ -298,8 +298,14 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
 
 def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
     """The samples of a feature shard, in order; `shard` names it in errors."""
+    for key, record in read_region_records(stream, shard):
+        yield decode_regions(key, record)
+
+
+def read_region_records(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
+    """Key and `.rgn` record of each sample of a feature shard, in order; `shard` names it in errors."""
     for name, content in read_tar(stream, shard):
         key, extension = key_and_extension(name, shard)
         if extension != "rgn":
             raise ShardError(f"{shard}: unexpected member {name!r}; extract this shard again")
-        yield decode_regions(key, content)
+        yield key, content
