@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Prepared
+from feature_extraction.detectors.interface import Detections, Detector, Prepared
 from feature_extraction.pictures import PictureError, decode_picture
-from feature_extraction.samples import ImageSample, RegionSample, ShardError, check_regions
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.regions import RegionSample, check_regions
+from feature_extraction.samples.tars import ShardError
 
 logger = logging.getLogger(__name__)
 

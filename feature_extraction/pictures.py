@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image as Pillow
 
-from feature_extraction.detector import Image
-from feature_extraction.samples import ImageSample
+from feature_extraction.detectors.interface import Image
+from feature_extraction.samples.images import ImageSample
 
 
 class PictureError(ValueError):

@@ -7,23 +7,23 @@ from collections.abc import Collection, Sequence
 from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import stage_tables
-from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
-from flows.download_steps import Steps, Work, log, run_download
-from flows.progress_bar import progress_bar
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.shards import DownloadParams
 from flows.results import StageSummary
-from flows.shard_params import DownloadParams
-from flows.shard_tasks import run_shards
-from flows.shards import Collected
-from tasks.captions import make_captions
+from flows.steps.download import Steps, Work, log, run_download
+from flows.steps.shard_tasks import run_shards
+from flows.steps.shards import Collected
+from flows.views.artifacts import stage_tables
+from flows.views.progress_bar import progress_bar
 from tasks.config import DatasetConfig
-from tasks.download import Again
-from tasks.download_pool import DownloadPool
-from tasks.download_report import DownloadSummary, make_download_report
-from tasks.manifest import make_manifest
+from tasks.download.captions import make_captions
+from tasks.download.page import DownloadSummary, make_download_report
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import Again
 from tasks.records import ShardRef, ShardResult
-from tasks.storage import Root
+from tasks.rows.manifest import make_manifest
+from tasks.storage.root import Root
 
 
 @task(name="manifest", task_run_name="{dataset.name}/{split}", cache_policy=NO_CACHE)

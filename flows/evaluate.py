@@ -6,18 +6,18 @@ from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import artifact_key, show_evaluation
-from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
-from flows.evaluate_steps import measure_of, run_evaluate
-from flows.markdown import code
-from flows.params import EvaluateParams
-from flows.progress_bar import progress_bar
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
-from tasks.launch import stopping_children
+from flows.steps.evaluate import measure_of, run_evaluate
+from flows.views.artifacts import artifact_key, show_evaluation
+from flows.views.markdown import code
+from flows.views.progress_bar import progress_bar
+from tasks.evaluation.trend import check_fall, comparison_table
 from tasks.records import HistoryRow
-from tasks.storage import Root
-from tasks.trend import check_fall, comparison_table
+from tasks.storage.root import Root
+from tasks.workers.launch import stopping_children
 
 
 @task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)

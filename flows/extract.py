@@ -8,19 +8,19 @@ from prefect import flow, task, unmapped
 from prefect.cache_policies import NO_CACHE
 
 from feature_extraction.config import ExtractorConfig
-from flows.artifacts import stage_tables
-from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
-from flows.extract_steps import Steps, log, run_extract
-from flows.progress_bar import progress_bar
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.shards import ExtractParams
 from flows.results import StageSummary
-from flows.shard_params import ExtractParams
-from flows.shard_tasks import run_shards
-from flows.shards import Collected
-from tasks.extract_pool import ExtractorPool
-from tasks.feature_manifest import write_feature_manifest
+from flows.steps.extract import Steps, log, run_extract
+from flows.steps.shard_tasks import run_shards
+from flows.steps.shards import Collected
+from flows.views.artifacts import stage_tables
+from flows.views.progress_bar import progress_bar
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.pool import ExtractorPool
 from tasks.records import ShardRef, ShardResult
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 @task(name="extract shard", task_run_name="{ref}", cache_policy=NO_CACHE)

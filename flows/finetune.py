@@ -5,13 +5,13 @@ from __future__ import annotations
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.changes import Changes, with_changes
-from flows.deployed import begin_run
-from flows.params import FinetuneParams
-from flows.progress_bar import progress_bar
-from flows.training_steps import run_finetune
-from tasks.launch import stopping_children
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.training import FinetuneParams
+from flows.steps.training import run_finetune
+from flows.views.progress_bar import progress_bar
 from tasks.records import CheckpointRef
+from tasks.workers.launch import stopping_children
 
 
 @task(name="finetune", task_run_name="{params.setting}", cache_policy=NO_CACHE)

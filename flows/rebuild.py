@@ -8,18 +8,18 @@ from prefect import flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.artifacts import show_rebuild
-from flows.changes import Changes, with_changes
-from flows.checks import check_rebuild
-from flows.data_stages import DataStages
-from flows.deployed import begin_run
 from flows.download import download
 from flows.extract import extract
-from flows.params import RebuildParams
-from flows.rebuild_steps import Outcomes, Steps, run_rebuild, write_rebuild_report
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.checks import check_rebuild
+from flows.params.experiment import RebuildParams
 from flows.results import EvaluationResult, RebuildResult
+from flows.steps.data_stages import DataStages
+from flows.steps.rebuild import Outcomes, Steps, run_rebuild, write_rebuild_report
+from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
-from flows.world import rows_ready
+from flows.views.artifacts import show_rebuild
 
 
 @flow(name="rebuild", flow_run_name="rebuild {params.name} in {params.root_uri}")

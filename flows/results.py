@@ -7,9 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.evaluate import PositivesTable, ProtocolTable
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import HistoryRow, Record, ShardRef, Stage
-from tasks.reports.setting_row import SettingRow
 
 SHARD_FAILED = "shard_failed"
 """Among the counts of a summary: rows, or images, whose shard could not be made."""
@@ -39,7 +39,7 @@ class StageSummary(Record):
 
 
 Tables = Callable[[Sequence[StageSummary]], None]
-"""Shows what a stage has done for each split: see `flows.artifacts`."""
+"""Shows what a stage has done for each split: see `flows.views.artifacts`."""
 
 
 def no_tables(summaries: Sequence[StageSummary]) -> None:

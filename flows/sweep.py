@@ -9,19 +9,19 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from flows.changes import Changes, with_changes
-from flows.checks import check_rebuild
-from flows.data_stages import DataStages, make_data
-from flows.deployed import begin_run
 from flows.download import download
 from flows.extract import extract
-from flows.sweep_steps import compare, run_variants
+from flows.operate.deployed import begin_run
+from flows.params.changes import Changes, with_changes
+from flows.params.checks import check_rebuild
+from flows.params.variants import SweepParams
+from flows.steps.data_stages import DataStages, make_data
+from flows.steps.sweep import compare, run_variants
+from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
-from flows.variants import SweepParams
-from flows.world import rows_ready
-from tasks.reports.recall_table import protocol_of
-from tasks.reports.setting_row import DIRECTIONS
-from tasks.sweeps import Sweep, VariantRow, sweep_text
+from tasks.evaluation.setting_row import DIRECTIONS
+from tasks.reports.retrieval.recall_table import protocol_of
+from tasks.reports.sweeps import Sweep, VariantRow, sweep_text
 
 
 @flow(name="sweep", flow_run_name="sweep {params.ablation} of {params.base.name} in {params.base.root_uri}")

@@ -12,11 +12,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.evaluate import evaluate_task
 from flows.finetune import finetune_task
+from flows.params.shards import Params
 from flows.pretrain import pretrain_task
-from flows.shard_params import Params
-from flows.trainings import Submit
-from tasks.launch import stopping_children
+from flows.steps.experiments import Submit
 from tasks.records import Stage
+from tasks.workers.launch import stopping_children
 
 _TASKS: dict[Stage, Task[..., Any]] = {
     Stage.PRETRAIN: pretrain_task,
@@ -27,7 +27,7 @@ _TASKS: dict[Stage, Task[..., Any]] = {
 
 @contextmanager
 def training_tasks(at_once: int) -> Iterator[Submit]:
-    """See `flows.trainings.Trainings`."""
+    """See `flows.steps.experiments.Trainings`."""
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=at_once)
 
     def submit(stage: Stage, params: Params, wait_for: Sequence[Any]) -> PrefectFuture[Any]:

@@ -1,4 +1,4 @@
-"""What the three commands of this room share: read the job, log to stderr, turn errors into exit codes."""
+"""What the three commands of this room share: read the job and its data, log to stderr, turn errors into exit codes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from feature_extraction.samples import ShardError
+from feature_extraction.samples.tars import ShardError
+from model.config import FeatureSource
+from model.data.captions import Captions, load_captions
+from model.data.store import FeatureStore, open_store
+from model.data.tokenizer import TokenTable, Vocabulary, load_tokens
 from model.errors import InputError, TrainingError
+from model.families.config import EncoderConfig
 from model.progress import Ending, report
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -42,3 +47,12 @@ def _end(error: str, bad_input: bool) -> int:
     print(error, file=sys.stderr)
     report(Ending(error=error, bad_input=bad_input))
     return 2 if bad_input else 1
+
+
+def open_data(
+    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
+) -> tuple[FeatureStore, Captions, TokenTable]:
+    """Feature store, captions and their tokens of one split."""
+    store = open_store(source)
+    captions = load_captions(source, store)
+    return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)

@@ -9,10 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
-"""Over which images recall is measured: all, first:N or folds:N."""
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of random numbers. Larger ones would not fit all of the generators: some would take two seeds for one."""
 VOCABULARY_PATH = (
@@ -21,7 +17,7 @@ VOCABULARY_PATH = (
     "accents, CJK characters); without these they are lower-cased"
 )
 """What `vocabulary_path` is, in every config that has it."""
-_WORD_RULES = (
+WORD_RULES = (
     "how captions are cut into word pieces. None: as stated beside vocabulary_path; a run writes what it found there"
 )
 
@@ -61,100 +57,6 @@ class WordRules(Config):
     @property
     def special_tokens(self) -> tuple[str, ...]:
         return self.pad_token, self.unk_token, self.cls_token, self.sep_token, self.mask_token
-
-
-class EncoderConfig(Config):
-    """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
-
-    hidden_size: int = Field(default=768, ge=8, description="H")
-    num_layers: int = Field(default=12, ge=1, description="Transformer layers")
-    num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
-    intermediate_size: int = Field(default=3072, ge=8, description="width of the feed-forward layers")
-    max_positions: int = Field(default=512, ge=4, description="length of the word position table")
-    max_text_tokens: int = Field(
-        default=43, ge=4, description="longest [CLS] words [SEP], tokens; longer captions lose their end"
-    )
-    max_regions: int = Field(default=100, ge=1, description="best-scored regions read per image")
-    box_code: Literal["corners", "corners_area"] = Field(
-        default="corners_area",
-        description="corners: x0/W, y0/H, x1/W, y1/H (v1); corners_area adds the box's share of the image (v3)",
-    )
-    region_fusion: Literal["concat", "sum"] = Field(
-        default="sum",
-        description="concat: one linear layer of [feature; box code] (v1); "
-        "sum: linear of the feature + linear of the box code (v3)",
-    )
-    feature_norm: Literal["none", "layer", "standard"] = Field(
-        default="none",
-        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: "
-        "LayerNorm; standard: each dimension's mean and spread over training images taken out. For small models and "
-        "detectors of unusual feature scale",
-    )
-    image_token: bool = Field(
-        default=True,
-        description="a learned vector, the same for all regions, is added to each: the [IMG] token of v3; v1 has none",
-    )
-    segments: Literal["modality", "none"] = Field(
-        default="none",
-        description="modality: BERT's segment embedding tells words from regions (v1); none: word and position only, "
-        "as v3 lists them; the [IMG] token tells regions apart there",
-    )
-    region_position: Literal["none", "shared"] = Field(
-        default="none",
-        description="position embedding of regions, which neither version states. none: their box is their place; "
-        "shared: all have the position after the longest possible caption",
-    )
-    closing_sep: bool = Field(
-        default=True,
-        description="a closing [SEP] after the regions: v1 counts three special tokens in its 144, and names two",
-    )
-    pooler: bool = Field(
-        default=False,
-        description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
-    )
-    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = Field(
-        default="gelu",
-        description="function between the feed-forward layers, BERT's of the same name; gelu_new is gelu's "
-        "approximation by tanh",
-    )
-    layer_norm_eps: float = Field(default=1e-12, gt=0, description="what LayerNorm adds to a variance, BERT's")
-    initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
-    attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
-
-    sequences: Literal["auto", "padded", "packed"] = Field(
-        default="auto",
-        description="how captions and region lists of unequal length go through the layers; the result is the same. "
-        "padded: as one rectangle; packed: without padding, on a GPU in half precision with attention_dropout=0 in "
-        "the attention too; auto: packed where there is padding",
-    )
-    bert: str | None = Field(
-        default=None,
-        description="BERT that training from scratch starts from, its first num_layers layers: a folder with "
-        "config.json and model.safetensors or pytorch_model.bin, or a name on the Hugging Face hub such as "
-        "google-bert/bert-base-uncased. Its heads are new where it has none; its vocabulary and settings must be "
-        "vocabulary_path's and the encoder's. None: new weights",
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
-        first weights came from. What came later is there only where it is set, so that older runs are still found."""
-        identity = self.model_dump(mode="json", exclude={"sequences", "bert"})
-        for name in ("hidden_act", "layer_norm_eps"):
-            if identity[name] == type(self).model_fields[name].default:
-                del identity[name]
-        return identity
-
-    @model_validator(mode="after")
-    def _check_sizes(self) -> EncoderConfig:
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}")
-        if self.max_text_tokens >= self.max_positions:
-            raise ValueError(
-                f"max_text_tokens={self.max_text_tokens} must be below max_positions={self.max_positions}: "
-                "the closing [SEP] takes one position"
-            )
-        return self
 
 
 class OptimConfig(Config):
@@ -251,222 +153,13 @@ _NOT_IN_IDENTITY = {
 }
 
 
-class WordMasking(Config):
-    """Which word pieces are targets of the masked-word loss, and what stands in their place. The rest stay as they are.
-
-    Defaults are v3's, where every target becomes [MASK]; v1 masks as BERT does: 80% [MASK], 10% random, 10% kept.
-    """
-
-    rate: float = Field(default=0.15, ge=0, lt=1, description="share of the pieces that are targets; 0: no word task")
-    mask_share: float = Field(default=1.0, ge=0, le=1, description="share of the targets that become [MASK]")
-    random_share: float = Field(default=0.0, ge=0, le=1, description="share that become another, random piece")
-    at_least_one: bool = Field(
-        default=True,
-        description="one piece is a target where chance picked none, so that short captions teach something too (BERT "
-        "and UNITER do so; Unicoder-VL says nothing of it)",
-    )
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> WordMasking:
-        if self.mask_share + self.random_share > 1 + 1e-9:
-            raise ValueError(f"mask_share={self.mask_share} and random_share={self.random_share} exceed 1 together")
-        return self
-
-
-class RegionMasking(Config):
-    """Which regions are hidden, and what stands in their feature's place. The rest keep it; boxes always stay.
-
-    Defaults are v3's. v1: 80% a random vector, 10% the feature of a region of another image, 10% kept; it leaves the
-    share of the regions open, and v3's 15% is taken.
-    """
-
-    rate: float = Field(default=0.15, ge=0, lt=1, description="share of the regions that are hidden; 0: no label task")
-    zero_share: float = Field(default=0.9, ge=0, le=1, description="share of the hidden that become zeros")
-    noise_share: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share that become a random vector: normal, mean 0, of the spread of the image's features (v1 "
-        "names no distribution)",
-    )
-    swap_share: float = Field(default=0.0, ge=0, le=1, description="share that take a feature of another image")
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> RegionMasking:
-        if (total := self.zero_share + self.noise_share + self.swap_share) > 1 + 1e-9:
-            raise ValueError(f"zero_share, noise_share and swap_share are {total} together; at most 1 is possible")
-        return self
-
-
-class PretrainConfig(LoopConfig):
-    """The three pretraining tasks: masked words, masked object labels, visual-linguistic matching."""
-
-    steps: int = Field(default=150_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(default=192, ge=1, description="captions per optimiser step, over all devices")
-    word_masking: WordMasking = Field(default=WordMasking(), description="which word pieces are hidden, and how")
-    region_masking: RegionMasking = Field(default=RegionMasking(), description="which regions are hidden, and how")
-    hide: Literal["both", "one"] = Field(
-        default="both",
-        description="both: words and regions of a pair are hidden at once (v1, v3); one: only words or only regions, "
-        "drawn for each pair (conditional masking, as UNITER argues for)",
-    )
-    min_label_score: float = Field(
-        default=0.0, ge=0, le=1, description="masked regions below this score are no label target"
-    )
-    matching: Literal["replace", "paired", "none"] = Field(
-        default="replace",
-        description="replace: half the pairs are made wrong (paper); paired: every caption is fed twice, in its own "
-        "pair and in a wrong one; none: no wrong pair and no matching loss",
-    )
-    negative: Literal["image", "image_or_caption"] = Field(
-        default="image_or_caption",
-        description="what is replaced in a wrong pair. image: the image (v1); image_or_caption: one of both, by a fair "
-        "coin (v3). The other one comes from the same window of shards",
-    )
-    mismatched_losses: bool = Field(
-        default=False,
-        description="True adds word and label losses of wrong pairs. v3 leaves them out; v1 is silent, and its recipe "
-        "follows v3",
-    )
-    word_weight: float = Field(default=1.0, ge=0, description="of the masked-word loss; both versions say 1")
-    label_weight: float = Field(default=1.0, ge=0, description="of the masked-label loss; both versions say 1")
-    matching_weight: float = Field(default=1.0, ge=0, description="of the matching loss; both versions say 1")
-    validation_pairs: int = Field(
-        default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
-    )
-    quick_recall_images: int = Field(
-        default=100,
-        ge=0,
-        description="held-out images, always the same, over which a validation measures recall with all their "
-        "captions; 0: no recall",
-    )
-
-
-class FinetuneConfig(LoopConfig):
-    """Retrieval by hinge loss against wrong images and wrong captions."""
-
-    start: Literal["pretrained", "scratch"] = Field(
-        default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
-    )
-    steps: int = Field(default=10_000, ge=1, description="optimiser steps")
-    batch_size: int = Field(default=64, ge=1, description="matched pairs per optimiser step, over all devices")
-    score: Literal["sigmoid", "logit"] = Field(
-        default="sigmoid", description="what the hinge compares: sigmoid (v3, margin .2) or raw logit (v1, margin .5)"
-    )
-    margin: float = Field(
-        default=0.2, gt=0, description="by how much a matched pair is to score above a wrong one, in units of `score`"
-    )
-    negatives: int = Field(
-        default=3,
-        ge=1,
-        description="wrong images and wrong captions sampled per pair, a side; the hinge is taken on the hardest. 3 is "
-        "the paper's; 1 is UNITER's, one wrong image and one wrong caption",
-    )
-    negatives_from: Literal["window", "batch"] = Field(
-        default="window",
-        description="window: `negatives` are sampled a side, from the pair's window of shards. batch: "
-        "hardest-in-batch, every other image and caption of the step's batch, over all devices, is a candidate. To "
-        "find the hardest, all images are scored with all captions without gradients: batch_size^2 pairs a step, "
-        "nearly twice as many where the batch is worked off in parts; then 3 scores a pair with gradients instead of "
-        "1 + 2 x negatives. So a step takes 1.3 times as long as with 3 sampled negatives at batch_size 16, 3.3 times "
-        "at 64. True matches are never negatives, of either kind; a pair for which nothing else is at hand has no "
-        "hinge on that side",
-    )
-    mining_batch_size: int = Field(
-        default=256, ge=1, description="pairs per forward pass while the hardest of a batch are looked for"
-    )
-    text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
-    image_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-image hinge")
-    mean_hinge_share: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the steps, at the start, that average the hinge over `negatives` sampled ones instead of "
-        "taking the hardest. Not in the paper: from scratch, the hardest negative alone can stall at twice the margin",
-    )
-    validation_images: int | None = Field(
-        default=None,
-        ge=2,
-        description="held-out images, always the first of the split, over which a validation measures recall with all "
-        "their captions. None: all of them",
-    )
-
-    @model_validator(mode="after")
-    def _check_batch(self) -> FinetuneConfig:
-        if self.negatives_from == "batch" and self.batch_size < 2:
-            raise ValueError("negatives_from=batch needs a batch_size of at least 2: a pair has no negative in itself")
-        return self
-
-    def averages(self, step: int) -> bool:
-        """Whether this step, from 0, averages the hinges of sampled negatives."""
-        return step < self.mean_hinge_share * self.steps
-
-    def mines(self, step: int) -> bool:
-        """Whether this step, from 0, looks for the hardest negatives of its batch."""
-        return self.negatives_from == "batch" and not self.averages(step)
-
-    def identity(self) -> dict[str, Any]:
-        """As of every loop; `negatives_from` only where it is set, so that runs older than it are still found."""
-        identity = super().identity()
-        if self.negatives_from == "window":
-            del identity["negatives_from"]
-        return identity
-
-
-class Shortlist(Config):
-    """A cheap first pass over all pairs, and exact scores for the best of it alone: approximate, and said so."""
-
-    size: int = Field(
-        default=100, ge=10, description="captions of each image, and images of each caption, that are scored exactly"
-    )
-    regions: int = Field(default=10, ge=1, description="best-scored regions of an image that the first pass reads")
-
-
-class ScoringConfig(Config):
-    """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
-
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        default="auto",
-        description="pairs per forward pass. auto: on a CPU 8 of a model of base size and 32 of a narrower "
-        "one, on a GPU 256",
-    )
-    block_pairs: int = Field(
-        default=200_000,
-        ge=1,
-        description="pairs of a block, at most, or else one image's: a block is what is held in memory, written as a "
-        "whole, and lost when scoring is killed",
-    )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    num_processes: int | None = Field(
-        default=None,
-        ge=1,
-        description="processes of this machine that score, a GPU each, block by block. None: as many as there are "
-        "GPUs, or one; one, too, where device is cpu or cuda:N",
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto",
-        description="bf16: autocast; the matching head and the scores are fp32 always. auto: that of scores that stand "
-        "or are begun (fp32 first), else that of the last evaluation of the same data under this root, else bf16 "
-        "where the device computes it and the model is wide enough that it pays, else fp32; log and metrics say which",
-    )
-    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
-    shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
-    protocols: tuple[RecallProtocol, ...] = Field(
-        default=("all",),
-        min_length=1,
-        description="over which images, with their captions, recall is measured. all: every one of the split; "
-        "first:1000: its first 1,000; folds:1000: each 1,000 in turn, the metrics averaged (VSE++'s 1K protocol of "
-        "COCO is folds:1000 of 5,000). The first one named is the main one",
-    )
-
-
 class LoaderConfig(Config):
     """How features are read. Nothing here changes which samples a healthy data set gives, or their order."""
 
     on_bad_shard: Literal["stop", "skip"] = Field(
         default="stop",
         description="a shard that is missing, cut or not what the manifest says. stop: end the run, naming it; skip: "
-        "put other samples of its window in the place of its own (see model/order.py), name it once, count them",
+        "put other samples of its window in the place of its own (see model/data/order.py), name it once, count them",
     )
     read_threads: int = Field(default=4, ge=1, description="threads that read one batch")
     cache_bytes: int = Field(
@@ -489,43 +182,7 @@ class FeatureSource(Config):
     cache_path: str | None = Field(
         default=None,
         description="local folder for what is derived from the data, so that the next start takes a second (see "
-        "model/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
+        "model/data/index.py), and for fetched shards; may be shared, and emptied while no run uses it. None: derived "
         "anew at every start and kept in memory, and features must be local",
     )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
-
-
-class PretrainJob(Config):
-    """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
-
-    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
-    train: FeatureSource = Field(description="what is learnt from")
-    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
-    encoder: EncoderConfig = Field(description="size and wiring of the model")
-    pretrain: PretrainConfig = Field(description="objectives and the loop")
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
-
-
-class FinetuneJob(Config):
-    """Everything `python -m model.finetune --config FILE` needs."""
-
-    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
-    train: FeatureSource = Field(description="what is learnt from")
-    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=_WORD_RULES)
-    encoder: EncoderConfig = Field(description="size and wiring of the model")
-    finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
-    checkpoint_path: str | None = Field(default=None, description="pretrained checkpoint; None with start=scratch")
-
-
-class ScoreJob(Config):
-    """Everything `python -m model.scoring --config FILE` needs."""
-
-    output_path: str = Field(description="folder for the blocks of scores and metrics.json, see model/scores.py")
-    checkpoint_path: str = Field(description="folder of the checkpoint that is scored")
-    data: FeatureSource = Field(description="images and captions, each scored with each")
-    scoring: ScoringConfig = Field(description="how they are scored")

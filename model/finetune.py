@@ -7,24 +7,24 @@ from pathlib import Path
 
 import torch
 
-from model.build import build_model
-from model.checkpoint import load_model, weights_sha256
-from model.command import run_job
-from model.config import EncoderConfig, FinetuneJob
-from model.data import FeatureStore
-from model.encoder import UnicoderVL
+from model.command import open_data, run_job
+from model.data.store import FeatureStore
+from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
+from model.data.word_pieces import warn_of_case
+from model.downstream.retrieval.batches import RetrievalBatches
+from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
+from model.downstream.retrieval.hinge import retrieval_losses
 from model.errors import InputError
-from model.fit import check_features, check_same_words
-from model.hinge import retrieval_losses
-from model.identity import data_identity
-from model.precision import with_precision
-from model.pretrain import open_data
-from model.processes import join_processes
-from model.retrieval import RetrievalBatches
-from model.tokenizer import Vocabulary, load_vocabulary, tokenize
-from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import RECALL_VALUES, first_images, held_out_recall
-from model.word_pieces import warn_of_case
+from model.families.build import build_model
+from model.families.config import EncoderConfig
+from model.families.fit import check_features, check_same_words
+from model.families.unicoder_vl import UnicoderVL
+from model.jobs import FinetuneJob
+from model.training.checkpoint import load_model, weights_sha256
+from model.training.identity import data_identity
+from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
+from model.training.precision import with_precision
+from model.training.processes import join_processes
 
 
 def run_finetuning(job: FinetuneJob) -> int:

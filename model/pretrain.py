@@ -7,30 +7,22 @@ from pathlib import Path
 
 import torch
 
-from model.build import build_model
-from model.command import run_job
-from model.config import EncoderConfig, FeatureSource, PretrainConfig, PretrainJob
-from model.data import Captions, FeatureStore, load_captions, open_store
-from model.encoder import UnicoderVL
-from model.identity import data_identity
-from model.matching_watch import MatchingWatch
-from model.objectives import pretraining_losses
-from model.precision import with_precision
-from model.pretrain_batches import PretrainBatches
-from model.processes import join_processes
-from model.tokenizer import TokenTable, Vocabulary, load_tokens, load_vocabulary, tokenize
-from model.training import STOPPED, Training, Validation, set_up_torch, train
-from model.validation import LOSS_VALUES, RECALL_VALUES, HeldOutLosses, first_images, held_out_recall
-from model.word_pieces import warn_of_case
-
-
-def open_data(
-    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
-) -> tuple[FeatureStore, Captions, TokenTable]:
-    """Feature store, captions and their tokens of one split."""
-    store = open_store(source)
-    captions = load_captions(source, store)
-    return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)
+from model.command import open_data, run_job
+from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
+from model.data.word_pieces import warn_of_case
+from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
+from model.families.build import build_model
+from model.families.unicoder_vl import UnicoderVL
+from model.jobs import PretrainJob
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig
+from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
+from model.objectives.matching_watch import MatchingWatch
+from model.objectives.sum import pretraining_losses
+from model.training.identity import data_identity
+from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
+from model.training.precision import with_precision
+from model.training.processes import join_processes
 
 
 def run_pretraining(job: PretrainJob) -> int:

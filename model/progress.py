@@ -6,6 +6,9 @@ import sys
 
 from pydantic import BaseModel, ConfigDict, Field
 
+STALLED = "matching_stalled"
+"""In metrics.jsonl, of each line that is judged: 1 where matching is no better than a guess, else 0."""
+
 
 class Progress(BaseModel):
     """One report of progress."""

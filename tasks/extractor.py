@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
-from feature_extraction.samples import REGION_FORMAT
-from feature_extraction.vocabulary import read_vocabulary
-from tasks.digests import file_sha256, weights_sha256
+from feature_extraction.detectors.vocabulary import read_vocabulary
+from feature_extraction.samples.regions import REGION_FORMAT
 from tasks.errors import UserError
 from tasks.records import Record, fingerprint
+from tasks.storage.digests import file_sha256, weights_sha256
 
 _PACKAGES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "torchvision", "detectron2")}
 
@@ -88,7 +88,7 @@ def _version(package: str) -> str:
         distribution = metadata.distribution(package)
     except metadata.PackageNotFoundError as error:
         if package == "detectron2":
-            from feature_extraction.detectron2_network import DETECTRON2_MISSING
+            from feature_extraction.detectors.detectron2_network import DETECTRON2_MISSING
 
             raise UserError(DETECTRON2_MISSING) from error
         raise UserError(f"package {package} is not installed; install this project with its dependencies") from error

@@ -19,12 +19,13 @@ from functools import cache
 
 from pydantic import Field
 
-from feature_extraction.samples import REGION_FORMAT, FeatureManifest, ShardError, parse_manifest
+from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
+from feature_extraction.samples.regions import REGION_FORMAT
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.records import Receipt, Record, fingerprint
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_receipt_path,
     extractor_path,
     feature_manifest_path,
@@ -35,6 +36,7 @@ from tasks.storage import (
     region_receipt_name,
     region_shard_number,
 )
+from tasks.storage.root import Root
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from tasks.config import DownloadConfig
+from tasks.download.config import DownloadConfig
 
 # Waits are short so that tests are; loopback is allowed because the servers of these tests live there.
 CONFIG = DownloadConfig(

@@ -21,7 +21,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from tasks import tether
+from tasks.workers import tether
 
 REPOSITORY = Path(__file__).parents[1]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

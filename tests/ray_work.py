@@ -9,10 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import extract_pool
+from tasks.extract import pool as extract_pool
 from tasks.records import ShardRef
-from tasks.shard_events import ShardReporter, Tell
-from tasks.workers import Seat
+from tasks.workers.events import ShardReporter, Tell
+from tasks.workers.processes import Seat
 
 _tell: Tell
 _seat: Seat

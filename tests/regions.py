@@ -10,21 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from feature_extraction.samples import (
-    Encoding,
-    ImageSample,
-    RegionLayout,
-    RegionSample,
-    encode_image,
-    encode_regions,
-    write_tar,
-)
-from tasks import storage
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.regions import Encoding, RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from tasks.extractor import ExtractorRecord
 from tasks.features.failed_regions import failure_table
 from tasks.features.feature_sets import FeatureSet
 from tasks.records import Receipt, Stage
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.root import Root
 
 EXTRACTOR = "e" * 64
 DATASET, SPLIT = "photos", "train"
@@ -74,11 +69,11 @@ def publish_features(
     top = samples[0].top_labels if samples else None
     layout = RegionLayout(max_regions, 4, encoding, 0 if top is None else top.shape[1])
     folder = FEATURES.folder
-    name = storage.region_shard_name(shard)
+    name = paths.region_shard_name(shard)
     members = [(f"{sample.key}.rgn", encode_regions(sample, layout)) for sample in samples]
     files = {name: root.publish(f"{folder}/{name}", lambda out: write_tar(out, members))}
     if failures:
-        failed = storage.failed_regions_name(shard)
+        failed = paths.failed_regions_name(shard)
         files[failed] = root.publish_bytes(f"{folder}/{failed}", failure_table(failures))
     receipt = Receipt(
         stage=Stage.EXTRACT,
@@ -95,21 +90,21 @@ def publish_features(
         seconds=0.1,
         created_at=storage.now(),
     )
-    root.publish_model(f"{folder}/{storage.region_receipt_name(shard)}", receipt)
+    root.publish_model(f"{folder}/{paths.region_receipt_name(shard)}", receipt)
     record = ExtractorRecord(
         fingerprint=EXTRACTOR,
         details=details or {"config": {"backend": "torchvision", "model": "small", "selection": "argmax"}},
         feature_dim=4,
         labels=tuple(labels),
     )
-    root.publish_model(storage.extractor_path(EXTRACTOR), record)
+    root.publish_model(paths.extractor_path(EXTRACTOR), record)
 
 
 def publish_pictures(root: Root, shard: int, keys: Sequence[str], colour: str = "teal") -> None:
     """The image shard of these keys."""
     samples = [ImageSample(key, "a caption", "http://a/b", SIZE, "0" * 64, jpeg(colour)) for key in keys]
     members = [member for sample in samples for member in encode_image(sample)]
-    root.publish(storage.image_shard_path(DATASET, SPLIT, shard), lambda out: write_tar(out, members))
+    root.publish(paths.image_shard_path(DATASET, SPLIT, shard), lambda out: write_tar(out, members))
 
 
 def publish_captions(root: Root, captions: Sequence[tuple[str, str]]) -> None:
@@ -122,4 +117,4 @@ def publish_captions(root: Root, captions: Sequence[tuple[str, str]]) -> None:
             "split": [SPLIT] * len(captions),
         }
     )
-    root.publish(storage.captions_path(DATASET, SPLIT), lambda out: pq.write_table(table, out))
+    root.publish(paths.captions_path(DATASET, SPLIT), lambda out: pq.write_table(table, out))

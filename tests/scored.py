@@ -12,23 +12,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from feature_extraction.samples import FeatureManifest, ImageSample, ShardEntry, encode_image, write_tar
-from model.metrics import measure
-from model.scores import Plan, Scores, begin_scores, write_block
-from tasks.evaluate import ProtocolTable, chance_row, evaluation_name
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.tars import write_tar
+from model.downstream.retrieval.metrics import measure
+from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
+from tasks.evaluation.evaluate import ProtocolTable, chance_row, evaluation_name
+from tasks.evaluation.setting_row import setting_rows
 from tasks.records import HistoryRow, Receipt, Stage
-from tasks.reports.setting_row import setting_rows
-from tasks.storage import (
-    Root,
+from tasks.storage.paths import (
     captions_path,
     captions_receipt_path,
     feature_manifest_path,
     image_shard_path,
-    now,
     region_receipt_name,
     region_shard_name,
     scores_folder,
 )
+from tasks.storage.root import Root, now
 from tests.regions import DATASET, EXTRACTOR, FEATURES, LABELS, SIZE, SPLIT, publish_features, regions_of
 
 IMAGES = 7

@@ -10,19 +10,23 @@ import torch
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from model.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
-from model.config import FeatureSource, FinetuneConfig, FinetuneJob
-from model.encoder import UnicoderVL
-from model.tokenizer import load_vocabulary
-from tasks.captions import make_captions
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
-from tasks.download import download_shard
-from tasks.download_settings import keep_settings
-from tasks.extract import extract_shard
-from tasks.feature_manifest import write_feature_manifest
-from tasks.fetching import Session
-from tasks.manifest import list_shards, make_manifest
-from tasks.storage import Root, run_folder
+from model.config import FeatureSource
+from model.data.tokenizer import load_vocabulary
+from model.downstream.retrieval.config import FinetuneConfig
+from model.families.unicoder_vl import UnicoderVL
+from model.jobs import FinetuneJob
+from model.training.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.captions import make_captions
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.settings import keep_settings
+from tasks.download.shard import download_shard
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard
+from tasks.rows.manifest import list_shards, make_manifest
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 from tasks.world.scenes import COLOURS, SHAPES, render_scene
 from tests.toy import TINY
 

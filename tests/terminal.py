@@ -71,6 +71,9 @@ class Terminal:
         while left := self.processes():
             assert time.monotonic() < until, f"left running: {left}"
             time.sleep(0.02)
+        self._reader.join(
+            15
+        )  # With the last of them the terminal ends, and so does what reads it, once it has read all.
         return status
 
     def processes(self) -> list[bytes]:

@@ -11,16 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_extraction.samples import (
-    Encoding,
-    FeatureManifest,
-    RegionLayout,
-    RegionSample,
-    ShardEntry,
-    encode_regions,
-    write_tar,
-)
-from model.config import EncoderConfig, FeatureSource
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.regions import Encoding, RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
+from model.config import FeatureSource
+from model.families.config import EncoderConfig
 
 WORDS = ["red", "blue", "green", "cat", "dog", "bird", "tree", "car"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

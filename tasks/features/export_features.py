@@ -13,17 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from feature_extraction.foreign import write_lxmert_row
-from feature_extraction.foreign_npz import write_npz
-from feature_extraction.samples import RegionSample, parse_manifest, read_region_shard
+from feature_extraction.foreign.npz import write_npz
+from feature_extraction.foreign.tsv import write_lxmert_row
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.regions import RegionSample, read_region_shard
 from model.publish import sync_folder
+from tasks.download.outcomes import read_outcome_columns
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.import_pictures import picture_name
+from tasks.features.imports.pictures import picture_name
 from tasks.made_from import check_features
-from tasks.outcomes import read_outcome_columns
 from tasks.records import Record, ShardRef
-from tasks.storage import PART, Root, region_shard_number
+from tasks.storage.paths import region_shard_number
+from tasks.storage.root import PART, Root
 
 ExportFormat = Literal["lxmert", "npz"]
 Ids = Literal["key", "name"]

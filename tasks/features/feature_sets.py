@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tasks.errors import UserError
-from tasks.storage import Root, features_folder
+from tasks.storage.paths import features_folder
+from tasks.storage.root import Root
 
 FEATURES = "features"
 

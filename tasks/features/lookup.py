@@ -7,8 +7,10 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import RegionLayout, ShardError, decode_layout, find_in_tar
-from tasks.storage import Root, captions_path, image_shard_path
+from feature_extraction.samples.regions import RegionLayout, decode_layout
+from feature_extraction.samples.tars import ShardError, find_in_tar
+from tasks.storage.paths import captions_path, image_shard_path
+from tasks.storage.root import Root
 
 _TAR_HEADER = 512
 _NAME_BYTES = 100

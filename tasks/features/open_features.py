@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from feature_extraction.samples import RegionLayout, ShardError
-from tasks import storage
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.lookup import read_layout
 from tasks.made_from import check_shards
 from tasks.records import Receipt
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class OpenFeatures:
         Raises:
             ShardError: it is missing, or not of the size that its receipt says.
         """
-        path = f"{self.features.folder}/{storage.region_shard_name(shard)}"
+        path = f"{self.features.folder}/{paths.region_shard_name(shard)}"
         name = self.root.path(path)
-        expected = self.receipts[shard].files[storage.region_shard_name(shard)].bytes
+        expected = self.receipts[shard].files[paths.region_shard_name(shard)].bytes
         size = self.root.size(path)
         if size is None:
             raise ShardError(f"{name} is missing though its receipt stands; run: unicoder-vl extract")
@@ -73,7 +74,7 @@ def open_features(root: Root, features: FeatureSet, selects: Callable[[int], boo
         UserError: there is no such feature set, or none of its shards is selected; or one of them was made from other
             images than stand now.
     """
-    path = storage.extractor_path(features.extractor)
+    path = paths.extractor_path(features.extractor)
     record = root.read_model(path, ExtractorRecord)
     if record is None:
         raise UserError(f"{root.path(path)} is missing: these features are not there; run: unicoder-vl extract")
@@ -82,7 +83,7 @@ def open_features(root: Root, features: FeatureSet, selects: Callable[[int], boo
     if not there:
         raise UserError(f"no feature shard is under {root.path(features.folder)}; run: unicoder-vl extract")
     found = {
-        shard: root.read_model(f"{features.folder}/{storage.region_receipt_name(shard)}", Receipt)
+        shard: root.read_model(f"{features.folder}/{paths.region_receipt_name(shard)}", Receipt)
         for shard in there
         if selects(shard)
     }

@@ -11,23 +11,16 @@ from typing import IO
 
 from pydantic import Field
 
-from feature_extraction.samples import (
-    FeatureManifest,
-    RegionLayout,
-    ShardEntry,
-    ShardError,
-    decode_layout,
-    decode_regions,
-    parse_manifest,
-    read_tar,
-)
-from tasks import storage
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry, parse_manifest
+from feature_extraction.samples.regions import RegionLayout, decode_layout, decode_regions
+from feature_extraction.samples.tars import ShardError, read_tar
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord
 from tasks.features.feature_sets import FeatureSet
 from tasks.made_from import stale_shards
 from tasks.records import FileDigest, Receipt, Record, fingerprint
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 
 OnProgress = Callable[[int, int], None]
 """Called with (shards looked at, shards)."""
@@ -85,7 +78,7 @@ class _Check:
         names = self.root.names(self.folder)
         manifest = self._whole_set()
         entries = {} if manifest is None else {entry.name: entry for entry in manifest.shards}
-        expected = set(entries) | {storage.region_shard_name(number) for number in self._image_shards()}
+        expected = set(entries) | {paths.region_shard_name(number) for number in self._image_shards()}
         found = {name for name in names if re.fullmatch(r"regions-\d{5,}\.tar", name)}
         receipts = {re.sub(r"\.json$", ".tar", name) for name in names if re.fullmatch(r"regions-\d{5,}\.json", name)}
         shards = sorted(expected | found | receipts)
@@ -127,14 +120,14 @@ class _Check:
     def _path(self, name: str) -> str:
         """Full name of a file in the folder, or of the extractor's record above it."""
         return self.root.path(
-            storage.extractor_path(self.features.extractor) if name == _RECORD else f"{self.folder}/{name}"
+            paths.extractor_path(self.features.extractor) if name == _RECORD else f"{self.folder}/{name}"
         )
 
     # --- of the whole set
 
     def _whole_set(self) -> FeatureManifest | None:
         """Read and compare extractor.json and the manifest."""
-        path = storage.extractor_path(self.features.extractor)
+        path = paths.extractor_path(self.features.extractor)
         what = "is not there"
         try:
             self.record = self.root.read_model(path, ExtractorRecord)
@@ -172,12 +165,12 @@ class _Check:
     def _add_record_problem(self, what: str) -> None:
         """extractor.json is written beside a shard: extraction writes it again with any one."""
         receipts = [file for file in self.root.names(self.folder) if re.fullmatch(r"regions-\d{5,}\.json", file)]
-        there = [_RECORD] if self.root.exists(storage.extractor_path(self.features.extractor)) else []
+        there = [_RECORD] if self.root.exists(paths.extractor_path(self.features.extractor)) else []
         self._add(_RECORD, what, there + ([] if self.imported else receipts[:1]))
 
     def _image_shards(self) -> list[int]:
         """Numbers of the split's image shards, each of which makes one; none where pictures were not downloaded."""
-        folder = storage.image_receipt_path(self.features.dataset, self.features.split, 0).rpartition("/")[0]
+        folder = paths.image_receipt_path(self.features.dataset, self.features.split, 0).rpartition("/")[0]
         found = (re.fullmatch(r"images-(\d{5,})\.json", name) for name in self.root.names(folder))
         return [int(match.group(1)) for match in found if match]
 
@@ -297,7 +290,7 @@ class _Check:
 
 
 def _receipt_of(name: str) -> str:
-    return storage.region_receipt_name(storage.region_shard_number(name))
+    return paths.region_receipt_name(paths.region_shard_number(name))
 
 
 def _details(about: ExtractorRecord | FeatureManifest) -> Mapping[str, object]:

@@ -11,10 +11,11 @@ from pathlib import PurePath
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.charts import line_chart
 from tasks.errors import UserError
+from tasks.pages.charts import line_chart
 from tasks.reports.matching import matching_warnings
-from tasks.storage import Root, run_folder
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 
 # Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
 _NOT_DRAWN = re.compile(

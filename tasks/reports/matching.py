@@ -1,4 +1,4 @@
-"""Says of a pretraining run that its matching ended no better than a guess (see `model.matching_watch`)."""
+"""Says of a pretraining run that its matching ended no better than a guess (see `model.objectives.matching_watch`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from model.matching_watch import STALLED, remedies
-from tasks.storage import Root, run_folder
+from model.objectives.matching_watch import remedies
+from model.progress import STALLED
+from tasks.storage.paths import run_folder
+from tasks.storage.root import Root
 
 
 class _Optim(BaseModel):

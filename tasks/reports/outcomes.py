@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from tasks.charts import bar_chart
+from tasks.pages.charts import bar_chart
 from tasks.records import Outcome, Receipt
-from tasks.storage import Root, captions_receipt_path
+from tasks.storage.paths import captions_receipt_path
+from tasks.storage.root import Root
 
 Outcomes = Mapping[str, Mapping[str, int]]
 """DATASET/SPLIT -> outcome -> number of rows, as in the captions receipts."""

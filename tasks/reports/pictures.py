@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from feature_extraction.samples import FeatureManifest, RegionSample, decode_regions, parse_manifest
+from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
+from feature_extraction.samples.regions import RegionSample, decode_regions
 from tasks.errors import UserError
 from tasks.features.lookup import find_records, read_pictures
-from tasks.storage import Root, feature_manifest_path, features_folder, region_shard_number
+from tasks.storage.paths import feature_manifest_path, features_folder, region_shard_number
+from tasks.storage.root import Root
 
 MIN_SCORE = 0.2
 MOST_DRAWN = 10

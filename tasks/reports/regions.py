@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tasks.features.feature_sets import FeatureSet
-from tasks.features.inspect_charts import label_charts, regions_chart
-from tasks.features.inspect_features import tally_regions
+from tasks.features.inspection.charts import label_charts, regions_chart
+from tasks.features.inspection.inspection import tally_regions
+from tasks.features.inspection.region_statistics import RegionTally
 from tasks.features.open_features import open_features
-from tasks.features.region_statistics import RegionTally
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 _MOST_IMAGES = 400
 """Evenly spaced ones are read where a split has more: features are large, and a histogram needs no more."""

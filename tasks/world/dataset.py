@@ -27,8 +27,8 @@ from pydantic import Field
 from tasks.config import Config
 from tasks.errors import UserError
 from tasks.records import Record
-from tasks.storage import Root
-from tasks.workers import WorkerPool
+from tasks.storage.root import Root
+from tasks.workers.processes import WorkerPool
 from tasks.world.captions import clean_caption, noisy_caption, vocabulary
 from tasks.world.scenes import Scene, render_scene
 

@@ -18,8 +18,12 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import detect_images
-from feature_extraction.torchvision_detector import TorchvisionDetector, build_small_detector, save_small_weights
+from feature_extraction.detectors.interface import detect_images
+from feature_extraction.detectors.torchvision_detector import (
+    TorchvisionDetector,
+    build_small_detector,
+    save_small_weights,
+)
 from tasks.world.scenes import LABELS, Scene, render_scene
 
 logger = logging.getLogger(__name__)

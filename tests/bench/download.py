@@ -20,8 +20,8 @@ import requests
 import trustme
 from requests.adapters import HTTPAdapter
 
-from tasks.config import DownloadConfig
-from tasks.web.fetch import Fetcher
+from tasks.download.config import DownloadConfig
+from tasks.download.web.fetch import Fetcher
 from tests.bench import img2dataset
 from tests.bench.clock import CommandCost, cpu_cost, run_command
 from tests.bench.photos import DIFFERENT, served, write_photos

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from feature_extraction.samples import RegionLayout, dequantise, quantise
+from feature_extraction.samples.regions import RegionLayout, dequantise, quantise
 
 FEATURES = Path(__file__).parents[3] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 REGIONS, WIDTH = 100, 2048

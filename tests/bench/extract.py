@@ -19,9 +19,10 @@ import torch
 from torchvision.ops import box_iou, nms
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Image, detect_images, lacks_bf16, load_detector
+from feature_extraction.detectors.interface import Detections, Detector, Image, detect_images, lacks_bf16
+from feature_extraction.detectors.load import load_detector
+from feature_extraction.detectors.selection import Float, select_regions
 from feature_extraction.extract import BusyClock
-from feature_extraction.selection import Float, select_regions
 from tests.bench.clock import cpu_cost
 from tests.bench.photos import write_photos
 from tests.bench.pipeline import photo_sample, write_shard
@@ -87,7 +88,7 @@ def _network(folder: Path, short_side: int) -> ExtractorConfig:
     """A config file and random weights, so that both loops read the same ones."""
     from detectron2 import model_zoo
 
-    from feature_extraction.detectron2_network import build_network
+    from feature_extraction.detectors.detectron2_network import build_network
 
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_C4_3x.yaml")
     cfg.INPUT.MIN_SIZE_TEST = short_side

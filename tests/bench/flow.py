@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from flows.shards import collect_shards
+from flows.steps.shards import collect_shards
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 from tests.bench.clock import cpu_seconds
 from tests.operating import Site
@@ -52,7 +52,7 @@ def _flow_seconds(refs: list[ShardRef]) -> tuple[float, float, float]:
     from prefect.cache_policies import NO_CACHE
     from prefect.events.worker import EventsWorker
 
-    from flows.shard_tasks import run_shards
+    from flows.steps.shard_tasks import run_shards
 
     @task(name="shard", task_run_name="{ref}", cache_policy=NO_CACHE)
     def nothing(ref: ShardRef) -> ShardResult:

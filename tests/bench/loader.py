@@ -18,12 +18,15 @@ import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
 
-from feature_extraction.samples import RegionSample, quantise, write_tar
-from model.config import FinetuneConfig, PretrainConfig
-from model.data import Captions, FeatureStore
-from model.pretrain_batches import PretrainBatches
-from model.retrieval import RetrievalBatches
-from model.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
+from feature_extraction.samples.regions import RegionSample, quantise
+from feature_extraction.samples.tars import write_tar
+from model.data.captions import Captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import TokenTable, Vocabulary, load_vocabulary, tokenize
+from model.downstream.retrieval.batches import RetrievalBatches
+from model.downstream.retrieval.config import FinetuneConfig
+from model.objectives.batches import PretrainBatches
+from model.objectives.config import PretrainConfig
 from tests.bench import opening
 from tests.bench.clock import cpu_cost, run_command
 from tests.toy import VOCABULARY, WORDS, write_feature_set

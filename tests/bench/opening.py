@@ -16,14 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_extraction.samples import (
-    FeatureManifest,
-    RegionLayout,
-    RegionSample,
-    ShardEntry,
-    encode_regions,
-    write_tar,
-)
+from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
+from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from model.config import FeatureSource
 
 SHARDS, PER_SHARD = 2_930, 1_024
@@ -116,8 +111,10 @@ def _open(folder: Path) -> dict[str, float]:
     """Seconds of each part of opening, up to the first batch, and megabytes of memory."""
     import torch
 
-    from model.data import BatchOrder, load_captions, open_store
-    from model.tokenizer import load_tokens, load_vocabulary
+    from model.data.captions import load_captions
+    from model.data.order import BatchOrder
+    from model.data.store import open_store
+    from model.data.tokenizer import load_tokens, load_vocabulary
 
     torch.set_num_threads(1)
     vocabulary = load_vocabulary(folder / "vocab.txt")

@@ -17,10 +17,12 @@ import torch
 from PIL import Image as Pillow
 
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Detector, Image, Prepared
+from feature_extraction.detectors.interface import Detections, Detector, Image, Prepared
 from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
 from feature_extraction.pictures import decode_picture
-from feature_extraction.samples import ImageSample, RegionLayout, RegionSample, encode_regions, write_tar
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.regions import RegionLayout, RegionSample, encode_regions
+from feature_extraction.samples.tars import write_tar
 from tests.bench.clock import cpu_seconds
 from tests.bench.photos import write_photos
 

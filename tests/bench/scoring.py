@@ -20,14 +20,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from model.batch import Regions, pad_words
-from model.config import EncoderConfig, ScoringConfig
-from model.embeddings import dequantise
-from model.encoder import UnicoderVL
-from model.metrics import measure
-from model.pairs import PairScorer, Tokens
-from model.precision import computes_bf16
-from model.scores import Plan, Scores, begin_scores, write_block
+from model.data.batch import Regions, pad_words
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.metrics import measure
+from model.downstream.retrieval.pairs import PairScorer, Tokens
+from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
+from model.families.config import EncoderConfig
+from model.families.embeddings import dequantise
+from model.families.unicoder_vl import UnicoderVL
+from model.training.precision import computes_bf16
 from tests.bench.clock import cpu_seconds
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
 

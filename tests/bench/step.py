@@ -21,12 +21,15 @@ import numpy as np
 import torch
 from transformers import VisualBertConfig, VisualBertForPreTraining
 
-from model.config import EncoderConfig, OptimConfig, PretrainConfig
-from model.data import Regions, Words
-from model.encoder import UnicoderVL
-from model.objectives import pretraining_losses
-from model.optim import make_optimizer
-from model.pretrain_batches import PretrainBatch, Replacements, Targets
+from model.config import OptimConfig
+from model.data.batch import Regions, Words
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
+from model.objectives.batches import PretrainBatch, Replacements
+from model.objectives.config import PretrainConfig
+from model.objectives.sum import pretraining_losses
+from model.objectives.targets import Targets
+from model.training.optim import make_optimizer
 from tests.bench.clock import cpu_cost
 
 WIDTH, VOCABULARY, LABELS, MASKED = 2048, 30_522, 1_600, 0.15

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from feature_extraction.samples import RegionLayout, RegionSample, ShardError, decode_regions, encode_regions
+from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_regions, encode_regions
+from feature_extraction.samples.tars import ShardError
 
 HEADER = struct.pack("<4sHHHHIIII", b"RGN1", 1, 2, 3, 0, 640, 480, 1, 0).ljust(64, b"\0")
 SIDE = (

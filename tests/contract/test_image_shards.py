@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import ImageSample, encode_image, read_image_shard, write_tar
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
-from tasks.download import download_shard
-from tasks.fetching import Session
-from tasks.manifest import list_shards, make_manifest
-from tasks.storage import Root
+from feature_extraction.samples.images import ImageSample, encode_image, read_image_shard
+from feature_extraction.samples.tars import write_tar
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.shard import download_shard
+from tasks.rows.manifest import list_shards, make_manifest
+from tasks.storage.root import Root
 
 webdataset = pytest.importorskip("webdataset")
 

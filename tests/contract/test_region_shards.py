@@ -8,18 +8,16 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_extraction.samples import (
-    FeatureManifest,
+from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
+from feature_extraction.samples.regions import (
     RegionLayout,
     RegionSample,
-    ShardError,
     decode_layout,
     decode_regions,
     encode_regions,
-    parse_manifest,
     read_region_shard,
-    write_tar,
 )
+from feature_extraction.samples.tars import ShardError, write_tar
 
 
 def make_sample(key: str, count: int, dim: int, seed: int = 0, num_top: int = 0) -> RegionSample:

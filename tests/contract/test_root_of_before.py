@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 import tasks.world
-from flows.params import RebuildParams
-from flows.status import read_status
-from flows.world import world_served
-from model.checkpoint import list_checkpoints
-from model.config import PretrainJob
+from flows.params.experiment import RebuildParams
+from flows.steps.world import world_served
+from flows.views.status import read_status
+from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
-from tasks.history import read_history
+from model.training.checkpoint import list_checkpoints
+from tasks.evaluation.history import read_history
 from tasks.records import Stage
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 MADE = Path(__file__).parents[1] / "golden" / "root-0.1" / "root.tar.gz"
 SETTINGS = "download.json"

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from feature_extraction.samples import parse_manifest, read_region_shard
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.regions import read_region_shard
 from tasks.world.dataset import WorldConfig, make_world
 from tests.foreign import lxmert_file
 

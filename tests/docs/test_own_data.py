@@ -16,14 +16,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from feature_extraction.foreign_npz import write_npz
-from flows.__main__ import app
-from flows.checks import check_rebuild, read_params
-from flows.params import RebuildParams
-from model.config import PretrainJob
+from feature_extraction.foreign.npz import write_npz
+from flows.commands.app import app
+from flows.params.checks import check_rebuild, read_params
+from flows.params.experiment import RebuildParams
+from model.jobs import PretrainJob
 from model.pretrain import run_pretraining
-from tasks.storage import Root
-from tasks.training_data import resolve_data
+from tasks.storage.root import Root
+from tasks.training.data import resolve_data
 from tasks.world.scenes import COLOURS, SHAPES
 from tests.toy import make_sample
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.__main__ import app
-from flows.changes import with_changes
-from flows.recipes import recipe
+from flows.commands.app import app
+from flows.params.changes import with_changes
+from flows.params.recipes import recipe
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/scale.md").read_text(encoding="utf-8")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DeploymentSpec, read_project
-from flows.recipes import recipe
-from flows.variants import SweepParams
+from flows.operate.deployments import DeploymentSpec, read_project
+from flows.params.recipes import recipe
+from flows.params.variants import SweepParams
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOYMENTS = read_project(REPOSITORY / "prefect.yaml", Path("/home")).deployments

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import FinetuneParams, PretrainParams
-from model.config import FinetuneConfig, PretrainConfig
-from tasks.storage import Root
+from flows.params.training import FinetuneParams, PretrainParams
+from model.downstream.retrieval.config import FinetuneConfig
+from model.objectives.config import PretrainConfig
+from tasks.storage.root import Root
 from tests.searchable import DATASET, ENCODER, EXTRACTOR, SPLIT, make_searchable
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = """
 import sys, typer
 from pathlib import Path
-from flows.command import exit_codes
-from flows.params import PretrainParams
-from flows.run_stage import run_stage
+from flows.commands.shared import exit_codes
+from flows.params.experiment import PretrainParams
+from flows.commands.run_stage import run_stage
 
 app = typer.Typer()
 
@@ -126,7 +127,7 @@ def test_what_is_done_is_found_done_without_prefect_or_torch(root: Root, tmp_pat
 
 
 def test_of_two_trainings_the_second_waits_for_the_first_and_ends_with_its_error(root: Root) -> None:
-    from flows.direct import trainings_directly
+    from flows.steps.direct import trainings_directly
     from tasks.errors import UserError
     from tasks.records import Stage
 

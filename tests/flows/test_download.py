@@ -16,9 +16,9 @@ import pytest
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from tasks.extract import extract_shard
+from tasks.extract.shard import extract_shard
 from tasks.records import ShardRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.faults import serving
 
 REPOSITORY = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from feature_extraction.samples import read_image_shard
+from feature_extraction.samples.images import read_image_shard
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS, SHARD_ROWS = 600, 100

@@ -15,14 +15,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.params import EvaluateParams
+from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
-from model.config import EncoderConfig, FeatureSource, ScoringConfig
-from model.scores import Scores
+from model.config import FeatureSource
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.scores import Scores
+from model.families.config import EncoderConfig
 from tasks.errors import StageError
-from tasks.history import append_history, read_history
+from tasks.evaluation.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
-from tasks.storage import HISTORY, Root, captions_path, captions_receipt_path, features_folder
+from tasks.storage.paths import HISTORY, captions_path, captions_receipt_path, features_folder
+from tasks.storage.root import Root
 from tests.toy import TINY, eight_pairs, make_world
 
 __all__ = ["eight_pairs", "make_world"]
@@ -34,10 +37,10 @@ SCORING = ScoringConfig(device="cpu", num_threads=1, block_pairs=16)
 
 def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: int, seed: int) -> None:
     """A checkpoint of a new model: what a run that has not ended leaves behind."""
-    from model.build import build_model
-    from model.checkpoint import Keep, State, save_checkpoint
-    from model.store import open_store
-    from model.tokenizer import load_vocabulary
+    from model.data.store import open_store
+    from model.data.tokenizer import load_vocabulary
+    from model.families.build import build_model
+    from model.training.checkpoint import Keep, State, save_checkpoint
 
     encoder = EncoderConfig.model_validate(TINY)
     loaded = load_vocabulary(vocabulary)
@@ -153,7 +156,7 @@ def test_a_run_is_watched_while_it_trains(begun: tuple[Root, Callable[..., None]
 
 
 def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callable[..., None]]) -> None:
-    from flows.__main__ import app
+    from flows.commands.app import app
 
     root, add = begun
     add(step=5, seed=0)

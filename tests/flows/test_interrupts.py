@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from feature_extraction.config import ExtractorConfig
-from flows.recipes import recipe
+from flows.params.recipes import recipe
 from model.config import FeatureSource
 from tasks.config import DatasetConfig
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt, Stage
-from tasks.storage import Root, captions_path, captions_receipt_path, features_folder, file_digest
+from tasks.storage.paths import captions_path, captions_receipt_path, features_folder
+from tasks.storage.root import Root, file_digest
 from tests.terminal import Terminal
 from tests.toy import TINY, eight_pairs, make_world
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from tasks.world.dataset import WorldConfig, make_world
 
 pytestmark = pytest.mark.flow

@@ -17,16 +17,16 @@ from typer.testing import CliRunner, Result
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.__main__ import app
-from model import shard_cache
+from flows.commands.app import app
 from model.config import FeatureSource
-from model.data import load_captions, open_store
+from model.data import shard_cache
+from model.data.captions import load_captions
+from model.data.store import FeatureStore, open_store
 from model.errors import InputError
-from model.store import FeatureStore
-from tasks.extract import extract_shard
-from tasks.feature_manifest import write_feature_manifest
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard
 from tasks.records import ShardRef
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.faults import serving
 from tests.s3_server import Bucket
 

@@ -19,15 +19,16 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import read_project
-from flows.params import RebuildParams
-from flows.recipes import recipe
-from flows.result_card import recall_rows
+from flows.operate.deployments import read_project
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from flows.results import RebuildResult
+from flows.views.result_card import recall_rows
+from tasks.evaluation.history import read_history
 from tasks.extractor import extractor_fingerprint
-from tasks.history import read_history
 from tasks.records import Receipt
-from tasks.storage import Root, features_folder
+from tasks.storage.paths import features_folder
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig, make_world
 from tests.operating import REPOSITORY, Site, wait_until
 
@@ -344,7 +345,7 @@ def declared(site: Site) -> list[dict[str, Any]]:
 def test_setup_again_changes_nothing_and_keeps_what_was_turned_off(site: Site, setups: object) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.setup import set_up
+    from flows.operate.setup import set_up
 
     nightly = site.get("/deployments/name/evaluate/scheduled")
     schedule = f"/deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"

@@ -16,9 +16,9 @@ import pytest
 import typer
 import yaml
 
-from flows.__main__ import app
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.commands.app import app
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from tasks.world.dataset import WorldConfig, make_world
 from tasks.world.server import WorldServer
 from tests.operating import REPOSITORY, Site, wait_until
@@ -187,6 +187,6 @@ def test_what_the_tables_name_of_prefect_is_typed_too(text: str) -> None:
 
 @pytest.mark.parametrize("params", re.findall(r"'changes=(\{.*?\})'", PAGE))
 def test_changes_are_fields_of_the_experiment(params: str) -> None:
-    from flows.changes import with_changes
+    from flows.params.changes import with_changes
 
     assert with_changes(recipe("cc3m", "data"), json.loads(params)) != recipe("cc3m", "data")

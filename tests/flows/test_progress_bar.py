@@ -13,8 +13,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from flows.progress import ProgressLog
-from flows.progress_bar import progress_bar
+from flows.views.progress import ProgressLog
+from flows.views.progress_bar import progress_bar
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]
 

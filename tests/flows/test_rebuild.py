@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from flows.results import RebuildResult
-from flows.stage_texts import losses
-from flows.status import downloads_pending, read_status, status_text
-from flows.world import world_served
-from model.config import ScoringConfig
+from flows.steps.world import world_served
+from flows.views.stage_texts import losses
+from flows.views.status import downloads_pending, read_status, status_text
+from model.downstream.retrieval.config import ScoringConfig
 from tasks.errors import StageError
-from tasks.history import read_history
-from tasks.local_copy import local_copy
+from tasks.evaluation.history import read_history
 from tasks.records import Stage
 from tasks.search import open_search
-from tasks.storage import Root
+from tasks.storage.local_copy import local_copy
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig
 from tests.s3_server import Bucket
 

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from feature_extraction.config import ExtractorConfig
-from flows.params import PretrainParams
-from model.config import PretrainConfig
-from tasks.config import NodesConfig
+from flows.params.training import PretrainParams
+from model.objectives.config import PretrainConfig
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt, Stage
-from tasks.storage import Root, captions_path, captions_receipt_path, features_folder, file_digest
+from tasks.storage.paths import captions_path, captions_receipt_path, features_folder
+from tasks.storage.root import Root, file_digest
+from tasks.workers.machines import NodesConfig
 from tests.s3_server import ACCESS_KEY, SECRET_KEY, Bucket
 from tests.toy import TINY, eight_pairs, make_world
 
@@ -33,11 +34,11 @@ EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=5)
 STEPS = 150
 TRAIN = """
 import sys
-from flows.params import PretrainParams
+from flows.params.experiment import PretrainParams
 from tasks import mirror
 from tasks.errors import StageError, UserError
-from tasks.storage import Root
-from tasks.train import pretrain
+from tasks.storage.root import Root
+from tasks.training.train import pretrain
 mirror.POLL_SECONDS = 0.05
 params = PretrainParams.model_validate_json(sys.argv[1])
 try:

@@ -10,9 +10,9 @@ from prefect import flow, task, unmapped
 from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import stage_tables
-from flows.shard_tasks import run_shards
-from flows.shards import Collected, summarize
+from flows.steps.shard_tasks import run_shards
+from flows.steps.shards import Collected, summarize
+from flows.views.artifacts import stage_tables
 from tasks.errors import StageError, UserError
 from tasks.records import Receipt, ShardRef, ShardResult, Stage
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForPreTraining
 
-from flows.recipes import recipe
-from flows.variants import SweepParams
-from flows.world import world_served
-from tasks.history import read_history
-from tasks.storage import Root
-from tasks.sweeps import Sweep, VariantsFailedError
+from flows.params.recipes import recipe
+from flows.params.variants import SweepParams
+from flows.steps.world import world_served
+from tasks.evaluation.history import read_history
+from tasks.reports.sweeps import Sweep, VariantsFailedError
+from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]

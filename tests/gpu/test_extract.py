@@ -12,10 +12,12 @@ import torch
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import detect_images, load_detector
+from feature_extraction.detectors.interface import detect_images
+from feature_extraction.detectors.load import load_detector
 from feature_extraction.extract import BusyClock, extract_regions
 from feature_extraction.pictures import decode_picture
-from feature_extraction.samples import ImageSample, RegionSample
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.regions import RegionSample
 from tasks.world.scenes import render_scene
 
 pytestmark = [

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from model.config import EncoderConfig
-from model.encoder import CrossModalEncoder
-from model.layouts import has_varlen
-from model.objectives import seeded_normal
+from model.families.config import EncoderConfig
+from model.families.layouts import has_varlen
+from model.families.unicoder_vl import CrossModalEncoder
+from model.objectives.hiding import seeded_normal
 
 pytestmark = [
     pytest.mark.gpu,

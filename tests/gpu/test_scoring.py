@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.batch import Regions
-from model.config import EncoderConfig, ScoringConfig
-from model.encoder import UnicoderVL
-from model.pairs import PairScorer
+from model.data.batch import Regions
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.pairs import PairScorer
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl import UnicoderVL
 
 pytestmark = [
     pytest.mark.gpu,

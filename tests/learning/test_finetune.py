@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import list_checkpoints, weights_sha256
-from model.config import FinetuneConfig, FinetuneJob, OptimConfig
+from model.config import OptimConfig
+from model.downstream.retrieval.config import FinetuneConfig
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob
+from model.training.checkpoint import list_checkpoints, weights_sha256
 
 pytestmark = pytest.mark.slow("trains until it knows eight pairs")
 

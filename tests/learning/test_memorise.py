@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import list_checkpoints
-from model.config import FinetuneConfig, FinetuneJob, OptimConfig, PretrainConfig, PretrainJob, ScoreJob, ScoringConfig
+from model.config import OptimConfig
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.finetune import run_finetuning
+from model.jobs import FinetuneJob, PretrainJob, ScoreJob
+from model.objectives.config import PretrainConfig
 from model.pretrain import run_pretraining
 from model.scoring import run_scoring
+from model.training.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.slow("trains until it knows eight pairs")
 

@@ -15,7 +15,7 @@ MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for room in ("flows", "tasks", "model", "feature_extraction")
     for path in (REPOSITORY / room).rglob("*.py")
-    if re.fullmatch(r"(.*_)?(config|params)", path.stem)
+    if re.fullmatch(r"(.*_)?(config|params)|jobs|machines", path.stem) or path.parent.name == "params"
 )
 """Where options live."""
 CONFIGS = sorted(

@@ -36,7 +36,7 @@ FORBIDDEN = {
     "tempfile.mktemp",
 }
 FORBIDDEN_METHODS = {"extractall"}
-OWN_WORKERS = {"tasks/ray_actor.py", "tasks/ray_workers.py"}
+OWN_WORKERS = {"tasks/workers/ray_actor.py", "tasks/workers/ray_workers.py"}
 """They read what the driver and its actors send each other through Ray, which speaks in pickles itself; no files."""
 TRUSTED = {
     "not config.trust_weights",  # What the user has said of a file; False unless said.

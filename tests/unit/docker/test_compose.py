@@ -11,8 +11,8 @@ import pytest
 import typer
 import yaml
 
-from flows.__main__ import app
-from flows.worker import STOP_SECONDS
+from flows.commands.app import app
+from flows.operate.worker import STOP_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKER = REPOSITORY / "docker"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from flows import server
+from flows.operate import server
 
 REPOSITORY = Path(__file__).parents[3]
 DOCKER = REPOSITORY / "docker"

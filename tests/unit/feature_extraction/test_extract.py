@@ -12,9 +12,10 @@ from PIL import Image as Pillow
 
 from feature_extraction import extract
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.detector import Detections, Image, Prepared, check_shapes
+from feature_extraction.detectors.interface import Detections, Image, Prepared, check_shapes
 from feature_extraction.extract import BusyClock, ExtractFailure, extract_regions
-from feature_extraction.samples import ImageSample, RegionSample
+from feature_extraction.samples.images import ImageSample
+from feature_extraction.samples.regions import RegionSample
 
 CONFIG = ExtractorConfig(backend="torchvision", model="small", batch_size=3)
 

@@ -14,12 +14,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows import entry
-from flows.__main__ import app, rebuild_text
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.commands.app import app
+from flows.commands.experiment import rebuild_text
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
 from flows.results import RebuildResult, StageSummary
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import Stage
-from tasks.reports.setting_row import SettingRow
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -209,7 +210,7 @@ def test_result_text_tells_losses_and_what_was_skipped() -> None:
 def test_a_full_disk_is_one_sentence_and_other_os_errors_are_not_hidden(
     tmp_path: Path, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import checks
+    from flows.params import checks
 
     path = tmp_path / "params.json"
     path.write_text(json.dumps(params))

@@ -25,7 +25,7 @@ except SystemExit as end:
 """
 HEAVY = {"torch", "torchvision", "transformers", "detectron2", "ray"}
 """Seconds each."""
-SLOW = HEAVY | {"prefect", "rich", "PIL", "yaml", "pyarrow.compute", "urllib3", "sqlite3", "flows.search_command"}
+SLOW = HEAVY | {"prefect", "rich", "PIL", "yaml", "pyarrow.compute", "urllib3", "sqlite3", "flows.commands.search"}
 """What a command that looks at receipts alone has no use for."""
 
 
@@ -59,9 +59,11 @@ def test_the_history_is_read_without_what_makes_it(tmp_path: Path) -> None:
 
 
 def test_stages_without_prefect_import_neither_it_nor_torch() -> None:
-    assert not imported("import flows.direct", HEAVY | {"prefect", "rich", "flows.artifacts", "flows.progress_bar"})
+    assert not imported(
+        "import flows.steps.direct", HEAVY | {"prefect", "rich", "flows.views.artifacts", "flows.views.progress_bar"}
+    )
 
 
 def test_programs_that_compute_import_torch_and_no_more_of_its_size() -> None:
-    programs = "import model.pretrain, model.finetune, model.scoring, model.search"
+    programs = "import model.pretrain, model.finetune, model.scoring, model.downstream.retrieval.search"
     assert imported(programs, HEAVY | {"prefect", "torch._dynamo", "torch._inductor", "sympy", "rich"}) == {"torch"}

@@ -15,29 +15,30 @@ import pytest
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.data_stages import check_measured
-from flows.direct import DOWNLOAD, EXTRACT
-from flows.download_steps import Work, run_download
-from flows.extract_steps import run_extract
-from flows.params import RebuildParams
-from flows.recipes import recipe
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.params.shards import DownloadParams, ExtractParams
 from flows.results import StageSummary
-from flows.shard_params import DownloadParams, ExtractParams
-from flows.shards import Collected, collect_shards
-from flows.stage_texts import losses
-from flows.status import read_status, status_text
-from tasks.config import DownloadConfig
-from tasks.download import Again, download_shard
-from tasks.download_pool import DownloadPool
+from flows.steps.data_stages import check_measured
+from flows.steps.direct import DOWNLOAD, EXTRACT
+from flows.steps.download import Work, run_download
+from flows.steps.extract import run_extract
+from flows.steps.shards import Collected, collect_shards
+from flows.views.stage_texts import losses
+from flows.views.status import read_status, status_text
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.pool import DownloadPool
+from tasks.download.shard import Again, download_shard
 from tasks.errors import StageError, UserError
-from tasks.extract import extract_shard, load_on_device
-from tasks.extract_pool import ExtractorPool
+from tasks.extract.pool import ExtractorPool
+from tasks.extract.shard import extract_shard, load_on_device
 from tasks.features.feature_sets import feature_sets
 from tasks.features.verify_features import verify_features
-from tasks.fetching import Session
 from tasks.records import ShardRef, ShardResult
-from tasks.storage import Root, image_shard_path, journal_path
-from tasks.training_data import DataSpec, resolve_data
+from tasks.storage.paths import image_shard_path, journal_path
+from tasks.storage.root import Root
+from tasks.training.data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 
 SHARD_SIZE = 3

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import flows
-from flows.deployments import home_folder, project_file, read_project
+from flows.operate.deployments import home_folder, project_file, read_project
 from tasks.errors import UserError
 
 PULL = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $UNICODER_VL_HOME }}"}}]

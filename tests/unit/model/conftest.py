@@ -2,7 +2,8 @@
 
 import pytest
 
-from model.config import PretrainConfig, PretrainJob
+from model.jobs import PretrainJob
+from model.objectives.config import PretrainConfig
 from tests.toy import eight_pairs, make_world, tiny
 
 __all__ = ["eight_pairs", "make_world", "tiny"]

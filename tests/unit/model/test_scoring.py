@@ -13,17 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.build import build_model
-from model.checkpoint import list_checkpoints
-from model.config import ScoreJob, ScoringConfig, Shortlist
-from model.data import FeatureStore, load_captions, pad_words
-from model.embeddings import dequantise
+from model.data.batch import pad_words
+from model.data.captions import load_captions
+from model.data.store import FeatureStore
+from model.data.tokenizer import load_vocabulary, tokenize
+from model.downstream.retrieval.blocks import score_split
+from model.downstream.retrieval.config import ScoringConfig, Shortlist
+from model.downstream.retrieval.pairs import PairScorer
+from model.downstream.retrieval.scores import Scores, block_name
 from model.errors import InputError
-from model.pairs import PairScorer
+from model.families.build import build_model
+from model.families.embeddings import dequantise
+from model.jobs import ScoreJob
 from model.pretrain import run_pretraining
-from model.scores import Scores, block_name
-from model.scoring import run_scoring, score_split
-from model.tokenizer import load_vocabulary, tokenize
+from model.scoring import run_scoring
+from model.training.checkpoint import list_checkpoints
 
 ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
@@ -69,8 +73,8 @@ def test_a_score_depends_on_its_pair_alone(uneven, plain, batch_size, sequences,
         scores = score_split(model, store, captions, tokens, config, CPU)
         np.testing.assert_allclose(scores, plain, atol=1e-5, rtol=0)
     # Captions are taken some at a time; the borders are nowhere to be seen.
-    monkeypatch.setattr("model.pairs._CAPTIONS_AT_ONCE", 6)
-    monkeypatch.setattr("model.pairs._IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr("model.downstream.retrieval.pairs._CAPTIONS_AT_ONCE", 6)
+    monkeypatch.setattr("model.downstream.retrieval.pairs._IMAGES_AT_ONCE", 2)
     np.testing.assert_allclose(score_split(model, store, captions, tokens, config, CPU), plain, atol=1e-5, rtol=0)
 
 

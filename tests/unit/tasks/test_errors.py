@@ -17,7 +17,7 @@ _PROGRAM = """
 import json, sys
 import pyarrow as pa, pyarrow.parquet as pq
 from tasks.errors import disk_full_text, is_disk_full
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 root = Root(sys.argv[1])
 table = pa.table({"text": [str(number) for number in range(50_000)]})

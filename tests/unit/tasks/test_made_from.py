@@ -13,30 +13,32 @@ import pytest
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from flows.checks import check_download
-from flows.shard_params import DownloadParams
-from flows.status import _split_status
+from flows.params.checks import check_download
+from flows.params.shards import DownloadParams
+from flows.views.status import _split_status
 from tasks import made_from
-from tasks.captions import make_captions
-from tasks.config import DatasetConfig, DownloadConfig, RowsConfig
-from tasks.download import download_shard
-from tasks.download_settings import keep_settings
+from tasks.config import DatasetConfig, RowsConfig
+from tasks.download.captions import make_captions
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.settings import keep_settings
+from tasks.download.shard import download_shard
 from tasks.errors import UserError
-from tasks.extract import extract_shard, load_on_device
+from tasks.extract.feature_manifest import write_feature_manifest
+from tasks.extract.shard import extract_shard, load_on_device
 from tasks.extractor import extractor_fingerprint
-from tasks.feature_manifest import write_feature_manifest
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import FeatureSet, one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
-from tasks.features.inspect_config import InspectConfig
-from tasks.features.inspect_features import inspect_features
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
+from tasks.features.inspection.config import InspectConfig
+from tasks.features.inspection.inspection import inspect_features
 from tasks.features.verify_features import verify_features
-from tasks.fetching import Session
 from tasks.made_from import check_features, made_from_path
-from tasks.manifest import drop_shards_beyond, list_shards, make_manifest
-from tasks.storage import Root, image_receipt_path
-from tasks.training_data import DataSpec, resolve_data
+from tasks.rows.manifest import drop_shards_beyond, list_shards, make_manifest
+from tasks.storage.paths import image_receipt_path
+from tasks.storage.root import Root
+from tasks.training.data import DataSpec, resolve_data
 from tasks.world.scenes import render_scene
 from tests.foreign import lxmert_file
 

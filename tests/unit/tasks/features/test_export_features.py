@@ -4,17 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_extraction.foreign import read_lxmert_row
-from feature_extraction.foreign_npz import read_npz
-from feature_extraction.samples import ShardError
+from feature_extraction.foreign.npz import read_npz
+from feature_extraction.foreign.tsv import read_lxmert_row
+from feature_extraction.samples.tars import ShardError
+from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
 from tasks.features.export_features import export_features
 from tasks.features.feature_sets import one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
-from tasks.outcomes import RowOutcome, write_outcomes
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
 from tasks.records import Outcome
-from tasks.storage import Root, outcomes_path
+from tasks.storage.paths import outcomes_path
+from tasks.storage.root import Root
 from tests.foreign import lxmert_file, lxmert_line, made
 
 REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"

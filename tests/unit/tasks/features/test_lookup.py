@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from feature_extraction.samples import RegionLayout, ShardError, decode_regions
-from tasks import storage
+from feature_extraction.samples.regions import RegionLayout, decode_regions
+from feature_extraction.samples.tars import ShardError
 from tasks.features.lookup import find_records, read_captions, read_layout, read_pictures, read_record
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage.root import Root
 from tests.regions import (
     DATASET,
     FEATURES,
@@ -75,7 +76,7 @@ def test_pictures_are_read_by_key_and_what_is_not_there_is_left_out(root: Root) 
 
 
 def test_damaged_image_shard_is_named(root: Root) -> None:
-    root.publish_bytes(storage.image_shard_path(DATASET, SPLIT, 0), b"no tar" * 200)
+    root.publish_bytes(paths.image_shard_path(DATASET, SPLIT, 0), b"no tar" * 200)
     with pytest.raises(ShardError, match=r"images-00000\.tar: not a whole tar"):
         read_pictures(root, DATASET, SPLIT, {0: [KEYS[0]]})
 

@@ -6,15 +6,18 @@ from PIL import Image
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
-from feature_extraction.samples import ImageSample, RegionLayout, encode_image, write_tar
-from tasks import storage
-from tasks.extract import extract_shard
+from feature_extraction.samples.images import ImageSample, encode_image
+from feature_extraction.samples.regions import RegionLayout
+from feature_extraction.samples.tars import write_tar
+from tasks.extract.shard import extract_shard
 from tasks.features.feature_sets import FeatureSet, feature_sets, one_feature_set
-from tasks.features.import_config import ImportConfig
-from tasks.features.import_features import import_features
+from tasks.features.imports.config import ImportConfig
+from tasks.features.imports.features import import_features
 from tasks.features.verify_features import Verification, verify_features
 from tasks.records import Receipt, ShardRef, Stage
-from tasks.storage import Root
+from tasks.storage import paths
+from tasks.storage import root as storage
+from tasks.storage.root import Root
 from tests.foreign import lxmert_file
 
 DETECTOR = Path(tasks.world.__file__).with_name("detector.safetensors")
@@ -228,10 +231,10 @@ def publish_picture(root: Root, shard: int, colour: int) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48), (colour, 50, 50)).save(buffer, "JPEG")
     sample = ImageSample(f"{shard:09d}", "a caption", "http://a.example/x.jpg", (64, 48), "0" * 64, buffer.getvalue())
-    path = storage.image_shard_path("coco", "train", shard)
+    path = paths.image_shard_path("coco", "train", shard)
     digest = root.publish(path, lambda out: write_tar(out, encode_image(sample)))
     receipt = Receipt(
         stage=Stage.DOWNLOAD, dataset="coco", split="train", shard=shard, fingerprint="", counts={"ok": 1},
         files={path.rpartition("/")[2]: digest}, seconds=0, created_at=storage.now(),
     )  # fmt: skip
-    root.publish_model(storage.image_receipt_path("coco", "train", shard), receipt)
+    root.publish_model(paths.image_receipt_path("coco", "train", shard), receipt)

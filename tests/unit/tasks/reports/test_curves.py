@@ -8,7 +8,7 @@ import pytest
 
 from tasks.errors import UserError
 from tasks.reports.curves import runs_behind, training_curves, training_splits
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.page import Page
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.reports.curves import training_curves
 from tasks.reports.matching import matching_warnings
-from tasks.storage import Root
+from tasks.storage.root import Root
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.reports.outcomes import outcomes_section, read_outcomes
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.page import Page
 from tests.scored import publish_data
 

@@ -8,7 +8,7 @@ from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
 from tasks.reports import regions as module
 from tasks.reports.regions import regions_section
-from tasks.storage import Root
+from tasks.storage.root import Root
 from tests.regions import DATASET, EXTRACTOR, SPLIT, publish_features, regions_of
 from tests.scored import publish_data
 

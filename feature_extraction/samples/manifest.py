@@ -1,0 +1,73 @@
+"""The feature manifest: what a folder of region shards holds, written last."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+
+from feature_extraction.samples.regions import REGION_FORMAT, Encoding, RegionLayout
+from feature_extraction.samples.tars import ShardError
+
+
+class ShardEntry(BaseModel):
+    """One committed feature shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Both name files of caches, so they are nothing that leads out of a folder.
+    name: str = Field(pattern=r"^[\w-]+\.tar$")
+    samples: int = Field(ge=0)
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class FeatureManifest(BaseModel):
+    """What a feature set is: written last, beside its shards. Shards of different extractors refuse to mix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["rgn/1"] = "rgn/1"
+    max_regions: int = Field(ge=1, description="R")
+    feature_dim: int = Field(ge=1, description="D")
+    encoding: Encoding
+    num_top: int = Field(default=0, ge=0, description="T, best classes stored per region")
+    labels: tuple[str, ...] = Field(description="name of each foreground class; its length is C")
+    extractor: str = Field(description="fingerprint of the extractor")
+    extractor_details: dict[str, object] = Field(description="what the fingerprint was made of")
+    shards: tuple[ShardEntry, ...]
+
+    @property
+    def layout(self) -> RegionLayout:
+        return RegionLayout(self.max_regions, self.feature_dim, self.encoding, self.num_top)
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_top(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """A manifest without top labels has the bytes it had before there were any: training runs are named by them."""
+        fields: dict[str, object] = dump(self)
+        if self.num_top == 0:
+            del fields["num_top"]
+        return fields
+
+
+def parse_manifest(text: str | bytes, where: str) -> FeatureManifest:
+    """A feature manifest from its JSON.
+
+    Raises:
+        ShardError: not a manifest, or of another format version.
+    """
+    try:
+        return FeatureManifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ShardError(
+            f"{where}: not a feature manifest of format {REGION_FORMAT} "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); extract again"
+        ) from error

@@ -1,0 +1,117 @@
+"""Commands for a whole experiment: demo, rebuild, status, params."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from pydantic import BaseModel
+
+from flows.commands.run_stage import run_stage
+from flows.commands.shared import (
+    Changed,
+    Json,
+    Params,
+    Recipe,
+    Root,
+    Seed,
+    exit_codes,
+)
+from flows.params import checks
+from flows.params.changes import read_changes, with_changes
+from flows.params.experiment import RebuildParams
+from flows.results import RebuildResult
+from flows.steps.world import rows_ready
+from flows.views.progress import counts_text, duration
+from flows.views.stage_texts import done_text, losses
+from flows.views.status import read_download_status, read_status, status_text
+from tasks.records import Outcome
+from tasks.reports.retrieval.recall_table import table_text
+
+
+def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
+    """Rows to retrieval table on a self-made small web, in minutes, without network or GPU."""
+    with exit_codes():
+        _rebuild(load_experiment("demo", None, root, seed), json)
+
+
+def rebuild(
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    set_: Changed = None,
+    json: Json = False,
+) -> None:
+    """All stages: download, extract, pretrain, finetune, evaluate, report."""
+    with exit_codes():
+        _rebuild(load_experiment(recipe, params, root, seed, set_), json)
+
+
+def status(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
+) -> None:
+    """How far an experiment is, and the command that would come next. Changes nothing.
+
+    With neither --recipe nor --params it tells how far what is downloaded under the root is.
+    """
+    with exit_codes():
+        if recipe is None and params is None:
+            found = read_download_status(root or "data")
+            print_result(found, status_text(found), json)
+            return
+        loaded = load_experiment(recipe, params, root, seed)
+        source = f"--recipe {recipe}" if params is None else f"--params {params}"
+        options = f"{source} --root {loaded.root_uri}" + ("" if seed is None else f" --seed {seed}")
+        found = read_status(loaded, options)
+        print_result(found, status_text(found), json)
+
+
+def print_params(
+    root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, set_: Changed = None
+) -> None:
+    """Print parameters as JSON, to be edited and given to --params."""
+    with exit_codes():
+        typer.echo(load_experiment(recipe, params, root, seed, set_).model_dump_json(indent=2))
+
+
+def _rebuild(params: RebuildParams, json: bool) -> None:
+    with rows_ready(params) as ready:
+        checks.check_rebuild(ready)
+        result: RebuildResult = run_stage("rebuild", ready)
+    print_result(result, rebuild_text(result), json)
+
+
+def rebuild_text(result: RebuildResult) -> str:
+    """Table, lost rows and why, what was skipped, and where the report is."""
+    lines = [table_text(list(result.table)), ""]
+    for name, counts in result.outcomes.items():
+        rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)
+        lost = {outcome: number for outcome, number in counts.items() if outcome != Outcome.OK}
+        lines.append(f"{name}: {ok:,} of {rows:,} rows have an image; lost: {counts_text(lost)}")
+    lines += [f"NOT ALL OF THE DATA: {loss}" for loss in losses(result.stages)]
+    lines += [
+        "",
+        f"done now: {done_text(result.stages)} ({duration(result.seconds)})",
+        f"done before, skipped: {done_text(result.stages, skipped=True)}",
+        f"report: {result.report_path}",
+    ]
+    return "\n".join(lines)
+
+
+def print_result(result: BaseModel, text: str, json: bool) -> None:
+    print(result.model_dump_json() if json else text)
+
+
+def load_experiment(
+    recipe: str | None, params: Path | None, root: str | None, seed: int | None, settings: list[str] | None = None
+) -> RebuildParams:
+    loaded = checks.load_params(recipe, params, root)
+    return with_changes(loaded if seed is None else loaded.with_seed(seed), read_changes(settings or []))
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+    app.command("rebuild")(rebuild)
+    app.command("status")(status)
+    app.command("params")(print_params)

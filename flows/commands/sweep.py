@@ -1,0 +1,73 @@
+"""The command `sweep`: the paper's ablations, as variants of a recipe or of parameters of one's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast, get_args
+
+import typer
+
+from flows.commands.run_stage import run_stage
+from flows.commands.shared import Json, Params, Recipe, Root, Seed, exit_codes
+from flows.params import checks
+from flows.params.experiment import RebuildParams
+from flows.params.variants import Ablation, SweepParams
+from flows.steps.world import rows_ready
+from tasks.errors import UserError
+from tasks.reports.sweeps import Sweep, VariantsFailedError, sweep_text
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add `sweep` to a command line."""
+    app.command("sweep")(sweep)
+
+
+def sweep(
+    ablation: Annotated[str, typer.Argument(help="What is varied: layers, boxes or settings.")],
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    values: Annotated[
+        str | None,
+        typer.Option(
+            "--values",
+            help="Numbers of layers or boxes, or names of settings: 3,6,12.",
+            show_default="the paper's; of a smaller model a quarter, half and all",
+        ),
+    ] = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """One experiment in variants, beside each other: layers of the encoder, boxes read of an image, or settings.
+
+    Images and features are made once. A variant that was trained before, by a rebuild too, is not trained again.
+    """
+    with exit_codes():
+        base = checks.load_params(recipe, params, root)
+        swept = sweep_params(ablation, values, base if seed is None else base.with_seed(seed))
+        with rows_ready(swept.base) as ready:
+            checks.check_rebuild(ready)
+            try:
+                result: Sweep = run_stage("sweep", swept.model_copy(update={"base": ready}))
+            except VariantsFailedError as error:
+                _print(error.sweep, json)
+                raise
+        _print(result, json)
+
+
+def sweep_params(ablation: str, values: str | None, base: RebuildParams) -> SweepParams:
+    """What the command line says, validated.
+
+    Raises:
+        UserError: there is no such ablation.
+        ValidationError: a value cannot be.
+    """
+    known = get_args(Ablation)
+    if ablation not in known:
+        raise UserError(f"there is no sweep of {ablation!r}; known are {', '.join(known)}")
+    parts = None if values is None else tuple(part.strip() for part in values.split(","))
+    numbers = None if parts is None else tuple(int(part) if part.isdecimal() else part for part in parts)
+    return SweepParams(ablation=cast(Ablation, ablation), values=numbers, base=base)
+
+
+def _print(result: Sweep, json: bool) -> None:
+    print(result.model_dump_json() if json else f"{sweep_text(result)}\n\npage: {result.page_path}")

@@ -1,0 +1,88 @@
+"""Commands that train: pretrain, finetune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.commands import shard_options as options
+from flows.commands.experiment import load_experiment, print_result
+from flows.commands.run_stage import run_stage
+from flows.commands.shared import (
+    Changed,
+    Json,
+    MasterAddr,
+    MasterPort,
+    Nnodes,
+    NodeRank,
+    Params,
+    Recipe,
+    Root,
+    Seed,
+    exit_codes,
+)
+from flows.params import checks
+from tasks.records import CheckpointRef
+
+
+def pretrain(
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    set_: Changed = None,
+    nnodes: Nnodes = 1,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
+    json: Json = False,
+) -> None:
+    """Feature shards to a pretrained checkpoint.
+
+    Machines train it together where the same command is given on each, with --nnodes, --master-addr and its own
+    --node-rank.
+    """
+    with exit_codes():
+        nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
+        loaded = load_experiment(recipe, params, root, seed, set_).for_pretrain().model_copy(update={"nodes": nodes})
+        checks.check_pretrain(loaded)
+        checkpoint: CheckpointRef = run_stage("pretrain", loaded)
+        _print_checkpoint(checkpoint, json)
+
+
+def finetune(
+    root: Root = None,
+    recipe: Recipe = None,
+    params: Params = None,
+    seed: Seed = None,
+    set_: Changed = None,
+    setting: Annotated[
+        str, typer.Option("--setting", help="pretrain+finetune, or task-specific: without pretraining.")
+    ] = "pretrain+finetune",
+    nnodes: Nnodes = 1,
+    node_rank: NodeRank = None,
+    master_addr: MasterAddr = None,
+    master_port: MasterPort = 29500,
+    json: Json = False,
+) -> None:
+    """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint. Several machines: as for pretrain."""
+    with exit_codes():
+        nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
+        loaded = load_experiment(recipe, params, root, seed, set_)
+        checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
+        finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        finetuning = finetuning.model_copy(update={"nodes": nodes})
+        checks.check_finetune(finetuning)
+        checkpoint: CheckpointRef = run_stage("finetune", finetuning)
+        _print_checkpoint(checkpoint, json)
+
+
+def _print_checkpoint(checkpoint: CheckpointRef, json: bool) -> None:
+    state = "was done before" if checkpoint.skipped else "done"
+    print_result(checkpoint, f"{checkpoint.run}: {state}, {checkpoint.step} steps\ncheckpoint: {checkpoint.uri}", json)
+
+
+def add_commands(app: typer.Typer) -> None:
+    app.command("pretrain")(pretrain)
+    app.command("finetune")(finetune)

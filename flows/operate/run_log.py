@@ -1,0 +1,19 @@
+"""Log lines of a deployed run, which a worker starts without the command line."""
+
+from __future__ import annotations
+
+import logging
+
+from flows.views.terminal import ROOMS
+
+
+def let_rooms_speak() -> None:
+    """Let the rooms' lines through to Prefect: one per shard, and progress now and then.
+
+    PREFECT_LOGGING_EXTRA_LOGGERS gives their loggers Prefect's handler, but not the level INFO. A level that somebody
+    has set stands.
+    """
+    for room in ROOMS:
+        logger = logging.getLogger(room)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)

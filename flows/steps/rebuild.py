@@ -1,0 +1,116 @@
+"""What a whole experiment is, stage by stage, whoever runs the stages: Prefect, or nothing but this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flows.params.experiment import RebuildParams
+from flows.results import EvaluationResult, RebuildResult, StageSummary
+from flows.steps.data_stages import DataStages, make_data
+from flows.steps.experiments import Experiment, Trainings, submit_experiments
+from flows.views.stage_texts import done_text, losses
+from tasks.evaluation.setting_row import SettingRow
+from tasks.extractor import extractor_fingerprint
+from tasks.records import CheckpointRef, Stage
+from tasks.reports.report import Scored, write_report
+from tasks.storage.root import Root, Stopwatch
+
+log = logging.getLogger("flows.rebuild")
+
+RecallTables = Sequence[Sequence[SettingRow]]
+Outcomes = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The stages, as functions. `report` writes the page, `show` is told the result in the end."""
+
+    data: DataStages
+    trainings: Trainings
+    report: Callable[[RebuildParams, Sequence[EvaluationResult], Outcomes, Sequence[str]], str]
+    show: Callable[[RebuildParams, RebuildResult, RecallTables], None]
+
+
+def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
+    """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
+    watch = Stopwatch()
+    downloads, extractions = make_data(params, steps.data)
+    checkpoints, evaluations = _train_and_evaluate(params, steps.trainings)
+    outcomes = {summary.name: summary.counts for summary in downloads}
+    tables = recall_tables(evaluations)
+    result = RebuildResult(
+        root_uri=params.root_uri,
+        table=tables[0],
+        outcomes=outcomes,
+        stages=(
+            *downloads,
+            *extractions,
+            *(_of_checkpoint(checkpoint) for checkpoint in checkpoints),
+            *(_of_evaluation(evaluation) for evaluation in evaluations),
+        ),
+        report_path=steps.report(params, evaluations, outcomes, losses([*downloads, *extractions])),
+        seconds=watch.seconds,
+    )
+    steps.show(params, result, tables)
+    log.info("done now: %s", done_text(result.stages))
+    log.info("done before, skipped: %s", done_text(result.stages, skipped=True))
+    return result
+
+
+def _train_and_evaluate(
+    params: RebuildParams, trainings: Trainings
+) -> tuple[list[CheckpointRef], list[EvaluationResult]]:
+    """Every training run and every evaluation, `params.max_trainings` processes at once."""
+    with trainings(params.max_trainings) as submit:
+        submitted = submit_experiments(submit, [Experiment(params, setting) for setting in params.settings])
+        trained = [experiment.result() for experiment in submitted]
+    checkpoints = {checkpoint.run: checkpoint for one in trained for checkpoint in one.checkpoints}
+    return list(checkpoints.values()), [one.evaluation for one in trained]
+
+
+def write_rebuild_report(
+    params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: Outcomes, lost: Sequence[str]
+) -> str:
+    """The page, with the gallery of the last evaluation; its full name."""
+    extractor, _ = extractor_fingerprint(params.extractor)
+    title = f"{params.name}/{params.evaluation_split}"
+    path = write_report(
+        Root(params.root_uri),
+        title,
+        recall_tables(evaluations),
+        outcomes,
+        params.model_dump(mode="json"),
+        [Scored(evaluation.row, extractor) for evaluation in evaluations],
+        lost,
+    )
+    log.info("report: %s", path)
+    return path
+
+
+def recall_tables(evaluations: Sequence[EvaluationResult]) -> list[tuple[SettingRow, ...]]:
+    """Chance and every setting, a table for each protocol; that of the main one first."""
+    main = (evaluations[0].chance, *(evaluation.table_row for evaluation in evaluations))
+    others = zip(*(evaluation.also for evaluation in evaluations), strict=True)
+    return [main, *((same[0].chance, *(table.row for table in same)) for same in others)]
+
+
+def _of_checkpoint(checkpoint: CheckpointRef) -> StageSummary:
+    return StageSummary(
+        stage=checkpoint.stage,
+        name=checkpoint.run,
+        ran=int(not checkpoint.skipped),
+        skipped=int(checkpoint.skipped),
+        counts={"steps": checkpoint.step},
+    )
+
+
+def _of_evaluation(evaluation: EvaluationResult) -> StageSummary:
+    return StageSummary(
+        stage=Stage.EVALUATE,
+        name=evaluation.row.setting,
+        ran=int(not evaluation.skipped),
+        skipped=int(evaluation.skipped),
+        counts={"images": evaluation.table_row.images, "captions": evaluation.table_row.captions},
+    )

@@ -1,0 +1,44 @@
+"""What a training run is, whoever runs it: a Prefect task, or nothing but this process."""
+
+from __future__ import annotations
+
+import logging
+
+from flows.params.training import FinetuneParams, PretrainParams
+from flows.views.progress import Bar, ProgressLog
+from tasks.records import CheckpointRef
+from tasks.reports.matching import matching_warning
+from tasks.storage.root import Root
+from tasks.training import train
+
+_pretrain_log = logging.getLogger("flows.pretrain")
+_finetune_log = logging.getLogger("flows.finetune")
+
+
+def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
+    """Pretrain, or find that it was done."""
+    root, spec = Root(params.root_uri), params.spec()
+    run = train.pretraining_run(root, spec)
+    with bar(run) as show:
+        follow = ProgressLog(_pretrain_log, run, "steps", show=show).follow
+        checkpoint = train.pretrain(root, spec, follow, params.nodes)
+    _log_end(_pretrain_log, run, checkpoint)
+    if (warning := matching_warning(root, run)) is not None:
+        _pretrain_log.warning("%s", warning)
+    return checkpoint
+
+
+def run_finetune(params: FinetuneParams, bar: Bar) -> CheckpointRef:
+    """Finetune, or find that it was done."""
+    root, spec = Root(params.root_uri), params.spec()
+    run = train.finetuning_run(root, spec)
+    label = f"{run} ({params.setting})"
+    with bar(run) as show:
+        follow = ProgressLog(_finetune_log, label, "steps", show=show).follow
+        checkpoint = train.finetune(root, spec, follow, params.nodes)
+    _log_end(_finetune_log, label, checkpoint)
+    return checkpoint
+
+
+def _log_end(log: logging.Logger, label: str, checkpoint: CheckpointRef) -> None:
+    log.info("%s: %s, %d steps", label, "already done" if checkpoint.skipped else "done", checkpoint.step)

@@ -1,0 +1,277 @@
+"""How far an experiment is: read from receipts, without Prefect, and without writing anything."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import Field
+
+from feature_extraction.samples.manifest import parse_manifest
+from feature_extraction.samples.tars import ShardError
+from flows.params.experiment import RebuildParams
+from flows.params.training import Setting
+from flows.views.progress import counts_text
+from tasks.config import DatasetConfig
+from tasks.download.journal import journaled_shards
+from tasks.download.settings import begun_splits
+from tasks.errors import UserError
+from tasks.evaluation.evaluate import find_evaluation
+from tasks.extractor import extractor_fingerprint
+from tasks.made_from import captions_are_stale, stale_features
+from tasks.records import Outcome, Receipt, Record, Stage
+from tasks.rows.manifest import list_shards
+from tasks.storage.paths import (
+    captions_receipt_path,
+    feature_manifest_path,
+    features_folder,
+    image_receipt_path,
+    manifest_receipt_path,
+    region_shard_number,
+    run_folder,
+)
+from tasks.storage.root import Root
+from tasks.training import train
+
+RunState = Literal["done", "begun", "not begun"]
+
+
+class SplitStatus(Record):
+    """One split of one dataset."""
+
+    name: str = Field(description="dataset/split")
+    rows: int | None = Field(description="rows of the manifest; None before there is one")
+    shards: int
+    downloaded: int = Field(description="image shards that stand")
+    begun: int = Field(description="image shards under way: begun, or begun again, and not finished")
+    outcomes: dict[str, int] = Field(description="rows by outcome, of the shards that stand")
+    download_done: bool
+    extracted: int = Field(description="feature shards of this extractor that stand")
+    extract_done: bool
+    without_images: int = Field(description="shards that captions go without, because their download failed")
+    without_regions: int = Field(description="shards with images that the finished features go without")
+    of_other_images: int = Field(default=0, description="feature shards made from other images than stand now")
+
+
+class RunStatus(Record):
+    """One training run."""
+
+    stage: Stage
+    setting: str = Field(description="pretrain, task-specific or pretrain+finetune")
+    run: str | None = Field(description="its folder; None while what it depends on is not there")
+    state: RunState
+
+
+class Status(Record):
+    """A whole experiment."""
+
+    root_uri: str
+    splits: tuple[SplitStatus, ...]
+    runs: tuple[RunStatus, ...]
+    evaluated: dict[str, bool]
+    notes: tuple[str, ...] = Field(description="what could not be found out, and why")
+    next_command: str | None = Field(description="what would run next; None when everything is done")
+
+
+def read_status(params: RebuildParams, options: str) -> Status:
+    """Find out how far an experiment is.
+
+    A shard counts where its receipt stands. Whether the receipt still fits the parameters is decided when the stage
+    runs; a changed extractor or training config shows at once, since it has other folders.
+
+    Args:
+        options: what to add to the next command, such as `--recipe demo --root data`.
+    """
+    root = Root(params.root_uri)
+    notes = []
+    extractor: str | None = None
+    try:
+        extractor, _ = extractor_fingerprint(params.extractor)
+    except UserError as error:
+        notes.append(f"features are not looked for: {error}")
+    splits = tuple(
+        _split_status(root, dataset, split, extractor) for dataset in params.datasets for split in dataset.splits
+    )
+    runs = _run_statuses(root, params)
+    evaluated: dict[str, bool] = {setting: _is_evaluated(root, params, setting) for setting in params.settings}
+    return Status(
+        root_uri=params.root_uri,
+        splits=splits,
+        runs=runs,
+        evaluated=evaluated,
+        notes=tuple(notes),
+        next_command=_next_command(splits, runs, evaluated, options),
+    )
+
+
+def read_download_status(root_uri: str) -> Status:
+    """How far what was downloaded under a root is, whatever command began it; of it alone.
+
+    Raises:
+        UserError: nothing was downloaded there yet.
+    """
+    root = Root(root_uri)
+    splits = tuple(
+        _split_status(
+            root,
+            DatasetConfig(name=name, splits={split: begun.source}, shard_size=begun.settings["shard_size"]),
+            split,
+            None,
+        )
+        for (name, split), begun in begun_splits(root).items()
+    )
+    pending = not all(split.download_done for split in splits)
+    return Status(
+        root_uri=root_uri,
+        splits=splits,
+        runs=(),
+        evaluated={},
+        notes=("only the download was looked at; --recipe or --params tell of the rest",),
+        next_command=f"unicoder-vl download --root {shlex.quote(root_uri)}" if pending else None,
+    )
+
+
+def downloads_pending(params: RebuildParams) -> bool:
+    """True unless every split's shards and captions stand."""
+    root = Root(params.root_uri)
+    return not all(
+        _split_status(root, dataset, split, None).download_done
+        for dataset in params.datasets
+        for split in dataset.splits
+    )
+
+
+def status_text(status: Status) -> str:
+    """The status for a terminal."""
+    lines = [f"{'':24} {'rows':>9}  {'downloaded':>12}  {'extracted':>12}"]
+    for split in status.splits:
+        rows = "-" if split.rows is None else f"{split.rows:,}"
+        downloaded, extracted = f"{split.downloaded}/{split.shards}", f"{split.extracted}/{split.shards}"
+        outcomes = counts_text(split.outcomes) + (f"; shards under way: {split.begun:,}" if split.begun else "")
+        lines.append(f"{split.name:24} {rows:>9}  {downloaded:>12}  {extracted:>12}  {outcomes}")
+        if split.without_images:
+            lines.append(f"  captions go without {_shards_text(split.without_images)}, whose download failed")
+        if split.without_regions:
+            lines.append(f"  features go without {_shards_text(split.without_regions)} with images")
+        if split.of_other_images:
+            lines.append(f"  features of {_shards_text(split.of_other_images)} are of other images than stand now")
+    if status.runs:
+        lines.append("")
+    for run in status.runs:
+        lines.append(f"{run.setting:24} {run.state:10} {run.run or ''}".rstrip())
+    for setting, done in status.evaluated.items():
+        lines.append(f"{'evaluate ' + setting:24} {'done' if done else 'not done'}")
+    lines += ["", *status.notes]
+    lines.append(f"next: {status.next_command}" if status.next_command else "everything is done")
+    return "\n".join(lines)
+
+
+def _shards_text(number: int) -> str:
+    return "1 shard" if number == 1 else f"{number:,} shards"
+
+
+def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str | None) -> SplitStatus:
+    manifest = root.read_model(manifest_receipt_path(dataset.name, split), Receipt)
+    shards = [] if manifest is None else list_shards(root, dataset, split)
+    found = root.read_models([image_receipt_path(dataset.name, split, ref.shard) for ref in shards], Receipt)
+    receipts = [receipt for receipt in found if receipt is not None]
+    begun = journaled_shards(root, dataset.name, split)
+    captions = root.read_model(captions_receipt_path(dataset.name, split), Receipt)
+    outcomes: Counter[str] = Counter()
+    for receipt in receipts if captions is None else [captions]:
+        outcomes.update({Outcome(name).value: number for name, number in receipt.counts.items()})
+    standing = {ref.shard: receipt for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
+    stale = manifest is not None and captions is not None and captions_are_stale(manifest, captions, standing)
+    without_images = set() if captions is None else set(captions.missing)
+    listed: set[int] | None = None
+    extracted = of_others = 0
+    if extractor is not None:
+        listed = _listed_shards(root, feature_manifest_path(extractor, dataset.name, split))
+        names = root.names(features_folder(extractor, dataset.name, split))
+        of_others = len(stale_features(root, dataset.name, split, extractor))
+        extracted = sum(re.fullmatch(r"regions-\d+\.json", name) is not None for name in names) - of_others
+    without_regions = set() if listed is None else set(standing) - without_images - listed
+    return SplitStatus(
+        name=f"{dataset.name}/{split}",
+        rows=None if manifest is None else manifest.counts["rows"],
+        shards=len(shards),
+        downloaded=len(receipts),
+        begun=len(begun),
+        outcomes=dict(outcomes),
+        download_done=captions is not None
+        and not stale
+        and len(receipts) == len(shards) > 0
+        and not begun
+        and not without_images,
+        extracted=extracted,
+        extract_done=listed is not None and not without_regions and not of_others,
+        of_other_images=of_others,
+        without_images=len(without_images),
+        without_regions=len(without_regions),
+    )
+
+
+def _listed_shards(root: Root, manifest: str) -> set[int] | None:
+    """The numbers of the shards in a feature manifest; None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not root.exists(manifest):
+        return None
+    try:
+        shards = parse_manifest(root.read_bytes(manifest), root.path(manifest)).shards
+    except ShardError as error:
+        raise UserError(str(error)) from error
+    return {region_shard_number(entry.name) for entry in shards}
+
+
+def _run_statuses(root: Root, params: RebuildParams) -> tuple[RunStatus, ...]:
+    pretraining = params.for_pretrain().spec()
+    runs = [_run_status(root, Stage.PRETRAIN, "pretrain", lambda: train.pretraining_run(root, pretraining))]
+    if params.task_specific is not None:
+        specific = params.for_finetune(params.task_specific).spec()
+        runs.append(_run_status(root, Stage.FINETUNE, "task-specific", lambda: train.finetuning_run(root, specific)))
+    full = params.for_finetune().spec()
+    runs.append(_run_status(root, Stage.FINETUNE, "pretrain+finetune", lambda: train.finetuning_run(root, full)))
+    return tuple(runs)
+
+
+def _run_status(root: Root, stage: Stage, setting: str, find_name: Callable[[], str]) -> RunStatus:
+    try:
+        run = find_name()
+    except UserError:
+        # What it depends on is not there, so its name is not known yet: that is what "not begun" says.
+        return RunStatus(stage=stage, setting=setting, run=None, state="not begun")
+    if train.finished_run(root, run, stage) is not None:
+        return RunStatus(stage=stage, setting=setting, run=run, state="done")
+    begun = root.exists(run_folder(run))
+    return RunStatus(stage=stage, setting=setting, run=run, state="begun" if begun else "not begun")
+
+
+def _is_evaluated(root: Root, params: RebuildParams, setting: Setting) -> bool:
+    try:
+        evaluation = params.for_evaluate(setting).spec(root)
+    except UserError:
+        return False  # There is no checkpoint, or no features, to evaluate yet.
+    return find_evaluation(root, evaluation) is not None
+
+
+def _next_command(
+    splits: tuple[SplitStatus, ...], runs: tuple[RunStatus, ...], evaluated: dict[str, bool], options: str
+) -> str | None:
+    if not all(split.download_done for split in splits):
+        return f"unicoder-vl download {options}"
+    if not all(split.extract_done for split in splits):
+        return f"unicoder-vl extract {options}"
+    for run in runs:
+        if run.state != "done":
+            setting = "" if run.stage == Stage.PRETRAIN else f" --setting {run.setting}"
+            return f"unicoder-vl {run.stage.value}{setting} {options}"
+    for setting, done in evaluated.items():
+        if not done:
+            return f"unicoder-vl evaluate --setting {setting} {options}"
+    return None

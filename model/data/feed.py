@@ -1,0 +1,151 @@
+"""How a global batch is cut into parts, and how a process's parts get to its device before they are needed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.data.order import Part
+from model.data.store import LostShardError
+from model.errors import InputError
+
+
+class Countable(Protocol):
+    """A batch that knows how many targets each loss has in it, and how many negatives were not found; it can move."""
+
+    @property
+    def counts(self) -> Tensor: ...
+    @property
+    def missing(self) -> Tensor: ...
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self: ...
+    def pin_memory(self) -> Self: ...
+    def record_stream(self, stream: torch.Stream) -> None: ...
+
+
+B = TypeVar("B", bound=Countable)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A global batch = processes x parts x part_size, exactly."""
+
+    processes: int
+    parts: int
+    part_size: int
+
+    def of(self, rank: int) -> list[Part]:
+        """The parts that one process works off, one after the other."""
+        count = self.processes * self.parts
+        return [Part(rank * self.parts + number, count) for number in range(self.parts)]
+
+    def __str__(self) -> str:
+        total = self.processes * self.parts * self.part_size
+        return f"{total} captions a step = {self.processes} processes x {self.parts} parts x {self.part_size}"
+
+
+def split_batch(batch_size: int, device_batch_size: int | None, processes: int) -> Split:
+    """Cut the batch into equal parts: one share for each process, in as few parts as the device demands.
+
+    Raises:
+        InputError: that does not come out even, or only with parts less than half as large as the device takes.
+    """
+    share, rest = divmod(batch_size, processes)
+    if rest:
+        down, up = batch_size - rest, batch_size - rest + processes
+        counts = [count for count in range(1, processes) if batch_size % count == 0]
+        raise InputError(
+            f"batch_size {batch_size} cannot be shared equally by {processes} processes; set it to "
+            f"{f'{down} or ' if down else ''}{up}, or start {' or '.join(map(str, counts))} processes"
+        )
+    most = min(device_batch_size or share, share)
+    part_size = next(size for size in range(most, 0, -1) if share % size == 0)
+    if 2 * part_size < most:
+        down, up = share // most * most, -(-share // most) * most
+        raise InputError(
+            f"batch_size {batch_size} over {processes} processes is {share} each, which has no equal parts of nearly "
+            f"device_batch_size {most}; set batch_size to {down * processes} or {up * processes}"
+        )
+    return Split(processes, share // part_size, part_size)
+
+
+@dataclass(frozen=True)
+class Step(Generic[B]):
+    """A process's parts of one step, on its device.
+
+    On the CPU, of its parts together: targets (K,) f32, how many each loss has, and missing, negatives not found.
+    """
+
+    parts: list[B]
+    targets: Tensor
+    missing: int
+    copied: torch.cuda.Event | None
+
+    def take(self) -> list[B]:
+        """The parts, for use on the current stream from here on."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.copied)
+            for part in self.parts:
+                part.record_stream(stream)
+        return self.parts
+
+
+def feed(
+    make: Callable[[int, Part], B], parts: list[Part], device: torch.device, first: int, stop: int
+) -> Iterator[Step[B]]:
+    """Steps first, ..., stop - 1, each made and copied by a thread while the device works on the one before.
+
+    A GPU's parts go through pinned memory on a stream of their own, beside the kernels of the step before.
+    """
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def prepare(step: int) -> Step[B]:
+        made = [make(step, part) for part in parts]
+        targets = torch.stack([part.counts for part in made]).sum(0)
+        missing = sum(int(part.missing) for part in made)
+        if stream is None:
+            return Step([part.to(device) for part in made], targets, missing, None)
+        with torch.cuda.stream(stream):
+            moved = [part.pin_memory().to(device, non_blocking=True) for part in made]
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            copied.record(stream)
+        return Step(moved, targets, missing, copied)
+
+    return prefetch(prepare, first, stop)
+
+
+T = TypeVar("T")
+
+
+def prefetch(make: Callable[[int], T], first: int, stop: int, ahead: int = 2) -> Iterator[T]:
+    """make(first), ..., make(stop - 1), each prepared by one thread while the caller works on those before.
+
+    Where making a batch found that a shard is bad and is to be left out, it is made again without that shard.
+
+    Args:
+        ahead: how many are kept ready.
+    """
+
+    def make_whole(step: int) -> T:
+        while True:
+            try:
+                return make(step)
+            except LostShardError:
+                # Each shard is lost once, so this ends.
+                continue
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+    ready: deque[Future[T]] = deque()
+    try:
+        for step in range(first, stop):
+            while step + len(ready) < min(stop, step + ahead + 1):
+                ready.append(pool.submit(make_whole, step + len(ready)))
+            yield ready.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

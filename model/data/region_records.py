@@ -1,0 +1,163 @@
+"""Region records as they lie in a shard, many at a time: what is wrong with them, and their fields as tensors."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
+from feature_extraction.samples.tars import ShardError
+from model.data.batch import Regions
+from model.data.shards import NAME_BYTES, TAR_HEADER
+
+Bytes = npt.NDArray[np.uint8]
+
+HEAD_BYTES = TAR_HEADER + 64
+"""Tar header and record header: enough to tell whose record it is and whether it fits the manifest."""
+_SIZE_FIELD, _VALID_FIELD, _TOP_FIELD, _BOXES_FIELD = 12, 20, 24, 64
+_BUFFERS_KEPT = 4
+_SHOWN_BYTES = 24
+
+
+def find_fault(heads: Bytes, names: npt.NDArray[np.bytes_], layout: RegionLayout) -> tuple[int, str] | None:
+    """The first record that is not the expected member or not of this layout, and what is wrong with it.
+
+    Args:
+        heads: (N, HEAD_BYTES or more), each from the beginning of its tar header.
+        names: (N,) the tar member that each should be.
+    """
+    record = heads[:, TAR_HEADER:HEAD_BYTES]
+    model = _empty_record(layout)
+    good = heads[:, :NAME_BYTES].view(f"S{NAME_BYTES}")[:, 0] == names
+    good &= (record[:, :_SIZE_FIELD] == model[:_SIZE_FIELD]).all(1)
+    good &= (record[:, _TOP_FIELD : _TOP_FIELD + 4] == model[_TOP_FIELD : _TOP_FIELD + 4]).all(1)
+    good &= _valid(record) <= layout.max_regions
+    if good.all():
+        return None
+    slot = int(np.argmin(good))
+    found = bytes(heads[slot, :NAME_BYTES]).rstrip(b"\0")
+    if found != names[slot]:
+        return slot, f"holds {found[:_SHOWN_BYTES]!r} where {bytes(names[slot])!r} should be"
+    key = bytes(names[slot]).removesuffix(b".rgn").decode()
+    try:
+        theirs, _, _ = decode_layout(key, bytes(record[slot]))
+    except ShardError as error:
+        return slot, str(error).partition(";")[0]
+    return slot, f"key {key}: {_words(theirs)}, but the manifest says {_words(layout)}"
+
+
+def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple[int, str] | None:
+    """The first record with a label that the manifest does not know, or a box or scale that is no finite number.
+
+    One of them would end a GPU's process, or make the gradient of a whole batch useless.
+
+    Args:
+        heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
+    """
+    count, regions = len(heads), layout.max_regions
+    real = np.arange(regions)[None, :] < _valid(heads[:, TAR_HEADER:])[:, None]
+    labels = _field(heads, layout.labels_offset, "<i2", regions)
+    boxes = _field(heads, _BOXES_FIELD, "<f4", 4 * regions).reshape(count, regions, 4)
+    # By the bits of a half float: its exponent is all ones. NumPy's arithmetic on halves is slow.
+    scales = _field(heads, layout.scales_offset, "<u2", regions) & 0x7C00
+    bad_label = ((labels < 0) | (labels >= num_labels)) & real
+    bad_number = ((scales == 0x7C00) | ~np.isfinite(boxes).all(2)) & real
+    if not (bad_label.any() or bad_number.any()):
+        return None
+    slot = int(np.argmax((bad_label | bad_number).any(1)))
+    if bad_label[slot].any():
+        return slot, f"label {labels[slot][bad_label[slot]][0]}, but the manifest has {num_labels}"
+    return slot, "a box or a scale that is not finite"
+
+
+def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
+    """Records to tensors; R is the most regions that one of them has, at least 1.
+
+    Args:
+        heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
+        features: (B, W, D) of the first W regions. The result shares its memory.
+    """
+    count = len(heads)
+    record = heads[:, TAR_HEADER:]
+    valid = _valid(record)
+    width = max(1, min(features.shape[1], int(valid.max(initial=0))))
+
+    def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
+        return _field(heads, offset, dtype, columns)
+
+    return Regions(
+        features=features[:, :width],
+        scales=torch.from_numpy(field(layout.scales_offset, "<f2", width).astype(np.float32)),
+        boxes=torch.from_numpy(field(_BOXES_FIELD, "<f4", 4 * width).reshape(count, width, 4).copy()),
+        sizes=torch.from_numpy(field(_SIZE_FIELD, "<u4", 2).astype(np.float32)),
+        labels=torch.from_numpy(field(layout.labels_offset, "<i2", width).astype(np.int64)),
+        scores=torch.from_numpy(field(layout.scores_offset, "<f2", width).astype(np.float32)),
+        background=torch.from_numpy(field(layout.background_offset, "<f2", width).astype(np.float32)),
+        mask=torch.from_numpy(np.arange(width)[None, :] < valid[:, None]),
+    )
+
+
+class Buffers:
+    """Memory for features, used again once no tensor refers to it: fresh pages cost more than filling them."""
+
+    def __init__(self) -> None:
+        self._free: list[Bytes] = []
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> Bytes:
+        """A buffer of `size` bytes or more, with whatever was in it before."""
+        with self._lock:
+            fits = [slot for slot, buffer in enumerate(self._free) if len(buffer) >= size]
+            return self._free.pop(fits[0]) if fits else np.empty(size, np.uint8)
+
+    def lend(self, buffer: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
+        """The beginning of a buffer as a tensor. When the last tensor on its storage is gone, the buffer comes back."""
+        view = buffer[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        # The storage keeps this very array, while arrays made from it would refer to the buffer directly.
+        weakref.finalize(view, self._give_back, buffer).atexit = False
+        return torch.from_numpy(view)
+
+    def _give_back(self, buffer: Bytes) -> None:
+        with self._lock:
+            self._free = [*self._free, buffer][-_BUFFERS_KEPT:]
+
+
+def _field(heads: Bytes, offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
+    """(B, columns) of what lies at this offset of each record."""
+    first = TAR_HEADER + offset
+    return heads[:, first : first + columns * np.dtype(dtype).itemsize].view(dtype)
+
+
+def _valid(record: Bytes) -> npt.NDArray[np.int64]:
+    return record[:, _VALID_FIELD : _VALID_FIELD + 4].view("<u4").astype(np.int64)[:, 0]
+
+
+@lru_cache
+def _empty_record(layout: RegionLayout) -> Bytes:
+    """A record without regions. What its header says of the layout, every other one says too."""
+    none, top = np.zeros(0, np.float32), np.zeros((0, layout.num_top), np.float32)
+    sample = RegionSample(
+        key="",
+        size=(1, 1),
+        boxes=np.zeros((0, 4), np.float32),
+        labels=none.astype(np.int16),
+        scores=none,
+        background=none,
+        features=np.zeros((0, layout.feature_dim), np.float32),
+        top_labels=top.astype(np.int16) if layout.num_top else None,
+        top_scores=top if layout.num_top else None,
+    )
+    return np.frombuffer(encode_regions(sample, layout), np.uint8)[: HEAD_BYTES - TAR_HEADER].copy()
+
+
+def _words(layout: RegionLayout) -> str:
+    top = f" with {layout.num_top} top labels" if layout.num_top else ""
+    return f"{layout.max_regions} regions x {layout.feature_dim}, {layout.encoding}{top}"

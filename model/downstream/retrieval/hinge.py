@@ -1,0 +1,99 @@
+"""The loss of retrieval finetuning: a hinge on the hardest wrong caption and the hardest wrong image of each pair.
+
+Unicoder-VL (arXiv:1908.06066) section 3.3: the score s of a pair is the matching head's, and the loss of image i and
+caption c is max(0, margin - s(i, c) + s(i, c')) + max(0, margin - s(i, c) + s(i', c)) over the hardest c' and i'. With
+one of each it is UNITER's (arXiv:1909.11740), whose margin is .2 on the sigmoid of s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.downstream.retrieval.batches import RetrievalBatch
+from model.downstream.retrieval.config import FinetuneConfig
+from model.families.embeddings import dequantise
+from model.families.unicoder_vl import UnicoderVL
+from model.training.losses import LossSums
+
+
+def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
+    """Matching logits (B, 1 + 2 N) f32."""
+    score = _embed(model, batch)
+    return score(batch.image_slots.flatten(), batch.word_slots.flatten()).view_as(batch.image_slots)
+
+
+def _embed(model: UnicoderVL, batch: RetrievalBatch) -> Callable[[Tensor, Tensor], Tensor]:
+    """Embed each image and each caption of the batch once.
+
+    Returns:
+        Positions of images and of captions, (P,) each, to matching logits (P,) f32.
+    """
+    bert = model.bert
+    text, closing = bert.embed_words(batch.words)
+    regions = bert.embed_regions(batch.regions, dequantise(batch.regions))
+
+    def score(image: Tensor, word: Tensor) -> Tensor:
+        states = bert.join(text[word], closing[word], regions[image])
+        mask = bert.join_masks(batch.words.mask[word], batch.regions.mask[image])
+        cls = bert.run(states, mask, cls_only=True)[:, 0]
+        # The head in f32, as in evaluation: in half precision, scores that differ would tie.
+        with torch.autocast(cls.device.type, enabled=False):
+            return model.match(cls.float())
+
+    return score
+
+
+@torch.no_grad()
+def hardest_negatives(model: UnicoderVL, batch: RetrievalBatch, pairs_at_once: int) -> RetrievalBatch:
+    """The same pairs with the wrong caption and the wrong image that score highest: N = 1.
+
+    Scored without gradients and dropout, so that it takes no random numbers; a pair that two of the batch ask for, as
+    wrong caption and as wrong image, is scored once.
+    """
+    captions = len(batch.words.ids)
+    pairs, places = torch.unique(batch.image_slots * captions + batch.word_slots, return_inverse=True)
+    was_training = model.training
+    model.eval()
+    # Without autocast's cache: some versions keep the half-precision weights made here, which have no gradient, for
+    # the pass that needs it (PyTorch issue 105211).
+    with torch.autocast(pairs.device.type, enabled=torch.is_autocast_enabled(pairs.device.type), cache_enabled=False):
+        score = _embed(model, batch)
+        logits = torch.cat([score(some // captions, some % captions) for some in pairs.split(pairs_at_once)])
+    model.train(was_training)
+    scores = logits[places[:, 1:]].masked_fill(~batch.is_wrong, -torch.inf)
+    wrong_captions, wrong_images = (side.argmax(1) for side in scores.chunk(2, dim=1))
+    own = torch.zeros_like(wrong_captions)
+    columns = torch.stack([own, 1 + wrong_captions, 1 + scores.shape[1] // 2 + wrong_images], dim=1)
+    images, image_slots = torch.unique(batch.image_slots.gather(1, columns), return_inverse=True)
+    words, word_slots = torch.unique(batch.word_slots.gather(1, columns), return_inverse=True)
+    return RetrievalBatch(batch.words.take(words), batch.regions.take(images), image_slots, word_slots, batch.missing)
+
+
+def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, average: bool = False) -> Tensor:
+    """The hinges of the two sides of each pair, added: (B,). A side without a wrong one adds nothing.
+
+    Args:
+        logits: (B, 1 + 2 N), as `RetrievalBatch` orders them.
+        is_wrong: (B, 2 N), of the batch.
+        average: take the mean of each side's hinges (`mean_hinge_share`) instead of the largest (the paper).
+    """
+    scores = torch.sigmoid(logits) if config.score == "sigmoid" else logits
+    hinges = (config.margin - scores[:, :1] + scores[:, 1:]).clamp(min=0).masked_fill(~is_wrong, 0)
+    captions, images = hinges.chunk(2, dim=1)
+    if average:
+        of_captions, of_images = (side.sum(1).clamp(min=1) for side in is_wrong.chunk(2, dim=1))
+        return config.text_weight * captions.sum(1) / of_captions + config.image_weight * images.sum(1) / of_images
+    return config.text_weight * captions.amax(1) + config.image_weight * images.amax(1)
+
+
+def retrieval_losses(model: UnicoderVL, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
+    """The hinge loss, K = 1; a pair is right when it scores above all of its negatives."""
+    if config.mines(step):
+        batch = hardest_negatives(model, batch, config.mining_batch_size)
+    logits, is_wrong = score_pairs(model, batch), batch.is_wrong
+    hinges = hinge_losses(logits, is_wrong, config, average=config.averages(step))
+    right = ((logits[:, :1] > logits[:, 1:]) | ~is_wrong).all(1)
+    return LossSums(("hinge",), hinges.sum().unsqueeze(0), right.sum().float().unsqueeze(0))

@@ -1,0 +1,103 @@
+"""Size and wiring of the encoder. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from model.config import Config
+
+
+class EncoderConfig(Config):
+    """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
+
+    hidden_size: int = Field(default=768, ge=8, description="H")
+    num_layers: int = Field(default=12, ge=1, description="Transformer layers")
+    num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
+    intermediate_size: int = Field(default=3072, ge=8, description="width of the feed-forward layers")
+    max_positions: int = Field(default=512, ge=4, description="length of the word position table")
+    max_text_tokens: int = Field(
+        default=43, ge=4, description="longest [CLS] words [SEP], tokens; longer captions lose their end"
+    )
+    max_regions: int = Field(default=100, ge=1, description="best-scored regions read per image")
+    box_code: Literal["corners", "corners_area"] = Field(
+        default="corners_area",
+        description="corners: x0/W, y0/H, x1/W, y1/H (v1); corners_area adds the box's share of the image (v3)",
+    )
+    region_fusion: Literal["concat", "sum"] = Field(
+        default="sum",
+        description="concat: one linear layer of [feature; box code] (v1); "
+        "sum: linear of the feature + linear of the box code (v3)",
+    )
+    feature_norm: Literal["none", "layer", "standard"] = Field(
+        default="none",
+        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: "
+        "LayerNorm; standard: each dimension's mean and spread over training images taken out. For small models and "
+        "detectors of unusual feature scale",
+    )
+    image_token: bool = Field(
+        default=True,
+        description="a learned vector, the same for all regions, is added to each: the [IMG] token of v3; v1 has none",
+    )
+    segments: Literal["modality", "none"] = Field(
+        default="none",
+        description="modality: BERT's segment embedding tells words from regions (v1); none: word and position only, "
+        "as v3 lists them; the [IMG] token tells regions apart there",
+    )
+    region_position: Literal["none", "shared"] = Field(
+        default="none",
+        description="position embedding of regions, which neither version states. none: their box is their place; "
+        "shared: all have the position after the longest possible caption",
+    )
+    closing_sep: bool = Field(
+        default=True,
+        description="a closing [SEP] after the regions: v1 counts three special tokens in its 144, and names two",
+    )
+    pooler: bool = Field(
+        default=False,
+        description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
+    )
+    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = Field(
+        default="gelu",
+        description="function between the feed-forward layers, BERT's of the same name; gelu_new is gelu's "
+        "approximation by tanh",
+    )
+    layer_norm_eps: float = Field(default=1e-12, gt=0, description="what LayerNorm adds to a variance, BERT's")
+    initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
+    attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
+
+    sequences: Literal["auto", "padded", "packed"] = Field(
+        default="auto",
+        description="how captions and region lists of unequal length go through the layers; the result is the same. "
+        "padded: as one rectangle; packed: without padding, on a GPU in half precision with attention_dropout=0 in "
+        "the attention too; auto: packed where there is padding",
+    )
+    bert: str | None = Field(
+        default=None,
+        description="BERT that training from scratch starts from, its first num_layers layers: a folder with "
+        "config.json and model.safetensors or pytorch_model.bin, or a name on the Hugging Face hub such as "
+        "google-bert/bert-base-uncased. Its heads are new where it has none; its vocabulary and settings must be "
+        "vocabulary_path's and the encoder's. None: new weights",
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
+        first weights came from. What came later is there only where it is set, so that older runs are still found."""
+        identity = self.model_dump(mode="json", exclude={"sequences", "bert"})
+        for name in ("hidden_act", "layer_norm_eps"):
+            if identity[name] == type(self).model_fields[name].default:
+                del identity[name]
+        return identity
+
+    @model_validator(mode="after")
+    def _check_sizes(self) -> EncoderConfig:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}")
+        if self.max_text_tokens >= self.max_positions:
+            raise ValueError(
+                f"max_text_tokens={self.max_text_tokens} must be below max_positions={self.max_positions}: "
+                "the closing [SEP] takes one position"
+            )
+        return self

@@ -1,0 +1,83 @@
+"""Which words and regions are hidden. Pure numpy; every choice comes from the draws given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.objectives.config import RegionMasking, WordMasking
+
+SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
+"""What becomes of a region: not chosen; or chosen, and its feature kept or replaced."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What masking must know of a vocabulary: [MASK]'s id, the ordinary pieces (N,), and which are special (V,)."""
+
+    mask_id: int
+    ordinary: npt.NDArray[np.int64]
+    is_special: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, size: int, mask_id: int, special_ids: Sequence[int]) -> Pieces:
+        is_special = np.zeros(size, np.bool_)
+        is_special[list(special_ids)] = True
+        return cls(mask_id, np.flatnonzero(~is_special), is_special)
+
+
+@dataclass(frozen=True)
+class WordDraws:
+    """Draws in [0, 1) for each place, (B, T) each: whether it is chosen, what becomes of it, which random piece."""
+
+    choice: npt.NDArray[np.float64]
+    fate: npt.NDArray[np.float64]
+    piece: npt.NDArray[np.float64]
+
+
+def mask_words(
+    ids: npt.NDArray[np.int64], draws: WordDraws, rule: WordMasking, pieces: Pieces
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Choose the word pieces to predict and hide them: Unicoder-VL section 3.2.1. Special tokens are never chosen.
+
+    Args:
+        ids: (B, T) with [CLS], [SEP] and padding.
+
+    Returns:
+        Inputs (B, T), and (B, T) True where the old piece is to be predicted.
+    """
+    candidate = ~pieces.is_special[ids]
+    chosen = candidate & (draws.choice < rule.rate)
+    if rule.at_least_one and rule.rate > 0:
+        # The candidate nearest to being chosen; each is so with the same probability.
+        nearest = np.where(candidate, draws.choice, 2.0).argmin(1)
+        lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
+        chosen[lacking, nearest[lacking]] = True
+    is_masked = chosen & (draws.fate < rule.mask_share)
+    is_random = chosen & ~is_masked & (draws.fate < rule.mask_share + rule.random_share)
+    inputs = np.where(is_masked, pieces.mask_id, ids)
+    inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]
+    return inputs, chosen
+
+
+def mask_regions(
+    present: npt.NDArray[np.bool_],
+    choice: npt.NDArray[np.float64],
+    fate: npt.NDArray[np.float64],
+    rule: RegionMasking,
+) -> npt.NDArray[np.int8]:
+    """What becomes of each region: Unicoder-VL section 3.2.2.
+
+    Args:
+        present: (B, R) False at padding, which is never chosen.
+        choice, fate: (B, R) draws in [0, 1): whether it is chosen, and what becomes of it then.
+
+    Returns:
+        (B, R) of SEEN, KEPT, ZEROED, NOISED or SWAPPED.
+    """
+    ends = np.cumsum([rule.zero_share, rule.noise_share, rule.swap_share])
+    fates = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, fate, side="right")]
+    return np.where(present & (choice < rule.rate), fates, np.int8(SEEN))

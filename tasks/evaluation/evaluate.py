@@ -1,0 +1,307 @@
+"""Checkpoint and retrieval split to scores, metrics, and one row of the history."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from model.downstream.retrieval.chance import chance_of_a_caption
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.metrics import RECALL_DEPTHS
+from model.downstream.retrieval.protocols import protocol_rows
+from model.downstream.retrieval.scores import (
+    FIRST_SCORES,
+    METRICS,
+    PLAN,
+    SCORES_FORMAT,
+    Scores,
+    missing_blocks,
+    read_plan,
+)
+from model.errors import InputError
+from model.jobs import ScoreJob
+from model.progress import Progress
+from model.training.precision import is_wide
+from tasks.errors import StageError, UserError
+from tasks.evaluation.ground_truth import measure_ground_truths, unscored_text
+from tasks.evaluation.history import append_history, code_version, find_row, measured, read_history
+from tasks.evaluation.setting_row import SettingRow, positives_row, setting_rows
+from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
+from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_captions
+from tasks.storage.mirror import SCORES, mirrored
+from tasks.storage.paths import scores_folder
+from tasks.storage.root import Root, now
+from tasks.training.data import ResolvedData
+from tasks.training.train import num_processes
+from tasks.workers import tether
+from tasks.workers.launch import run_module
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """What is evaluated: a checkpoint on a split.
+
+    `setting` is the row of the table (zero-shot, task-specific or pretrain+finetune), `seed` that of the training run,
+    `variant` what an ablation changed.
+    """
+
+    setting: str
+    seed: int
+    checkpoint: CheckpointRef
+    dataset: str
+    split: str
+    data: ResolvedData
+    scoring: ScoringConfig
+    variant: str | None = None
+    positives: tuple[str, ...] = ()
+    """Files of other ground truths, see `tasks.evaluation.ground_truth`: the scores do not depend on them."""
+    positives_ids: str | None = None
+
+    @property
+    def data_fingerprint(self) -> str:
+        return scored_data_fingerprint(self.data, self.scoring)
+
+    @property
+    def name(self) -> str:
+        """Folder name under ROOT/scores."""
+        return evaluation_name(self.dataset, self.split, self.checkpoint.fingerprint, self.data_fingerprint)
+
+
+class ProtocolTable(Record):
+    """What one protocol measured, and the chance it is to be compared with."""
+
+    chance: SettingRow
+    row: SettingRow
+
+
+class PositivesTable(Record):
+    """What the scores are worth by another ground truth."""
+
+    row: SettingRow
+    path: str = Field(description="positives-DIGEST.json: all of it")
+    unscored: str = Field(default="", description="which true candidates were not scored, a line; empty: none")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
+
+    row: HistoryRow
+    tables: tuple[ProtocolTable, ...]
+    skipped: bool
+    positives: tuple[PositivesTable, ...] = ()
+
+
+def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress], None]) -> Evaluation:
+    """Score every image of a split with every caption and append the metrics to the history, unless that was done.
+
+    Killed, it goes on with the blocks of scores that are not there yet. Other protocols than those measured cost no
+    new scores.
+
+    Raises:
+        UserError: features do not fit the checkpoint, or a file of the scores is damaged.
+        StageError: scoring failed; the message names its log.
+    """
+    spec = with_precision(root, spec)
+    protocols = spec.scoring.protocols
+    with mirrored(root, scores_folder(spec.name), SCORES) as output:
+        metrics = _standing_metrics(output, protocols)
+        skipped = metrics is not None
+        if metrics is None:
+            metrics = _score(root, spec, output, on_progress)
+        approximate = measured(metrics)[0].approximate
+        by_positives = measure_ground_truths(
+            root, output, spec.dataset, spec.split, spec.positives, spec.positives_ids, approximate
+        )
+    row = HistoryRow(
+        setting=spec.setting,
+        variant=spec.variant,
+        run=spec.checkpoint.run,
+        dataset=spec.dataset,
+        split=spec.split,
+        seed=spec.seed,
+        metrics=metrics,
+        stage=spec.checkpoint.stage,
+        step=spec.checkpoint.step,
+        checkpoint_fingerprint=spec.checkpoint.fingerprint,
+        data_fingerprint=spec.data_fingerprint,
+        code_version=code_version(),
+        created_at=now(),
+    )
+    counts = _captions_per_image(output)
+    tables = tuple(ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row))
+    positives = tuple(
+        PositivesTable(
+            row=positives_row(row, found),
+            path=root.path(f"{scores_folder(spec.name)}/{name}"),
+            unscored=unscored_text(found),
+        )
+        for name, found in by_positives.items()
+    )
+    return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped, positives=positives)
+
+
+def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+    """Have the scores made in a folder of this machine, and measured."""
+    job = ScoreJob(
+        output_path=str(output),
+        checkpoint_path=local_checkpoint(root, spec.checkpoint),
+        data=with_local_captions(root, spec.data.source),
+        scoring=spec.scoring,
+    )
+    processes = num_processes(spec.scoring)
+    run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress, num_processes=processes)
+    metrics = _standing_metrics(output, spec.scoring.protocols)
+    if metrics is None:
+        raise StageError(f"model.scoring ended well but left no whole scores in {output}; see {output / 'log.txt'}")
+    return metrics
+
+
+def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:
+    """The history's row of an evaluation, if it was ever made; in any precision where that is auto."""
+    for one in _in_each_precision(spec):
+        row = find_row(root, one.setting, one.checkpoint.fingerprint, one.data_fingerprint, one.scoring.protocols)
+        if row is not None:
+            return row
+    return None
+
+
+def with_precision(root: Root, spec: EvaluationSpec) -> EvaluationSpec:
+    """The evaluation in the precision that it is made in, where that is auto.
+
+    It decides what the scores are, so it is part of their name; and the same command, on whichever machine, finds them
+    again: complete ones before begun ones, fp32 before bf16. New ones are made as those before, of these weights or at
+    least of these features and captions, for their numbers are to be compared. Only then does the machine decide.
+
+    Raises:
+        UserError: the checkpoint is gone.
+        StageError: the machine cannot be asked.
+    """
+    choices = _in_each_precision(spec)
+    if len(choices) == 1:
+        return spec
+    for name in (METRICS, PLAN, f"{FIRST_SCORES}/{PLAN}"):
+        for one in choices:
+            path = f"{scores_folder(one.name)}/{name}"
+            if root.exists(path) or local_copy(root).exists(path):
+                return one
+    of_data = {one.data_fingerprint: one for one in choices}
+    rows = [row for row in read_history(root) if row.data_fingerprint in of_data]
+    if rows:
+        own = [row for row in rows if row.checkpoint_fingerprint == spec.checkpoint.fingerprint]
+        return of_data[(own or rows)[-1].data_fingerprint]
+    taken = _machines_precision(local_checkpoint(root, spec.checkpoint), spec.scoring.device)
+    return next(one for one in choices if one.scoring.precision == taken)
+
+
+def _in_each_precision(spec: EvaluationSpec) -> list[EvaluationSpec]:
+    """The one evaluation that it is, or where its precision is auto those that it may be, fp32 first."""
+    if spec.scoring.precision != "auto":
+        return [spec]
+    return [
+        replace(spec, scoring=spec.scoring.model_copy(update={"precision": precision}))
+        for precision in ("fp32", "bf16")
+    ]
+
+
+def _machines_precision(checkpoint: str, device: str) -> str:
+    """What this machine computes a checkpoint in."""
+    try:
+        hidden_size = int(json.loads((Path(checkpoint) / "config.json").read_bytes())["encoder"]["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "fp32"  # It is no checkpoint, as whoever is to load it will say.
+    return _ask_machine(device, hidden_size) if is_wide(hidden_size) else "fp32"
+
+
+def _ask_machine(device: str, hidden_size: int) -> str:
+    """What torch computes such a model in; in a process of its own, for torch takes seconds, and may take a GPU."""
+    command = tether.command("model.training.precision", device, str(hidden_size))
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    answer = done.stdout.strip()
+    if done.returncode or answer not in ("fp32", "bf16"):
+        why = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise StageError(f"torch does not say whether {device} computes bf16 ({why}); set scoring.precision=fp32")
+    return answer
+
+
+def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
+    """Folder name under ROOT/scores of an evaluation: its scores depend on the weights and the data, nothing else."""
+    scored = {"format": SCORES_FORMAT, "weights": checkpoint_fingerprint, "data": data_fingerprint}
+    return f"{dataset}-{split}-{fingerprint(scored)[:12]}"
+
+
+def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
+    """What an evaluation's scores depend on beside the weights.
+
+    Of the scoring config, precision and a shortlist enter: the rest changes rounding at most, or what is measured on
+    the scores. A precision of auto has to be decided before, see `with_precision`.
+    """
+    assert scoring.precision != "auto"
+    scored = {**data.identity, "precision": scoring.precision}
+    if scoring.shortlist is not None:
+        scored["shortlist"] = fingerprint(scoring.shortlist.model_dump(mode="json"))
+    return fingerprint(scored)
+
+
+def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> SettingRow:
+    """Expected recall of a ranking drawn at random: what knowing nothing scores.
+
+    Of M captions, an image has c true ones. A random order of them has none of the c among its first k with
+    probability C(M - c, k) / C(M, k) (hypergeometric); so image-to-text recall is the mean over images of one minus
+    that. A caption has one true image among N: text-to-image recall is k / N. Both are exact. M and N are those of a
+    fold; of several folds it is the mean, as of the metrics.
+
+    Args:
+        captions_per_image: c of every scored image, each at least 1, in the order of the scores.
+        protocol: all, first:N or folds:N, see `model.downstream.retrieval.protocols`.
+    """
+    if not captions_per_image or min(captions_per_image) < 1:
+        raise ValueError(f"every image needs a caption, got counts {list(captions_per_image)[:5]}")
+    folds = [captions_per_image[rows.start : rows.stop] for rows in protocol_rows(protocol, len(captions_per_image))]
+    return SettingRow(
+        setting="chance",
+        image_to_text={k: fsum(chance_of_a_caption(fold, k) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
+        text_to_image={k: fsum(min(k / len(fold), 1) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
+        images=sum(map(len, folds)),
+        captions=sum(map(sum, folds)),
+        seed=None,
+        protocol=protocol,
+        folds=len(folds),
+        split_images=len(captions_per_image),
+    )
+
+
+def _standing_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:
+    """The metrics of a folder's scores, if they are of exactly these protocols and every block is there.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return None
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_bytes())
+        found = [one.protocol for one in measured(metrics)]
+        whole = not missing_blocks(folder, read_plan(folder))
+    except InputError as error:
+        raise UserError(str(error)) from error
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} holds no metrics; remove it and evaluate again: scores that stand are kept") from error
+    return metrics if whole and found == list(protocols) else None
+
+
+def _captions_per_image(folder: Path) -> tuple[int, ...]:
+    try:
+        counts = np.bincount(Scores(folder).caption_image)
+    except InputError as error:
+        raise UserError(str(error)) from error
+    return tuple(int(count) for count in counts)

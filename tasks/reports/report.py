@@ -1,0 +1,160 @@
+"""The result of an experiment as one HTML page that needs nothing else: no server, no network, no script.
+
+A whole rebuild has ROOT/report.html, and each evaluation ROOT/scores/EVALUATION/report.html.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
+from tasks.evaluation.history import read_history
+from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.trend import comparison_sentence, trend
+from tasks.features.feature_sets import FeatureSet
+from tasks.pages.page import html_page, minute
+from tasks.records import HistoryRow
+from tasks.reports.curves import runs_behind, training_curves, training_splits
+from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
+from tasks.reports.regions import regions_section
+from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
+from tasks.reports.retrieval.gallery_page import image_queries, text_queries
+from tasks.reports.retrieval.recall_history import history_section
+from tasks.reports.retrieval.retrieval import retrieval_section
+from tasks.storage.paths import REPORT, scores_folder
+from tasks.storage.root import Root, now
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An evaluation that stands on the disk; `extractor` is the fingerprint of the one whose regions were scored."""
+
+    row: HistoryRow
+    extractor: str
+
+    @property
+    def name(self) -> str:
+        """Folder under ROOT/scores."""
+        row = self.row
+        return evaluation_name(row.dataset, row.split, row.checkpoint_fingerprint, row.data_fingerprint)
+
+    @property
+    def features(self) -> FeatureSet:
+        return FeatureSet(self.extractor, self.row.dataset, self.row.split)
+
+
+def write_report(
+    root: Root,
+    title: str,
+    tables: Sequence[Sequence[SettingRow]],
+    outcomes: Outcomes,
+    params: Mapping[str, Any],
+    evaluations: Sequence[Scored],
+    losses: Sequence[str] = (),
+) -> str:
+    """Write the page of a whole experiment to ROOT/report.html, and return its full name.
+
+    Args:
+        root: where everything lies.
+        title: heading of the page.
+        tables: rows of the recall table for each protocol, the main one first.
+        outcomes: of the download.
+        params: JSON-able parameters of the experiment.
+        evaluations: of each setting; pictures are shown of the last one.
+        losses: a sentence for each split that it went on without some shards of.
+
+    Raises:
+        UserError: scores, captions or features are missing, or a file is not of the right form.
+        ShardError: a shard is damaged.
+    """
+    shown = evaluations[-1]
+    runs = dict.fromkeys(run for scored in evaluations for run in runs_behind(root, scored.row.run))
+    sections = [
+        ("Retrieval", retrieval_section(tables, shown.row.dataset, shown.row.split)),
+        *_galleries(root, shown, f"Setting {shown.row.setting}. "),
+        ("Rows lost on the way", _warnings(losses) + outcomes_section(outcomes)),
+        ("Regions", regions_section(root, shown.features)),
+        ("Training", training_curves(root, list(runs))),
+        ("Recall over time", history_section(read_history(root))),
+        ("Parameters", _json("All parameters as JSON", params)),
+    ]
+    return _publish(root, REPORT, title, "", sections)
+
+
+def write_evaluation_report(
+    root: Root,
+    row: HistoryRow,
+    tables: Sequence[ProtocolTable],
+    extractor: str,
+    positives: Sequence[PositivesTable] = (),
+) -> str:
+    """Write the page of one evaluation to ROOT/scores/EVALUATION/report.html, and return its full name.
+
+    Args:
+        root: where everything lies.
+        row: the evaluation's row of the history, which is there already.
+        tables: what each protocol measured, the main one first.
+        extractor: fingerprint of the extractor whose regions were scored; see `checkpoint_extractor`.
+        positives: what other ground truths measured.
+
+    Raises:
+        UserError: scores, captions or features are missing, or a file is not of the right form.
+        ShardError: a shard is damaged.
+    """
+    scored = Scored(row, extractor)
+    data = f"{row.dataset}/{row.split}"
+    runs = runs_behind(root, row.run)
+    history = read_history(root)
+    comparable = [other for other in history if (other.dataset, other.split) == (row.dataset, row.split)]
+    about = f"This evaluation: {comparison_sentence(trend(history).of(row))}."
+    splits = dict.fromkeys([data, *training_splits(root, runs)])
+    shown = [(table.chance, table.row) for table in tables] + [(table.row,) for table in positives]
+    sections = [
+        ("Retrieval", retrieval_section(shown, row.dataset, row.split) + _unscored(positives)),
+        *_galleries(root, scored, ""),
+        ("Recall over time", history_section(comparable, row, about)),
+        ("Training", training_curves(root, runs)),
+        ("Regions", regions_section(root, scored.features)),
+        ("Rows lost on the way", outcomes_section(read_outcomes(root, list(splits)))),
+        ("Provenance", _json("The row of the history as JSON", row.model_dump(mode="json"))),
+    ]
+    step = "" if row.step is None else f", step {row.step:,}"
+    about_run = f"Run {row.run}{step}, seed {row.seed}, scored at {minute(row.created_at)} UTC. "
+    return _publish(root, f"{scores_folder(scored.name)}/{REPORT}", f"{row.setting} on {data}", about_run, sections)
+
+
+def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, str]]:
+    """A section for each direction; the rule stands in the first."""
+    gallery = make_gallery(root, scored.name, scored.row.dataset, scored.row.split, scored.extractor)
+    rule = f'<p class="note">{escape(about + GALLERY_RULE)}</p>'
+    return [
+        ("Captions and the images they find", rule + text_queries(gallery.texts)),
+        ("Images and the captions they find", image_queries(gallery.images)),
+    ]
+
+
+def _warnings(losses: Sequence[str]) -> str:
+    return "".join(f'<p class="warn"><b>Not all of the data.</b> {escape(loss)}</p>' for loss in losses)
+
+
+def _unscored(positives: Sequence[PositivesTable]) -> str:
+    return "".join(f'<p class="note">{escape(table.unscored)}</p>' for table in positives if table.unscored)
+
+
+def _json(summary: str, content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    return f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _publish(root: Root, path: str, title: str, about: str, sections: Sequence[tuple[str, str]]) -> str:
+    """A page with links to its sections; those without content are left out."""
+    there = [(f"part-{number}", name, content) for number, (name, content) in enumerate(sections, 1) if content]
+    links = " · ".join(f'<a href="#{mark}">{name}</a>' for mark, name, _ in there)
+    body = f'<nav class="note">{links}</nav>'
+    body += "".join(f'<section id="{mark}"><h2>{name}</h2>{content}</section>' for mark, name, content in there)
+    root.publish_bytes(path, html_page(title, f"{about}Page made at {minute(now())} UTC.", body).encode())
+    return root.path(path)

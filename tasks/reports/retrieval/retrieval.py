@@ -1,0 +1,63 @@
+"""The recall tables of a report, one for each protocol, beside what papers print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+
+from tasks.evaluation.published.retrieval import PublishedRow, published_rows
+from tasks.evaluation.setting_row import SettingRow
+from tasks.reports.retrieval.recall_table import protocol_of, published_table, recall_table
+
+_OTHER_DATA = (
+    "For orientation only, and not to be compared with the tables above: these are the 1,000 test images of Flickr30K, "
+    "by other models, on features of another detector, after pretraining on millions of pictures."
+)
+_OTHER_PROTOCOL = (
+    "For orientation only: these are Flickr30K’s 1,000 test images. What was measured above are other images, or "
+    "another number of them."
+)
+
+
+def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, split: str) -> str:
+    """A table for each protocol, with the published rows of the same test set and size; where there are none, those
+    of Flickr30K apart, under a note that they are of other data.
+
+    Args:
+        tables: rows of one protocol each, the main protocol's first.
+        dataset: that was scored.
+        split: that was scored.
+    """
+    blocks = []
+    compared = False
+    for rows in tables:
+        published = published_beside(rows[-1], dataset, split) if rows else []
+        compared = compared or bool(published)
+        heading = f"<h3>{escape(_capital(protocol_of(rows[-1])))}</h3>" if len(tables) > 1 and rows else ""
+        blocks.append(heading + recall_table(rows, published))
+    if not compared and any(tables):
+        note = _OTHER_PROTOCOL if _published_name(dataset) else _OTHER_DATA
+        flickr = published_table(published_rows("flickr30k", "1K"))
+        blocks.append(f'<h3>What papers print on Flickr30K</h3><p class="note">{note}</p>{flickr}')
+    return "".join(blocks)
+
+
+def published_beside(row: SettingRow, dataset: str, split: str) -> list[PublishedRow]:
+    """The published rows that a row of ours may stand beside: of the same test set and number of ranked images."""
+    name = _published_name(dataset)
+    if name is None or split != "test" or row.positives is not None:
+        return []
+    ranked, left = divmod(row.images, row.folds)
+    protocol = {1000: "1K", 5000: "5K"}.get(ranked)
+    return [] if left or protocol is None else published_rows(name, protocol)
+
+
+def _published_name(dataset: str) -> str | None:
+    """flickr30k or coco, by what a dataset is called: `Flickr30K`, `coco-karpathy`, `mscoco`."""
+    plain = re.sub(r"[^a-z0-9]", "", dataset.lower())
+    return next((name for name in ("flickr30k", "coco") if plain.removeprefix("ms").startswith(name)), None)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,79 @@
+"""Where the features and captions of a split lie, and what their bytes are: what training and scoring read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from feature_extraction.config import ExtractorConfig
+from model.config import FeatureSource, LoaderConfig
+from tasks.errors import UserError
+from tasks.extractor import extractor_fingerprint
+from tasks.made_from import check_features
+from tasks.records import Receipt
+from tasks.storage.local_copy import local_copy
+from tasks.storage.paths import CACHE, captions_path, captions_receipt_path, feature_manifest_path, features_folder
+from tasks.storage.root import Root
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One split, seen through one extractor, and how it is read."""
+
+    dataset: str
+    split: str
+    extractor: ExtractorConfig
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}/{self.split}"
+
+
+@dataclass(frozen=True)
+class ResolvedData:
+    """Where a split's features and captions lie, and what their bytes are.
+
+    Attributes:
+        source: as the root has it; captions on an object store are fetched by `with_local_captions`.
+    """
+
+    source: FeatureSource
+    identity: dict[str, str]
+
+
+def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
+    """Find a split's features and captions.
+
+    Raises:
+        UserError: they are not there yet, or were made from other rows or images than stand now.
+    """
+    extractor, _ = extractor_fingerprint(data.extractor)
+    return resolve_features(root, data.dataset, data.split, extractor, data.loader)
+
+
+def resolve_features(root: Root, dataset: str, split: str, extractor: str, loader: LoaderConfig) -> ResolvedData:
+    """The same for an extractor that is known by its fingerprint."""
+    name = f"{dataset}/{split}"
+    manifest = feature_manifest_path(extractor, dataset, split)
+    captions = root.read_model(captions_receipt_path(dataset, split), Receipt)
+    if captions is None:
+        raise UserError(f"{name} has no captions under {root.uri}; run `unicoder-vl download` with the same parameters")
+    if not root.exists(manifest):
+        raise UserError(
+            f"{name} has no finished features of this extractor ({extractor[:12]}) under {root.uri}; "
+            "run `unicoder-vl extract` with the same parameters"
+        )
+    check_features(root, dataset, split, extractor)
+    return ResolvedData(
+        source=FeatureSource(
+            features_path=root.path(features_folder(extractor, dataset, split)),
+            captions_path=root.path(captions_path(dataset, split)),
+            cache_path=str(local_copy(root).local(CACHE)),
+            name=name,
+            loader=loader,
+        ),
+        identity={
+            "features": hashlib.sha256(root.read_bytes(manifest)).hexdigest(),
+            "captions": captions.content_digest(),
+        },
+    )

@@ -1,0 +1,113 @@
+"""Parameters refuse rooms that disagree before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from flows.params.checks import validation_text
+from flows.params.evaluation import EvaluateParams
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.params.training import FinetuneParams
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The demo's parameters as JSON with one field changed."""
+    content = recipe("demo", "data").model_dump(mode="json")
+    *folders, name = path.split(".")
+    target = content
+    for folder in folders:
+        target = target[folder]
+    target[name] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("encoder.max_regions", 13, "encoder.max_regions=13 exceeds extractor.max_regions=8"),
+        ("pretraining_dataset.name", "retrieval", "both datasets are named 'retrieval'"),
+        ("evaluation_split", "dev", "retrieval_dataset has no split 'dev'"),
+        ("task_specific.start", "pretrained", "task_specific.start must be 'scratch'"),
+        ("pretrain.step", 1, "Extra inputs"),
+        ("pretrain.validation_steps", 5, "pretrain.validation_steps is set, but web has no split 'val'"),
+    ],
+)
+def test_disagreement_is_refused(path: str, value: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RebuildParams.model_validate(changed(path, value))
+
+
+def test_finetuning_a_pretrained_run_needs_its_parameters_and_its_encoder() -> None:
+    full = recipe("demo", "data").for_finetune().model_dump()
+    with pytest.raises(ValidationError, match="needs the parameters of a pretraining run"):
+        FinetuneParams.model_validate(full | {"pretraining": None})
+    other = full["encoder"] | {"num_layers": 3}
+    with pytest.raises(ValidationError, match=r"encoder differs from pretraining\.encoder"):
+        FinetuneParams.model_validate(full | {"encoder": other})
+    # What is no part of a run may differ.
+    FinetuneParams.model_validate(full | {"encoder": full["encoder"] | {"sequences": "padded"}})
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, -1])
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "task_specific"])
+def test_a_seed_that_not_all_generators_take_is_refused(name: str, seed: int) -> None:
+    with pytest.raises(ValidationError, match=rf"{name}\.seed\n.* (less|greater) than"):
+        RebuildParams.model_validate(changed(f"{name}.seed", seed))
+    with pytest.raises(ValidationError, match="seed"):
+        recipe("demo", "data").with_seed(seed)
+
+
+def test_the_largest_seed_is_one_of_its_own() -> None:
+    params = recipe("demo", "data").with_seed(2**63 - 1)
+    assert {params.pretrain.seed, params.finetune.seed, params.task_specific.seed} == {2**63 - 1}
+
+
+def test_a_setting_scores_the_run_it_names() -> None:
+    params = recipe("demo", "data")
+    full = params.for_evaluate("pretrain+finetune").model_dump()
+    with pytest.raises(ValidationError, match="start='scratch'"):
+        EvaluateParams.model_validate(full | {"setting": "task-specific"})
+    with pytest.raises(ValidationError, match="needs pretraining"):
+        EvaluateParams.model_validate(full | {"setting": "zero-shot"})
+
+
+def test_an_evaluation_is_of_a_described_run_or_of_a_named_one() -> None:
+    described = recipe("demo", "data").for_evaluate("pretrain+finetune").model_dump()
+    named = {"root_uri": "data", "run": "finetune-1", "dataset": "retrieval"}
+    assert EvaluateParams.model_validate(named).subject == "finetune-1"
+    assert EvaluateParams.model_validate(described).subject == "pretrain+finetune"
+    with pytest.raises(ValidationError, match="says by itself what it is; leave setting, extractor, finetuning out"):
+        EvaluateParams.model_validate(described | {"run": "finetune-1"})
+    with pytest.raises(ValidationError, match="set run, or setting and the parameters of its training"):
+        EvaluateParams.model_validate({"root_uri": "data", "dataset": "retrieval"})
+    with pytest.raises(ValidationError, match="setting='pretrain\\+finetune' needs extractor"):
+        EvaluateParams.model_validate(described | {"extractor": None})
+
+
+@pytest.mark.parametrize(("given", "read"), [("result", "result"), ("newest", "newest"), ("350", 350), (350, 350)])
+def test_a_checkpoint_is_chosen_by_word_or_step(given: str | int, read: str | int) -> None:
+    params = {"root_uri": "data", "run": "finetune-1", "dataset": "retrieval", "checkpoint": given}
+    assert EvaluateParams.model_validate(params).checkpoint == read
+    assert (
+        EvaluateParams.model_validate_json(EvaluateParams.model_validate(params).model_dump_json()).checkpoint == read
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"checkpoint": "best"}, "checkpoint: there is no checkpoint 'best': it is result, newest or a step"),
+        ({"checkpoint": -1}, "checkpoint: there is no checkpoint '-1'"),
+        ({"checkpoint": None}, "checkpoint: there is no checkpoint 'None'"),
+        ({"max_drop": -0.1}, "max_drop: Input should be greater than or equal to 0"),
+        ({"max_drop": 2}, "max_drop: Input should be less than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        EvaluateParams.model_validate({"root_uri": "data", "run": "finetune-1", "dataset": "retrieval"} | changes)
+    assert validation_text(refused.value).startswith(message)

@@ -1,0 +1,152 @@
+"""Recipes are complete, agree with themselves, and survive the trip through JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import RECIPES, recipe
+from flows.steps.world import uses_world
+from tasks.errors import UserError
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipe_survives_json(name: str) -> None:
+    params = recipe(name, "data")
+    assert RebuildParams.model_validate_json(params.model_dump_json()) == params
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_flows_parameters_follow_from_a_recipe(name: str) -> None:
+    params = recipe(name, "data")
+    params.for_download(), params.for_extract(), params.for_pretrain()
+    assert params.for_finetune().pretraining == params.for_pretrain()
+    assert params.for_finetune(params.task_specific).pretraining is None
+    assert [params.for_evaluate(setting).setting for setting in params.settings] == list(params.settings)
+
+
+@pytest.mark.parametrize("name", ["unicoder-vl-v1", "unicoder-vl-v3"])
+def test_what_both_versions_of_the_paper_say(name: str) -> None:
+    params = recipe(name, "data")
+    encoder, pretrain, finetune = params.encoder, params.pretrain, params.finetune
+    assert (encoder.num_layers, encoder.hidden_size, encoder.num_heads) == (12, 768, 12)
+    # 144 positions: 100 regions, three marks, 41 word pieces.
+    assert encoder.max_text_tokens + encoder.max_regions + encoder.closing_sep == 144
+    assert encoder.max_text_tokens == 41 + 2 and encoder.max_regions == params.extractor.max_regions == 100
+    assert encoder.bert == "bert-base-uncased" and not encoder.pooler and encoder.feature_norm == "none"
+    assert pretrain.batch_size == finetune.batch_size == 192 and pretrain.steps * 192 == 10 * 3_000_000
+    assert pretrain.word_masking.rate == pretrain.region_masking.rate == 0.15 and pretrain.hide == "both"
+    assert pretrain.matching == "replace" and not pretrain.mismatched_losses and pretrain.min_label_score == 0
+    assert pretrain.word_weight == pretrain.label_weight == pretrain.matching_weight == 1
+    assert finetune.negatives == 3 and finetune.mean_hinge_share == 0
+    assert params.task_specific is not None and params.task_specific.start == "scratch"
+    assert params.extractor.backend == "detectron2" and not params.download.allow_private_addresses
+
+
+def test_how_the_two_versions_of_the_paper_differ() -> None:
+    def wiring(name: str) -> dict[str, object]:
+        params = recipe(name, "data")
+        words, regions = params.pretrain.word_masking, params.pretrain.region_masking
+        return {
+            "box": params.encoder.box_code,
+            "fusion": params.encoder.region_fusion,
+            "segments": params.encoder.segments,
+            "image token": params.encoder.image_token,
+            "words masked, random": (words.mask_share, words.random_share),
+            "regions zeroed, noised, swapped": (regions.zero_share, regions.noise_share, regions.swap_share),
+            "negative": params.pretrain.negative,
+            "learning rate": params.pretrain.optim.learning_rate,
+            "warm-up steps": round(params.pretrain.optim.warmup_share * params.pretrain.steps),
+            "score, margin": (params.finetune.score, params.finetune.margin),
+            "hinge weights": (params.finetune.text_weight, params.finetune.image_weight),
+            "least score of a region": params.extractor.min_score,
+        }
+
+    assert wiring("unicoder-vl-v1") == {
+        "box": "corners",
+        "fusion": "concat",
+        "segments": "modality",
+        "image token": False,
+        "words masked, random": (0.8, 0.1),
+        "regions zeroed, noised, swapped": (0.0, 0.8, 0.1),
+        "negative": "image",
+        "learning rate": 5e-5,
+        "warm-up steps": 20_000,
+        "score, margin": ("logit", 0.5),
+        "hinge weights": (1.0, 1.5),
+        "least score of a region": 0.0,
+    }
+    assert wiring("unicoder-vl-v3") == {
+        "box": "corners_area",
+        "fusion": "sum",
+        "segments": "none",
+        "image token": True,
+        "words masked, random": (1.0, 0.0),
+        "regions zeroed, noised, swapped": (0.9, 0.0, 0.0),
+        "negative": "image_or_caption",
+        "learning rate": 1e-4,
+        "warm-up steps": 15_625,
+        "score, margin": ("sigmoid", 0.2),
+        "hinge weights": (1.0, 1.0),
+        "least score of a region": 0.2,
+    }
+    assert recipe("cc3m", "data") == recipe("unicoder-vl-v3", "data")
+
+
+@pytest.mark.parametrize("version", ["unicoder-vl-v1", "unicoder-vl-v3"])
+@pytest.mark.parametrize("dataset", ["coco", "flickr8k"])
+def test_another_retrieval_dataset_changes_nothing_but_the_data_and_its_protocols(version: str, dataset: str) -> None:
+    flickr30k, other = recipe(version, "data"), recipe(f"{version}-{dataset}", "data")
+    assert (flickr30k.retrieval_dataset.name, other.retrieval_dataset.name) == ("flickr30k", dataset)
+    scoring = flickr30k.scoring.model_copy(update={"protocols": other.scoring.protocols})
+    expected = flickr30k.model_copy(update={"retrieval_dataset": other.retrieval_dataset, "scoring": scoring})
+    assert other == expected
+
+
+def test_coco_is_measured_by_all_protocols_in_use_and_the_others_by_one() -> None:
+    assert recipe("unicoder-vl-v1-coco", "data").scoring.protocols == ("all", "folds:1000", "first:1000")
+    for name in ("unicoder-vl-v1", "unicoder-vl-v3-flickr8k", "demo"):
+        assert recipe(name, "data").scoring.protocols == ("all",)
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo"}))
+def test_the_best_checkpoint_by_recall_on_held_out_images_is_the_result(name: str) -> None:
+    params = recipe(name, "data")
+    for finetune in (params.finetune, params.task_specific):
+        assert finetune is not None and finetune.keep_best == "validation_recall_sum"
+        # So that every value that is measured belongs to a checkpoint that is there.
+        assert finetune.validation_steps == finetune.checkpoint_steps and finetune.best_is == "largest"
+        assert params.for_finetune(finetune).validation_split == "val"
+
+
+def test_demo_differs_between_full_and_task_specific_in_the_start_alone() -> None:
+    params = recipe("demo", "data")
+    assert params.task_specific is not None
+    assert params.task_specific.model_copy(update={"start": "pretrained"}) == params.finetune
+
+
+def test_demo_brings_its_detector() -> None:
+    extractor = recipe("demo", "data").extractor
+    assert extractor.weights is not None and Path(extractor.weights).is_file()
+    assert extractor.vocabulary is not None and Path(extractor.vocabulary).is_file()
+
+
+def test_demo_reads_the_world_under_its_root_and_cc3m_does_not() -> None:
+    assert uses_world(recipe("demo", "elsewhere/"))
+    assert not uses_world(recipe("demo", "elsewhere").with_root("moved"))
+    assert not uses_world(recipe("cc3m", "data"))
+
+
+def test_seed_reaches_every_training_run_and_no_data() -> None:
+    params = recipe("demo", "data").with_seed(7)
+    assert params.task_specific is not None
+    assert {params.pretrain.seed, params.finetune.seed, params.task_specific.seed} == {7}
+    assert params.for_download() == recipe("demo", "data").for_download()
+    assert params.for_extract() == recipe("demo", "data").for_extract()
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match="no recipe 'demmo'; known are cc3m, demo"):
+        recipe("demmo", "data")

@@ -1,0 +1,40 @@
+"""How far a download is, read from a root alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows.views.status import read_download_status, status_text
+from tasks.config import DatasetConfig
+from tasks.download.config import DownloadConfig
+from tasks.download.fetching import Session
+from tasks.download.journal import Journal, journal_file
+from tasks.download.settings import keep_settings
+from tasks.download.shard import download_shard
+from tasks.errors import UserError
+from tasks.rows.manifest import list_shards, make_manifest
+from tasks.storage.root import Root
+
+
+def test_partial_download_tells_its_shards_and_the_next_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing was downloaded under"):
+        read_download_status(str(tmp_path / "my root"))
+    root, config = Root(str(tmp_path / "my root")), DownloadConfig()
+    rows = "".join(f"caption\thttp://10.0.0.1/{number}\n" for number in range(10))  # blocked: nothing is requested
+    root.publish_bytes("rows.tsv", rows.encode())
+    dataset = DatasetConfig(name="web", splits={"train": root.path("rows.tsv")}, shard_size=4)
+    make_manifest(root, dataset, "train")
+    keep_settings(root, dataset, "train", config)
+    refs = list_shards(root, dataset, "train")
+    with Session(dataset, "train", config) as session:
+        download_shard(root, dataset, refs[0], session)
+    with Journal(journal_file(root, refs[2]), "f", over_table=False):
+        status = read_download_status(root.uri)
+    (split,) = status.splits
+    assert (split.name, split.rows, split.shards, split.downloaded, split.begun) == ("web/train", 10, 3, 1, 1)
+    assert split.outcomes == {"blocked_address": 4} and not split.download_done
+    assert status.next_command == f"unicoder-vl download --root '{root.uri}'"
+    (line,) = [line for line in status_text(status).splitlines() if line.startswith("web/train")]
+    assert line.split()[1:3] == ["10", "1/3"] and line.endswith("4 blocked_address; shards under way: 1")
