@@ -20,7 +20,7 @@ from feature_extraction.detectors.selection import Float, best_labels, select_re
 if TYPE_CHECKING:
     import torch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("feature_extraction.detector")
 
 Image = npt.NDArray[np.uint8]
 """A picture: (H, W, 3), red first."""

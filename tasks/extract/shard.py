@@ -29,7 +29,7 @@ from tasks.storage.root import Root, Stopwatch
 if TYPE_CHECKING:
     from feature_extraction.detectors.interface import Detector
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tasks.extract")
 
 OnProgress = Callable[[Counter[str]], None]
 """Called with the images of the shard that have ended so far, ok and failed: whole numbers, not the news."""

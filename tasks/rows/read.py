@@ -32,7 +32,7 @@ from tasks.rows.input import (
     text_chunks,
 )
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tasks.rows")
 
 Row = tuple[str, str, str, str]
 

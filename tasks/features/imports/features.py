@@ -41,7 +41,7 @@ from tasks.storage import root as storage
 from tasks.storage.locks import alone
 from tasks.storage.root import Root, Stopwatch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("tasks.import_features")
 
 OnProgress = Callable[[int, int], None]
 """Called with (shards done, shards)."""
