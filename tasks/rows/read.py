@@ -195,6 +195,8 @@ def web_url_problem(url: str) -> str:
         return ""  # Nearly all of them, at a tenth of the cost; urlsplit decides the rest.
     if not url:
         return "no URL"
+    if any(character < " " for character in url):
+        return "holds a control character"  # Which urlsplit drops, at the front, and servers do not.
     try:
         parts = urlsplit(url)
         port = parts.port

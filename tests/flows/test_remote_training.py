@@ -35,7 +35,7 @@ STEPS = 150
 TRAIN = """
 import sys
 from flows.params.experiment import PretrainParams
-from tasks import mirror
+from tasks.storage import mirror
 from tasks.errors import StageError, UserError
 from tasks.storage.root import Root
 from tasks.training.train import pretrain

@@ -125,8 +125,9 @@ def slow_tsv(content: bytes) -> list[Row]:
             rows.append((url, "", "bad_row"))
             continue
         text = "\t".join(caption)
-        bad = "bad_row" if not text.strip() else "" if url.strip().startswith("http://a.example") else "bad_url"
-        rows.append((text, url.strip(), bad))
+        url = url.strip()
+        is_url = url.startswith("http://a.example") and not any(character < " " for character in url)
+        rows.append((text, url, "bad_row" if not text.strip() else "" if is_url else "bad_url"))
     return rows
 
 
