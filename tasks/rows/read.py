@@ -62,7 +62,7 @@ _SUFFIXES: dict[str, RowsForm] = {
 }
 _PICTURE_FORMS = ("karpathy", "coco", "tokens")
 _JSON_KEY = re.compile(rb'"(sentences|annotations)"\s*:')
-_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?:[/?#]|\Z)")
+_PLAIN_URL = re.compile(r"https?://[A-Za-z0-9.-]+(?:[/?#][^\x00-\x1f]*)?\Z")
 _PICTURES_LOOKED_FOR = 100
 _GLANCE = 1000  # Rows read to see whether their columns are swapped.
 
