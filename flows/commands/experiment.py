@@ -30,7 +30,7 @@ from tasks.reports.retrieval.recall_table import table_text
 
 _DIGITS = (
     "digits: another processor's kernels round otherwise; with one seed, R@1 came out up to 3 points apart, other\n"
-    "recalls up to 5, on two processors (docs/demo.md). On this one a second run prints the same."
+    "recalls up to 7, on two processors (docs/demo.md). On this one a second run prints the same."
 )
 """Below the demo's table, which people hold against the README's."""
 
