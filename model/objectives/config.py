@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from feature_extraction.identity import Identity
 from model.config import Config, LoopConfig
 
 
@@ -89,10 +90,10 @@ class PretrainConfig(LoopConfig):
     word_weight: float = Field(default=1.0, ge=0, description="of the masked-word loss; both versions say 1")
     label_weight: float = Field(default=1.0, ge=0, description="of the masked-label loss; both versions say 1")
     matching_weight: float = Field(default=1.0, ge=0, description="of the matching loss; both versions say 1")
-    validation_pairs: int = Field(
+    validation_pairs: Annotated[int, Identity.NEVER] = Field(
         default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
     )
-    quick_recall_images: int = Field(
+    quick_recall_images: Annotated[int, Identity.NEVER] = Field(
         default=100,
         ge=0,
         description="held-out images, always the same, over which a validation measures recall with all their "

@@ -13,9 +13,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from feature_extraction.identity import choice_of
 from model.config import FeatureSource, LoopConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
-from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.downstream.retrieval.config import ScoringConfig
 from model.errors import InputError
 from model.families.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.families.bert_folder import check_bert
@@ -283,17 +284,10 @@ def _run_name(stage: Stage, identity: dict[str, Any]) -> str:
 
 def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) -> dict[str, Any]:
     """What a run's result depends on: validation, too, where it chooses the checkpoint that is the result."""
-    identity = config.identity()
-    if config.keep_best is not None:
-        identity["result"] = {
-            "keep_best": config.keep_best,
-            "best_is": config.best_is,
-            "validation_steps": config.validation_steps,
-            "validation": None if validation is None else resolve_data(root, validation).identity,
-        }
-        if isinstance(config, FinetuneConfig) and config.validation_images is not None:
-            identity["result"]["validation_images"] = config.validation_images
-    return identity
+    if config.keep_best is None:
+        return config.identity()
+    held_out = None if validation is None else resolve_data(root, validation).identity
+    return config.identity() | {"result": choice_of(config) | {"validation": held_out}}
 
 
 def _encoder_identity(encoder: EncoderConfig) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from feature_extraction.identity import Identity
 from model.config import Config, LoopConfig
 
 RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
@@ -32,7 +33,7 @@ class FinetuneConfig(LoopConfig):
         description="wrong images and wrong captions sampled per pair, a side; the hinge is taken on the hardest. 3 is "
         "the paper's; 1 is UNITER's, one wrong image and one wrong caption",
     )
-    negatives_from: Literal["window", "batch"] = Field(
+    negatives_from: Annotated[Literal["window", "batch"], Identity.UNLESS_DEFAULT] = Field(
         default="window",
         description="window: `negatives` are sampled a side, from the pair's window of shards. batch: "
         "hardest-in-batch, every other image and caption of the step's batch, over all devices, is a candidate. To "
@@ -42,7 +43,7 @@ class FinetuneConfig(LoopConfig):
         "at 64. True matches are never negatives, of either kind; a pair for which nothing else is at hand has no "
         "hinge on that side",
     )
-    mining_batch_size: int = Field(
+    mining_batch_size: Annotated[int, Identity.NEVER] = Field(
         default=256, ge=1, description="pairs per forward pass while the hardest of a batch are looked for"
     )
     text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
@@ -54,7 +55,7 @@ class FinetuneConfig(LoopConfig):
         description="share of the steps, at the start, that average the hinge over `negatives` sampled ones instead of "
         "taking the hardest. Not in the paper: from scratch, the hardest negative alone can stall at twice the margin",
     )
-    validation_images: int | None = Field(
+    validation_images: Annotated[int | None, Identity.CHOICE, Identity.UNLESS_DEFAULT] = Field(
         default=None,
         ge=2,
         description="held-out images, always the first of the split, over which a validation measures recall with all "
@@ -74,13 +75,6 @@ class FinetuneConfig(LoopConfig):
     def mines(self, step: int) -> bool:
         """Whether this step, from 0, looks for the hardest negatives of its batch."""
         return self.negatives_from == "batch" and not self.averages(step)
-
-    def identity(self) -> dict[str, Any]:
-        """As of every loop; `negatives_from` only where it is set, so that runs older than it are still found."""
-        identity = super().identity()
-        if self.negatives_from == "window":
-            del identity["negatives_from"]
-        return identity
 
 
 class Shortlist(Config):
