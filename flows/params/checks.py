@@ -9,6 +9,7 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from flows.params.evaluated_run import evaluation_spec
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
@@ -24,7 +25,7 @@ from tasks.rows.read import check_rows
 from tasks.storage.locks import check_free
 from tasks.storage.logins import without_login
 from tasks.storage.root import Root
-from tasks.training import train
+from tasks.training.run_name import check_text_side, run_name
 from tasks.workers.machines import NodesConfig
 
 
@@ -113,20 +114,20 @@ def check_downloaded(params: RebuildParams | ExtractParams) -> None:
 def check_rebuild(params: RebuildParams) -> None:
     """Raise UserError unless a whole experiment could begin."""
     extractor_fingerprint(params.extractor)
-    train.check_text_side(params.vocabulary_path, params.encoder)
+    check_text_side(params.vocabulary_path, params.encoder)
     check_download(params.for_download())
 
 
 def check_pretrain(params: PretrainParams) -> None:
     """Raise UserError unless what pretraining reads is there; StageError if another process trains this run."""
     root = Root(params.root_uri)
-    _check_run(root, train.pretraining_run(root, params.spec()), params.nodes)
+    _check_run(root, run_name(root, params.spec()), params.nodes)
 
 
 def check_finetune(params: FinetuneParams) -> None:
     """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too; and as `check_pretrain`."""
     root = Root(params.root_uri)
-    _check_run(root, train.finetuning_run(root, params.spec()), params.nodes)
+    _check_run(root, run_name(root, params.spec()), params.nodes)
 
 
 def _check_run(root: Root, run: str, nodes: NodesConfig | None) -> None:
@@ -151,6 +152,6 @@ def check_setting(setting: str, params: RebuildParams, known: Sequence[str]) -> 
 def check_evaluate(params: EvaluateParams) -> None:
     """Raise UserError unless the checkpoint and the features of the split are there."""
     root = Root(params.root_uri)
-    params.spec(root)
+    evaluation_spec(root, params)
     check_ground_truths(root, params.dataset, params.split, params.positives, params.positives_ids)
     root.check_writable()
