@@ -13,6 +13,19 @@ from feature_extraction.identity import Identity, identity_of
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of random numbers. Larger ones would not fit all of the generators: some would take two seeds for one."""
+Device = Annotated[str, Identity.NEVER, Field(description="auto, cpu, cuda or cuda:N")]
+NumProcesses = Annotated[
+    int | None,
+    Identity.NEVER,
+    Field(
+        ge=1,
+        description="processes of this machine that share the work, a GPU each. None: as many as there are GPUs, or "
+        "one; one, too, where device is cpu or cuda:N",
+    ),
+]
+NumThreads = Annotated[
+    int | None, Identity.NEVER, Field(ge=1, description="CPU threads of torch; None leaves torch's choice")
+]
 VOCABULARY_PATH = (
     "word pieces: a BERT's vocab.txt, one piece a line; its folder; or its name on the Hugging Face hub, such as "
     "google-bert/bert-base-cased. tokenizer_config.json or tokenizer.json beside them say how captions are cut (case, "
@@ -121,22 +134,15 @@ class LoopConfig(Config):
         description="steps skipped in a row, because a gradient was not finite, before the run stops; looked at every "
         "log_steps",
     )
-    device: Annotated[str, Identity.NEVER] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    num_processes: Annotated[int | None, Identity.NEVER] = Field(
-        default=None,
-        ge=1,
-        description="processes of this machine that train together, a GPU each; they share the batch. None: as many as "
-        "there are GPUs, or one; one, too, where device is cpu or cuda:N",
-    )
+    device: Device = "auto"
+    num_processes: NumProcesses = None
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="fp32",
         description="bf16: autocast; weights stay fp32. auto: bf16 where all devices compute it and the model is wide "
         "enough that it pays, else fp32; the log says which. Weights depend on it, so auto names a run of its own, "
         "whichever it takes",
     )
-    num_threads: Annotated[int | None, Identity.NEVER] = Field(
-        default=None, ge=1, description="CPU threads of torch; None leaves torch's choice"
-    )
+    num_threads: NumThreads = None
 
     @model_validator(mode="after")
     def _check_validation(self) -> LoopConfig:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from flows.params.shards import ROOT_URI, Params
+from flows.params.fields import DatasetName, Loader, RootUri, Scoring
+from flows.params.shards import Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import ScoringConfig
@@ -20,11 +21,11 @@ class EvaluateParams(Params):
     finetuning), or of one that is named (run) and so says all that by itself.
     """
 
-    root_uri: str = ROOT_URI
+    root_uri: RootUri
     run: str | None = Field(default=None, description="name of a run under ROOT/runs, instead of its parameters")
     setting: Setting | None = Field(default=None, description="row of the table, and by it which run is scored")
     variant: str | None = Field(default=None, description="see RebuildParams.variant")
-    dataset: Name = Field(description="name of the dataset")
+    dataset: DatasetName
     split: Name = Field(default="test", description="of the dataset: what is scored")
     extractor: ExtractorConfig | None = Field(default=None, description="which detector found the regions")
     checkpoint: CheckpointChoice = Field(
@@ -38,8 +39,8 @@ class EvaluateParams(Params):
         description="fail where the mean of R@1, R@5 and R@10 both ways (recall sum / 6) is more than this below the "
         "best earlier one of the same setting, data and main protocol; .02 is two percentage points. None: never",
     )
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
-    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+    scoring: Scoring = ScoringConfig()
+    loader: Loader = LoaderConfig()
     positives: tuple[str, ...] = Field(
         default=(),
         description="other ground truths that the scores are measured by, too, such as those of ECCV Caption and CxC: "

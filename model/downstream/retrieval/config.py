@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from feature_extraction.identity import Identity
-from model.config import Config, LoopConfig
+from model.config import Config, Device, LoopConfig, NumProcesses, NumThreads
 
 RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
 """Over which images recall is measured: all, first:N or folds:N."""
@@ -100,20 +100,15 @@ class ScoringConfig(Config):
         description="pairs of a block, at most, or else one image's: a block is what is held in memory, written as a "
         "whole, and lost when scoring is killed",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    num_processes: int | None = Field(
-        default=None,
-        ge=1,
-        description="processes of this machine that score, a GPU each, block by block. None: as many as there are "
-        "GPUs, or one; one, too, where device is cpu or cuda:N",
-    )
+    device: Device = "auto"
+    num_processes: NumProcesses = None
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="bf16: autocast; the matching head and the scores are fp32 always. auto: that of scores that stand "
         "or are begun (fp32 first), else that of the last evaluation of the same data under this root, else bf16 "
         "where the device computes it and the model is wide enough that it pays, else fp32; log and metrics say which",
     )
-    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
+    num_threads: NumThreads = None
     shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
     protocols: tuple[RecallProtocol, ...] = Field(
         default=("all",),
