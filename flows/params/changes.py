@@ -125,7 +125,7 @@ def _validated(params: _Params) -> _Params:
     try:
         return type(params).model_validate(params.model_dump(warnings=False))
     except ValidationError as error:
-        raise UserError(validation_text(error)) from error
+        raise UserError(validation_text(error, type(params))) from error
 
 
 def _changed(value: Any, parts: Sequence[str], new: Any, name: str) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from flows.params.evaluated_run import evaluation_spec
 from flows.params.evaluation import EvaluateParams
@@ -62,22 +62,44 @@ def read_params(path: Path) -> RebuildParams:
     try:
         return RebuildParams.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path.name}: {validation_text(error)}") from error
+        raise UserError(f"{path.name}: {validation_text(error, RebuildParams)}") from error
 
 
-def validation_text(error: ValidationError) -> str:
-    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are."""
+def validation_text(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are.
+
+    Args:
+        error: what pydantic says.
+        kind: the model that was to be read; then the message names the fields that there are.
+    """
     problems = error.errors()
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = "there is no such field"
+        known = [] if kind is None else _fields_beside(kind, first["loc"])
+        what = "there is no such field" + (f"; known are {', '.join(known)}" if known else "")
     elif first["type"] != "missing" and where and not isinstance(first["input"], dict | list):
         given = first["input"]
         what += f" (it is {(without_login(given) if isinstance(given, str) else given)!r})"
     more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def _fields_beside(kind: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The fields of the model in which pydantic met one that is none."""
+    here = [kind]
+    for part in loc[:-1]:
+        # Positions in lists, keys and members of unions are no fields: what they hold is of the kinds found before.
+        fields = [model.model_fields[part] for model in here if isinstance(part, str) and part in model.model_fields]
+        here = [model for field in fields for model in _models_in(field.annotation)] if fields else here
+    return list(dict.fromkeys(name for model in here for name in model.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def check_download(params: DownloadParams) -> None:

@@ -44,6 +44,11 @@ def test_no_changes_are_no_changes() -> None:
         ({"pretrain.stepps": 1}, "pretrain.stepps: there is no field 'stepps'; known are steps, batch_size, "),
         ({"pretrian.steps": 1}, "pretrian.steps: there is no field 'pretrian'; known are root_uri, "),
         ({"pretrain.steps": 0}, "pretrain.steps: Input should be greater than or equal to 1 (it is 0)"),
+        (
+            {"pretrain.optim": {"rate": 1}},
+            "pretrain.optim.rate: there is no such field; known are learning_rate, ",
+        ),
+        ({"download.headers": 3}, "download.headers: Input should be a valid dictionary (it is 3)"),
         ({"pretrain.steps.x": 0}, r"pretrain.steps.x: steps is 1400 and has no fields; change steps itself"),
         ({"pretrain.min_label_score.x": 0}, "pretrain.min_label_score.x: min_label_score is 0.2 and has no fields"),
         ({"variant.x": 0}, "variant.x: variant is null and has no fields"),

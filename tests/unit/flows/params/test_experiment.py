@@ -138,3 +138,18 @@ def test_parameters_are_read_without_a_look_at_any_disk(monkeypatch: pytest.Monk
     read = [type(model).model_validate_json(text) for model, text in zip(models, texts, strict=True)]
     monkeypatch.undo()
     assert read == list(models)
+
+
+def test_a_stage_has_what_it_shares_with_the_experiment() -> None:
+    whole = recipe("demo", "/x").model_copy(update={"max_failed_share": 0.5, "variant": "3 layers", "max_workers": 7})
+    own = {"finetune", "setting"}
+    for stage in (
+        whole.for_download(),
+        whole.for_extract(),
+        whole.for_pretrain(),
+        whole.for_finetune(whole.task_specific),
+        *(whole.for_evaluate(setting) for setting in whole.settings),
+    ):
+        shared = type(stage).model_fields.keys() & RebuildParams.model_fields.keys() - own
+        assert len(shared) >= 4
+        assert {name: getattr(stage, name) for name in shared} == {name: getattr(whole, name) for name in shared}
