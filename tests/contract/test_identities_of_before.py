@@ -15,12 +15,14 @@ from pydantic import BaseModel
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.identity import choice_of
-from model.config import LoopConfig
-from model.downstream.retrieval.config import FinetuneConfig
+from model.config import FeatureSource, LoopConfig
+from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig, Shortlist
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.settings import result_settings
+from tasks.evaluation.evaluate import scored_data_fingerprint
+from tasks.training.data import ResolvedData
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "identities.json").read_text())
 CONFIGS = (ExtractorConfig, DownloadConfig, EncoderConfig, LoopConfig, PretrainConfig, FinetuneConfig)
@@ -46,3 +48,31 @@ def test_every_change_of_a_field_has_the_identity_that_it_had(config_type: type[
         assert json.dumps(identity, sort_keys=True) == json.dumps(kept | case["other"], sort_keys=True), case["changes"]
     changed = {name for case in golden["cases"] for name in case["changes"]}
     assert changed >= golden["identity"].keys() - golden["base"].keys()
+
+
+@pytest.mark.parametrize(
+    ("scoring", "fingerprint"),
+    [
+        (ScoringConfig(precision="fp32"), "25437ce3d685e94e7b759d3cd4b66f6c7f25a905068be44f86a0f4003980e9ee"),
+        (
+            ScoringConfig(
+                precision="bf16",
+                batch_size=3,
+                block_pairs=9,
+                device="cpu",
+                num_processes=2,
+                num_threads=1,
+                protocols=("first:5",),
+            ),
+            "0ba395023ecaf8259d9dcba554bf59b23096c6805604602301296f90a2374454",
+        ),
+        (
+            ScoringConfig(precision="fp32", shortlist=Shortlist(size=50)),
+            "cf856133c1122261342a83c4bef3b00ed8bc216ea73a9d644cc0e366abb3054b",
+        ),
+    ],
+)
+def test_scores_that_were_made_are_found(scoring: ScoringConfig, fingerprint: str) -> None:
+    source = FeatureSource(features_path="a", captions_path="b", name="c")
+    data = ResolvedData(source=source, identity={"features": "f", "captions": "c"})
+    assert scored_data_fingerprint(data, scoring) == fingerprint

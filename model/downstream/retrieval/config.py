@@ -89,12 +89,12 @@ class Shortlist(Config):
 class ScoringConfig(Config):
     """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
 
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    batch_size: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], Identity.NEVER] = Field(
         default="auto",
         description="pairs per forward pass. auto: on a CPU 8 of a model of base size and 32 of a narrower "
         "one, on a GPU 256",
     )
-    block_pairs: int = Field(
+    block_pairs: Annotated[int, Identity.NEVER] = Field(
         default=200_000,
         ge=1,
         description="pairs of a block, at most, or else one image's: a block is what is held in memory, written as a "
@@ -109,8 +109,10 @@ class ScoringConfig(Config):
         "where the device computes it and the model is wide enough that it pays, else fp32; log and metrics say which",
     )
     num_threads: NumThreads = None
-    shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
-    protocols: tuple[RecallProtocol, ...] = Field(
+    shortlist: Annotated[Shortlist | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None, description="None: every pair is scored exactly"
+    )
+    protocols: Annotated[tuple[RecallProtocol, ...], Identity.NEVER] = Field(
         default=("all",),
         min_length=1,
         description="over which images, with their captions, recall is measured. all: every one of the split; "
