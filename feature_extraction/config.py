@@ -1,4 +1,4 @@
-"""What the extractor does to an image. Imports no torch."""
+"""Settings of region extraction. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ RANDOM_WARNING = "random weights: the detector was never trained, so its labels 
 
 
 class ExtractorConfig(BaseModel):
-    """Detector, selection rule and encoding: every field changes the features, unless its mark says otherwise."""
+    """Detector, selection rule and encoding.
+
+    Every field changes the features, unless its mark says otherwise.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What a config's result is known by: each field says beside itself whether another value makes another result.
+"""Marks that say, beside a config's field, whether another value makes another result.
 
     class DetectorConfig(BaseModel):
         min_score: float = 0.2
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 
 class Identity(Enum):
-    """A mark of a config's field. A field may have two."""
+    """Mark of a config's field, in its `Annotated`. A field may have two."""
 
     NEVER = "how the work is done, not what comes of it"
     UNLESS_DEFAULT = "came later: left out at its default, so that results made before it are still found"
@@ -28,17 +28,20 @@ class Identity(Enum):
 
 
 def identity_of(config: BaseModel) -> dict[str, Any]:
-    """The fields that decide what a config's result is, as JSON; a config within it goes by its own marks."""
+    """The fields that decide a config's result, as JSON.
+
+    A config within the config goes by its own marks.
+    """
     return _kept(config, config.model_dump(mode="json"), choice=False)
 
 
 def choice_of(config: BaseModel) -> dict[str, Any]:
-    """The fields that say which of several results is taken, as JSON."""
+    """The fields that choose among several results, as JSON."""
     return _kept(config, config.model_dump(mode="json"), choice=True)
 
 
 def in_identity(config_type: type[BaseModel]) -> frozenset[str]:
-    """Names of the fields that may be part of the identity."""
+    """Names of the fields that can be part of the identity."""
     return frozenset(name for name in config_type.model_fields if _enters(_marks(config_type, name), choice=False))
 
 
@@ -55,7 +58,7 @@ def _kept(config: BaseModel, content: dict[str, Any], choice: bool) -> dict[str,
 
 
 def _nested(value: Any, content: Any) -> Any:
-    """The content of one value, less what the configs in it leave out."""
+    """The content of a value, without what the configs in it leave out."""
     if isinstance(value, BaseModel):
         return _kept(value, content, choice=False)
     if isinstance(value, Mapping):

@@ -43,7 +43,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def identity(self) -> dict[str, Any]:
-        """What the result is known by, as JSON; the marks beside the fields say what is left out."""
+        """The fields that decide the result, as JSON; see `feature_extraction.identity`."""
         return identity_of(self)
 
 
@@ -90,10 +90,10 @@ class OptimConfig(Config):
 
 
 class LoopConfig(Config):
-    """What every training run has. A run that has begun may be resumed with other values of fields marked as no part of
-    its identity.
+    """Settings of every training run.
 
-    Of these, how a batch is split (`device_batch_size`, `num_processes`) decides rounding and, with dropout, which
+    A run that has begun may be resumed with other values of the fields that are marked as no part of its identity. Of
+    these, how a batch is split (`device_batch_size`, `num_processes`) decides rounding and, with dropout, which
     units are drawn; so weights are repeated bit for bit only by the same split.
     """
 

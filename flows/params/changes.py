@@ -45,8 +45,9 @@ def with_changes(params: _Params, changes: Mapping[str, Any] | None) -> _Params:
 
 
 def with_settings(params: _Params, settings: Sequence[str], section: str | None = None) -> _Params:
-    """The same for a command's `--set NAME=VALUE`. The value is JSON, plain text, `none`, or a list with commas: the
-    first of these that the field takes.
+    """The parameters with other values, as a command's `--set NAME=VALUE` gives them.
+
+    A value is `none`, JSON, plain text, or a list with commas: the first of these that the field takes.
 
     Args:
         params: any of the flows' parameters.
@@ -84,13 +85,19 @@ def _full_name(params: BaseModel, name: str, section: str | None) -> str:
 
 
 def _set(params: _Params, name: str, text: str) -> _Params:
-    """Not validated as a whole yet: another setting may mend what does not fit together."""
+    """A copy with one value, read as its field takes it.
+
+    It is not validated as a whole yet: a later setting may mend what does not fit together.
+    """
     parts = name.split(".")
-    tried = [_changed(params, parts, value, name) for value in _readings(text)]
-    problems = [_problems_at(one, parts) for one in tried]
-    fits = [one for one, found in zip(tried, problems, strict=True) if not found]
-    # Where none does, the reading that came furthest has the message that helps.
-    return fits[0] if fits else tried[max(range(len(tried)), key=lambda place: len(problems[place][0]["loc"]))]
+    depths: list[tuple[int, _Params]] = []
+    for value in _readings(text):
+        read = _changed(params, parts, value, name)
+        if not (problems := _problems_at(read, parts)):
+            return read
+        depths.append((len(problems[0]["loc"]), read))
+    # None fits: the reading whose problem lies deepest has the message that helps.
+    return max(depths, key=lambda one: one[0])[1]
 
 
 def _readings(text: str) -> list[Any]:
@@ -116,7 +123,7 @@ def _problems_at(params: BaseModel, parts: Sequence[str]) -> list[ErrorDetails]:
 
 
 def _lies_at(problem: ErrorDetails, parts: Sequence[str]) -> bool:
-    """The place of a problem has the parts in this order; between them pydantic names members of unions."""
+    """Whether a problem lies at or below a place; pydantic names members of unions in between."""
     place = iter([str(part) for part in problem["loc"]])
     return all(part in place for part in parts)
 
@@ -129,7 +136,7 @@ def _validated(params: _Params) -> _Params:
 
 
 def _changed(value: Any, parts: Sequence[str], new: Any, name: str) -> Any:
-    """A copy of what `name` is looked for in, with one value put in its place; not validated."""
+    """A copy of a value with another one at a place within it; not validated."""
     place, rest = parts[0], parts[1:]
     match value:
         case BaseModel():

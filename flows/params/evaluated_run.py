@@ -1,4 +1,4 @@
-"""What an evaluation's parameters mean under a root: a run's checkpoint, and the features that it reads."""
+"""Finds the checkpoint and the features that an evaluation's parameters name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that several of the flows' parameters have: what each is, said once."""
+"""Fields that several of the flows' parameters share, each described once."""
 
 from __future__ import annotations
 

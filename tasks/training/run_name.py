@@ -1,4 +1,4 @@
-"""The name of a training run: the fingerprint of everything that its result depends on, made here and nowhere else.
+"""The name of a training run: the fingerprint of all that decides its result.
 
 These are the configs, as the marks of their fields say (`feature_extraction.identity`); the bytes of features,
 captions, vocabulary and BERT; and for finetuning the weights that it starts from. So the same parameters find the same
@@ -30,7 +30,9 @@ _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 
 
 def run_name(root: Root, spec: TrainSpec) -> str:
-    """Name of the run that these parameters and this data make, whether or not it was made.
+    """Name the run that these parameters and this data make.
+
+    It may be complete, begun or not begun.
 
     Raises:
         UserError: features, captions or the vocabulary are missing; or the run that it starts from is not complete.
@@ -68,7 +70,7 @@ def find_trained(root: Root, spec: TrainSpec) -> CheckpointRef:
 
 
 def finished_run(root: Root, run: str, stage: Stage) -> CheckpointRef | None:
-    """The final checkpoint of a run, or None while the run is not complete or its checkpoint is gone."""
+    """The final checkpoint of a run; None while it is not complete, or once it is gone."""
     folder = run_folder(run)
     final = root.read_model(f"{folder}/final.json", FinalRecord)
     if final is None or not root.exists(f"{folder}/{final.checkpoint}/model.safetensors"):
@@ -83,7 +85,10 @@ def finished_run(root: Root, run: str, stage: Stage) -> CheckpointRef | None:
 
 
 def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
-    """Raise UserError unless vocabulary and BERT can be read, if they are local, and fit each other and the encoder."""
+    """Raise UserError unless vocabulary, BERT and encoder fit each other.
+
+    What is on the hub is not looked at.
+    """
     _vocabulary_identity(vocabulary_path)
     _bert_identity(encoder.bert)
     if is_hub_name(vocabulary_path):
@@ -98,7 +103,7 @@ def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
 
 
 def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) -> dict[str, Any]:
-    """What a run's result depends on: validation, too, where it chooses the checkpoint that is the result."""
+    """The part of the loop; with validation, where that chooses the checkpoint."""
     if config.keep_best is None:
         return config.identity()
     held_out = None if validation is None else resolve_data(root, validation).identity
@@ -106,8 +111,10 @@ def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) 
 
 
 def _vocabulary_identity(source: str) -> Any:
-    """Sha256 of a local vocabulary, with its rules where they are not those of all runs of before; a name on the hub
-    is taken for what it names."""
+    """Sha256 of a local vocabulary, with its rules where they are not those of all runs of before.
+
+    A name on the hub is taken for what it names.
+    """
     try:
         file, rules = words_identity(source)
     except InputError as error:

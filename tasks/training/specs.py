@@ -16,7 +16,7 @@ from tasks.training.data import DataSpec
 
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """What decides any training run's result, but for its loop."""
+    """What both kinds of training runs have."""
 
     data: DataSpec
     vocabulary_path: str

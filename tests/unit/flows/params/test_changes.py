@@ -104,6 +104,14 @@ def test_one_grammar_serves_the_whole_and_a_command_s_own_section() -> None:
     assert with_settings(params, [], "download") is params
 
 
+def test_a_word_that_a_field_reads_by_itself_is_a_setting_too() -> None:
+    evaluate = PARAMS.for_evaluate("zero-shot")
+    for text, read in (("newest", "newest"), ("5", 5)):
+        assert with_settings(evaluate, [f"checkpoint={text}"], "scoring").checkpoint == read
+    with pytest.raises(UserError, match="there is no checkpoint 'best': it is result, newest or a step"):
+        with_settings(evaluate, ["checkpoint=best"], "scoring")
+
+
 def test_settings_are_judged_together() -> None:
     settings = ["encoder.hidden_size=36", "scoring.protocols=all,folds:4", "encoder.num_heads=6"]
     changed = with_settings(PARAMS, settings)
