@@ -19,8 +19,8 @@ NumProcesses = Annotated[
     Identity.NEVER,
     Field(
         ge=1,
-        description="processes of this machine that share the work, a GPU each. None: as many as there are GPUs, or "
-        "one; one, too, where device is cpu or cuda:N",
+        description="processes of this machine that share the work (each batch, or the blocks of scores), a GPU each. "
+        "None: as many as there are GPUs, or one; one, too, where device is cpu or cuda:N",
     ),
 ]
 NumThreads = Annotated[

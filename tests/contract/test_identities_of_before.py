@@ -7,6 +7,7 @@ identity of the defaults, and for each change of a field what the identity then 
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,19 @@ from pydantic import BaseModel
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.identity import choice_of
+from flows.params.experiment import RebuildParams
 from model.config import FeatureSource, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig, Shortlist
 from model.families.config import EncoderConfig
+from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.objectives.config import PretrainConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.settings import result_settings
 from tasks.evaluation.evaluate import scored_data_fingerprint
 from tasks.training.data import ResolvedData
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "identities.json").read_text())
+GOLDEN_FILES = Path(__file__).parents[1] / "golden"
+GOLDEN = json.loads((GOLDEN_FILES / "identities.json").read_text())
 CONFIGS = (ExtractorConfig, DownloadConfig, EncoderConfig, LoopConfig, PretrainConfig, FinetuneConfig)
 
 
@@ -76,3 +80,30 @@ def test_scores_that_were_made_are_found(scoring: ScoringConfig, fingerprint: st
     source = FeatureSource(features_path="a", captions_path="b", name="c")
     data = ResolvedData(source=source, identity={"features": "f", "captions": "c"})
     assert scored_data_fingerprint(data, scoring) == fingerprint
+
+
+def lost(then: Any, now: Any, place: str = "") -> list[str]:
+    """Places whose value is another one now."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return [one for name in then for one in lost(then[name], now.get(name), f"{place}.{name}")]
+    return [] if then == now else [place]
+
+
+def test_jobs_and_parameters_that_were_written_read_as_they_were() -> None:
+    """A field that came later has its default; none is lost, and none has another value."""
+    kinds = {"pretrain": PretrainJob, "finetune": FinetuneJob, "scores": ScoreJob, "params": RebuildParams}
+    seen = set()
+    with tarfile.open(GOLDEN_FILES / "root-0.1" / "root.tar.gz") as tar:
+        for member in tar.getmembers():
+            path = Path(member.name)
+            if path.name not in ("job.json", "params.json"):
+                continue
+            stream = tar.extractfile(member)
+            assert stream is not None
+            content = json.load(stream)
+            kind = "params" if path.name == "params.json" else path.parts[-2].partition("-")[0]
+            kind = "scores" if path.parts[0] == "scores" else kind
+            read = kinds[kind].model_validate(content).model_dump(mode="json")
+            assert lost(content, read) == [], member.name
+            seen.add(kind)
+    assert seen == set(kinds)
