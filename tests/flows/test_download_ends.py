@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.faults import serving
@@ -102,10 +103,9 @@ def test_killed_worker_is_one_sentence_and_the_same_command_goes_on(
 
 def worker_of(parent: int) -> int:
     children = [
-        child
-        for task in Path(f"/proc/{parent}/task").iterdir()
-        for child in (task / "children").read_text().split()
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        child.pid
+        for child in psutil.Process(parent).children()
+        if any("spawn_main" in part for part in child.cmdline())
     ]
     (worker,) = children
-    return int(worker)
+    return worker
