@@ -33,7 +33,7 @@ from tasks.workers.events import Event, ShardEvent
 from tasks.workers.machines import RayConfig
 from tasks.workers.processes import Seat
 from tasks.workers.ray_actor import ShardActor
-from tasks.workers.reporting_pool import ReportingPool
+from tasks.workers.reporting_pool import RAY_SETTINGS, ReportingPool
 from tests import ray_work
 from tests.faults import CONFIG, picture
 from tests.processes import is_running, wait_until_ended
@@ -54,7 +54,7 @@ EXTRACTOR = ExtractorConfig(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two machines that are this one: the first is said to have one GPU, the second two."""
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(REPOSITORY)}
+    settings = {**RAY_SETTINGS, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings
     made = _start_cluster()
@@ -244,7 +244,7 @@ def test_workers_die_with_a_driver_that_is_killed(ray_config: RayConfig) -> None
     program = f"""
         import os, signal
         from tasks.workers.machines import RayConfig
-        from tasks.workers.reporting_pool import ReportingPool
+        from tasks.workers.reporting_pool import RAY_SETTINGS, ReportingPool
         from tests import ray_work
 
         heard = []
