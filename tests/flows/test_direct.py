@@ -81,7 +81,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
 def test_a_signal_ends_training_with_a_checkpoint_a_sentence_and_its_own_code(
     number: signal.Signals, send: Callable[[int, int], None], root: Root, tmp_path: Path

@@ -87,7 +87,6 @@ def test_signal_to_end_leaves_nothing_behind_but_what_was_fetched(
     assert list((tmp_path / "root").rglob("*.journal")) and not list((tmp_path / "temporary").iterdir())
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the worker in /proc")
 def test_killed_worker_is_one_sentence_and_the_same_command_goes_on(
     running: subprocess.Popen[str], server: Any, tmp_path: Path
 ) -> None:

@@ -81,7 +81,7 @@ def kill_when(happened: Callable[[], bool], params_path: Path, home: Path) -> No
     process.communicate(timeout=60)
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for survivors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 def test_killed_twice_it_ends_with_the_undisturbed_table(tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     whole, killed = tmp_path / "whole", tmp_path / "killed"

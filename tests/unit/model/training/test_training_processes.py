@@ -24,7 +24,6 @@ pytestmark = pytest.mark.slow("processes that train, killed and stopped")
 
 ROOT = Path(__file__).parents[4]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
 
 def start(job: PretrainJob | FinetuneJob, *launcher: str) -> "subprocess.Popen[str]":
@@ -59,7 +58,6 @@ def result(job: PretrainJob | FinetuneJob) -> Path:
     return Path(job.run_path) / json.loads((Path(job.run_path) / "final.json").read_text())["checkpoint"]
 
 
-@needs_proc
 def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     """One process that works off the batch in two parts adds the same two gradients, so the weights are equal."""
     fields = {"batch_size": 8, "steps": 250, "checkpoint_steps": 20, "log_steps": 1}
