@@ -65,7 +65,7 @@ class ExtractorConfig(BaseModel):
         default="argmax",
         description="argmax: best foreground class per proposal, one class-agnostic NMS, top max_regions by score. "
         "maxconf: NMS per class, each proposal takes its best class that survives (bottom-up attention). "
-        "classwise: NMS per class, top (box, class) pairs, so a proposal may stand twice (Detectron2's own)",
+        "classwise: NMS per class, top (box, class) pairs, so a proposal may come twice (Detectron2's own)",
     )
     box: Annotated[Literal["refined", "proposal"], Identity.UNLESS_DEFAULT] = Field(
         default="refined",
@@ -128,11 +128,13 @@ class ExtractorConfig(BaseModel):
 
     @property
     def random_seed(self) -> int | None:
-        """Seed of an untrained network; None where `weights` does not ask for one."""
+        """Seed of an untrained network; None where `weights` asks for none."""
         return None if self.weights is None else _random_seed(self.weights)
 
     def fingerprinted(self) -> dict[str, object]:
-        """The fields that decide the features, without `weights` and `vocabulary`, which count by their content.
+        """The fields that decide the features.
+
+        `weights` and `vocabulary` are left out: they count by their content.
 
         A preset that is only a short name of a model of the zoo counts as that model.
         """
@@ -143,7 +145,7 @@ _SEED_DIGITS = 20
 
 
 def _random_seed(weights: str) -> int | None:
-    """The seed in 'random' (0) or 'random:SEED'; None for the name of a file."""
+    """The seed in 'random' (0) or 'random:SEED'; None for a file name."""
     name, colon, seed = weights.partition(":")
     if name != "random":
         return None

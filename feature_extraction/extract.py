@@ -1,4 +1,4 @@
-"""Images in, regions out: a stream of image samples becomes a stream of region samples in the same order.
+"""Images in, regions out, in the same order.
 
 Three things happen at once: windows of images are read and decoded, batches of equal shape are detected, and whoever
 takes the results does something with them. The detector waits for nobody while it has a batch left.
@@ -45,14 +45,17 @@ _PLAIN = np.repeat(np.add.outer(np.arange(96), np.arange(128))[..., None], 3, ax
 
 @dataclass(frozen=True)
 class ExtractFailure:
-    """An image whose regions could not be had, and why."""
+    """An image without regions, and the reason."""
 
     key: str
     detail: str
 
 
 class BusyClock:
-    """How much of its time the detector has a batch: `with clock: ...` around each, also from several threads."""
+    """Measures the share of time in which the detector has a batch.
+
+    Use `with clock: ...` around each batch, also from several threads.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -76,7 +79,10 @@ class BusyClock:
 
     @property
     def share(self) -> float:
-        """Busy share, in [0, 1], of the time from the first batch's beginning to the last one's end; 1 before that."""
+        """Busy share of the time since the first batch began, in [0, 1].
+
+        The time ends with the last batch; 1 before there was any.
+        """
         return self._busy / (self._ended - self._begun) if self._ended > self._begun else 1.0
 
 
@@ -88,7 +94,7 @@ def extract_regions(
     num_threads: int = 1,
     clock: BusyClock | None = None,
 ) -> Iterator[RegionSample | ExtractFailure]:
-    """One result per image, in the order of the images.
+    """Yield one result per image, in the order of the images.
 
     Images that are of exactly equal shape once prepared go through the detector together, up to `config.batch_size`;
     a padded batch would change the regions of its smaller images.
@@ -149,7 +155,7 @@ def _prepare(sample: ImageSample, detector: Detector) -> Prepared | ExtractFailu
 
 
 def _of_picture(error: Exception, try_plain: Callable[[], str | None]) -> str:
-    """What to say of a picture that failed, if it is the picture's fault.
+    """The message for an error that is the picture's own fault; any other error is raised.
 
     Args:
         error: what came of it.
@@ -175,9 +181,9 @@ def _of_picture(error: Exception, try_plain: Callable[[], str | None]) -> str:
 
 
 def _is_of_machine(error: Exception) -> bool:
-    """True for an error that is no picture's: of the device, of memory, of the disk or of what a process may have."""
+    """True for an error of the device, the memory, the disk or a process limit: no picture's fault."""
     if isinstance(error, OSError):
-        return error.errno is not None  # Decoders raise those of their own without a number.
+        return error.errno is not None  # Decoders raise OSErrors of their own without a number.
     of_device = isinstance(error, RuntimeError) and _DEVICE_ERROR.search(str(error)) is not None
     return of_device or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
@@ -187,7 +193,7 @@ def _short(error: Exception) -> str:
 
 
 def _find_fault(found: Detections, size: tuple[int, int]) -> str | None:
-    """What of a picture's regions no shard can hold, or None."""
+    """The first thing in a picture's regions that no shard can hold, or None."""
     try:
         check_regions(_region_sample("", size, found))
     except ShardError as error:
@@ -203,7 +209,7 @@ _Place = tuple[Future[list[Detections | str]], int]
 
 @dataclass(frozen=True)
 class _Window:
-    """Consecutive samples; by their number what is wrong with each, or where its regions will be."""
+    """Consecutive samples, with the failure or the coming regions of each by its number."""
 
     samples: list[ImageSample]
     failures: dict[int, ExtractFailure]
@@ -233,7 +239,7 @@ class _Batches:
         )
 
     def submit(self, pictures: dict[int, Prepared]) -> dict[int, _Place]:
-        """Have numbered pictures detected in batches of equal shape, in a fixed order."""
+        """Detect numbered pictures in batches of equal shape, in a fixed order."""
         shapes: dict[tuple[int, ...], list[int]] = {}
         for number, picture in pictures.items():
             shapes.setdefault(picture.pixels.shape, []).append(number)
@@ -253,7 +259,7 @@ class _Batches:
         return found
 
     def _detect_some(self, pictures: list[Prepared]) -> list[Detections | str]:
-        """Regions of the pictures, or why there are none of one.
+        """Regions of each picture, or the reason why it has none.
 
         Nothing where they are too many for the GPU's memory: then the limit falls.
 
@@ -295,14 +301,17 @@ class _Batches:
         return found if fault is None else _of_picture(ValueError(fault), self._detect_plain)
 
     def _detect_plain(self) -> str | None:
-        """What is wrong with the regions of a plain picture."""
+        """The fault in this detector's regions of a plain picture, or None."""
         plain = self._detector.prepare(_PLAIN)
         (found,) = self._detector.detect([plain])
         return _find_fault(found, plain.size)
 
 
 def _begin_lane(device: torch.device) -> None:
-    """Give this thread a stream of its own, so that a GPU can work on one batch while another is selected from."""
+    """Give this thread a CUDA stream of its own.
+
+    So a GPU can work on one batch while regions of another are selected.
+    """
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # The weights came by another stream, for which this one would not wait.
         torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Stored pictures to pixels."""
+"""Decode stored pictures to pixels."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from feature_extraction.samples.images import ImageSample
 
 
 class PictureError(ValueError):
-    """One picture cannot be used. The message says why."""
+    """One picture that cannot be used. The message says why."""
 
 
 def decode_picture(sample: ImageSample) -> Image:
-    """The pixels of a stored image, (H, W, 3) RGB. It is upright already: its EXIF orientation is not looked at.
+    """Decode a stored image to pixels (H, W, 3) RGB.
+
+    It is upright already: its EXIF orientation is not looked at.
 
     Raises:
         PictureError: its bytes are not a whole picture, or one of another size than the sample says.

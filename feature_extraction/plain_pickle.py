@@ -1,4 +1,4 @@
-"""Pickles that hold numbers, read without running anything else that they ask for.
+"""Read pickles of numbers without running anything else that they ask for.
 
 A pickle names the functions that build what it holds, and `pickle.load` calls them, whatever they are. Here only those
 that build containers and numpy arrays are called.
@@ -22,7 +22,7 @@ _BUILDERS = {
 
 
 class NotPlainError(ValueError):
-    """A pickle asks for something else, named by `asks_for`: MODULE.NAME."""
+    """A pickle that asks for something other than numbers, named by `asks_for`: MODULE.NAME."""
 
     def __init__(self, asks_for: str) -> None:
         super().__init__(f"it asks for {asks_for}")
@@ -30,7 +30,7 @@ class NotPlainError(ValueError):
 
 
 def untrusted_text(path: str, name: str) -> str:
-    """What to tell of weights that ask for `name`."""
+    """The message about weights that ask for `name`."""
     return (
         f"weights {path} are more than numbers: loading them would call {name}, which can be a program; only if you "
         "trust whoever made the file, set extractor.trust_weights=true"
@@ -38,7 +38,10 @@ def untrusted_text(path: str, name: str) -> str:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Builds containers, numbers, strings and numpy arrays; anything else is a NotPlainError, before it is called."""
+    """Unpickles containers, numbers, strings and numpy arrays.
+
+    Anything else is a NotPlainError, before it is called.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _BUILDERS:

@@ -1,4 +1,6 @@
-"""Files of weights as people have them: wrapped by a training program, of either format, or no weights at all.
+"""Read weight files of either format, and refuse what is none.
+
+Training programs wrap weights in several ways.
 
 Torch and safetensors are imported where weights are read, so that asking what a file is costs nothing.
 """
@@ -29,16 +31,19 @@ _WRAPPERS = re.compile(r"^(module\.)+|(?:^|(?<=\.))_orig_mod\.(module\.)*")
 
 
 class WeightsError(ValueError):
-    """A file holds no weights that can be used. The message begins with a verb and says what to do; callers name the
-    file. `asks_for`: what else than numbers it would call (MODULE.NAME)."""
+    """A file without usable weights.
+
+    The message begins with a verb and says what to do; callers name the file. `asks_for` names what else than numbers
+    it would call (MODULE.NAME).
+    """
 
     def __init__(self, message: str, asks_for: str | None = None) -> None:
         super().__init__(message)
         self.asks_for = asks_for
 
 
-def describe_stranger(path: Path) -> str | None:
-    """What a file is instead of what its name says, and what to do; None for one that may well be it.
+def content_problem(path: Path) -> str | None:
+    """What a file is instead of what its name says, with advice; None where nothing is wrong.
 
     Found are a Git LFS pointer, a web page, an empty file and zeros (downloads that failed), and packed files.
 
@@ -61,7 +66,7 @@ def describe_stranger(path: Path) -> str | None:
 
 
 def read_weights(path: Path, trusted: bool = False) -> dict[str, Tensor]:
-    """The weights in a file of safetensors or of `torch.save`, told apart by content, on the CPU.
+    """Read weights from safetensors or `torch.save`, told apart by content, onto the CPU.
 
     Found, too, where a training program wrapped them: under `state_dict` or `model`, with `module.` before each name.
 
@@ -75,14 +80,14 @@ def read_weights(path: Path, trusted: bool = False) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        if (stranger := describe_stranger(path)) is not None:
-            raise WeightsError(stranger)
+        if (problem := content_problem(path)) is not None:
+            raise WeightsError(problem)
         if (text := _as_text(path)) is not None:
             raise WeightsError(f"is text, which begins with {text!r}; get the weights themselves")
         if _is_safetensors(path):
             content: Any = load_file(path)
         else:
-            # Of a path torch would look at the name.
+            # Given a path, torch would judge by the name.
             with path.open("rb") as stream:
                 content = torch.load(stream, map_location="cpu", weights_only=not trusted)
     except WeightsError:
@@ -97,7 +102,7 @@ def read_weights(path: Path, trusted: bool = False) -> dict[str, Tensor]:
 
 
 def unwrap(content: Any) -> Any:
-    """The state dict in what a training program saved: of a whole module, or under one of the usual names."""
+    """Find the state dict in what a training program saved: in a whole module, or under a usual name."""
     for _ in range(len(_HOLDERS)):
         if not isinstance(content, Mapping):
             # A trusted file may hold the module itself.
@@ -111,7 +116,7 @@ def unwrap(content: Any) -> Any:
 
 
 def without_prefix(weights: Mapping[str, Tensor], anchor: str) -> dict[str, Tensor]:
-    """The same weights, without what stands before `anchor` in the one name that ends with it."""
+    """The weights without the prefix before `anchor` in the one name ending with it."""
     found = [name for name in weights if name == anchor or name.endswith(f".{anchor}")]
     if len(found) != 1:
         return dict(weights)
@@ -120,7 +125,7 @@ def without_prefix(weights: Mapping[str, Tensor], anchor: str) -> dict[str, Tens
 
 
 def check_numbers(weights: Mapping[str, Tensor]) -> None:
-    """Raise WeightsError, naming it, if a weight is not finite, or of a type that does not hold weights as they are."""
+    """Raise WeightsError, naming the weight, unless all are finite and of a plain type."""
     import torch
 
     plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -139,16 +144,16 @@ def check_numbers(weights: Mapping[str, Tensor]) -> None:
 
 
 def refused_name(error: Exception) -> str | None:
-    """What a file of weights asked for that only a trusted one may have (MODULE.NAME); None for any other trouble."""
+    """The name (MODULE.NAME) that only a trusted weight file may call; None for any other error."""
     if (asked := getattr(error, "asks_for", None)) is not None:
         return str(asked)
-    # torch.load says it in many words.
+    # torch.load's message is long.
     found = re.search(r"[Uu]nsupported (?:global: )?GLOBAL ([\w.]+)", str(error))
     return found[1] if found else None
 
 
 def plain_reason(error: Exception) -> str:
-    """Why a file of weights cannot be read, with what to do.
+    """Why a weight file cannot be read, with advice.
 
     Torch's advice to read it in a way that runs what it asks for is never passed on.
     """
@@ -166,7 +171,7 @@ def plain_reason(error: Exception) -> str:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes that give the length of a JSON object, and its brace; by name where it is neither."""
+    """Whether a file is safetensors: a JSON header's length and brace, else its name."""
     with path.open("rb") as stream:
         head = stream.read(9)
     if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
@@ -175,7 +180,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _as_text(path: Path) -> str | None:
-    """The beginning of a file that is text, such as the answer of a server that would not give it."""
+    """The beginning of a text file, such as the error page of a server."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD_BYTES)
     # A pickle of the oldest protocol is text, too.

@@ -1,4 +1,7 @@
-"""A Faster R-CNN of Detectron2 behind the `Detector` interface. It and `detectron2_network` alone import Detectron2."""
+"""Detectron2's Faster R-CNN behind the `Detector` interface.
+
+This module and `detectron2_network` alone import Detectron2.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ RES5_CHUNK = 512
 
 
 class Detectron2Detector:
-    """A network with a C4 head (feature: mean of res5, 2048-d) or an FPN or DC5 one (1024-d).
+    """A Faster R-CNN with a C4 head (feature: mean of res5, 2048-d) or an FPN or DC5 one (1024-d).
 
     The network's own pieces run one after the other instead of its `inference`, which throws features away, decodes
     every class of every proposal and may return one proposal twice. Up to the proposals they are the same numbers.
     """
 
     def __init__(self, config: ExtractorConfig, device: torch.device) -> None:
-        """Build the network on `device` and load every one of its weights; see `build_network`.
+        """Build the network on `device` and load all its weights; see `build_network`.
 
         Raises:
             ValueError: as `build_network`.
@@ -96,7 +99,7 @@ class Detectron2Detector:
         return keep_regions(found, self._config, lambda kept: self._pool(maps, kept / scale))
 
     def _pool(self, maps: dict[str, torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
-        """What the classifier sees of each box (N, 4) of the resized image: (N, D)."""
+        """The classifier's input vectors (N, D) for boxes (N, 4) of the resized image."""
         from detectron2.structures import Boxes
 
         heads = self._heads

@@ -18,7 +18,7 @@ from feature_extraction.plain_pickle import PlainUnpickler, untrusted_text
 from feature_extraction.weight_files import (
     WeightsError,
     check_numbers,
-    describe_stranger,
+    content_problem,
     plain_reason,
     refused_name,
     unwrap,
@@ -41,7 +41,7 @@ _RANDOM_RESIDUAL = 0.2
 
 @dataclass(frozen=True)
 class Network:
-    """A GeneralizedRCNN of Detectron2 on its device, and what it is.
+    """A GeneralizedRCNN of Detectron2 on its device, with facts about it.
 
     `cfg` is its config node; `is_c4` tells a C4 head (res5 over each region) from one that gives a vector by itself;
     `feature_dim` is D; `labels` names the foreground classes.
@@ -55,7 +55,7 @@ class Network:
 
 
 def build_network(config: ExtractorConfig, device: torch.device) -> Network:
-    """The network that `config` names, with every one of its weights, ready to detect.
+    """Build the network that `config` names, with all its weights, ready to detect.
 
     Raises:
         ValueError: Detectron2 is not installed; config, weights or vocabulary cannot be read or do not fit each
@@ -81,7 +81,7 @@ def build_network(config: ExtractorConfig, device: torch.device) -> Network:
 
 
 def import_problem(error: ImportError) -> ValueError:
-    """What to tell someone whose Detectron2 is absent or cannot be imported."""
+    """Advice for a user whose Detectron2 is absent or cannot be imported."""
     if error.name == "detectron2":
         return ValueError(DETECTRON2_MISSING)
     return ValueError(
@@ -145,7 +145,10 @@ def _build(cfg: Any, name: str) -> Any:
 
 
 def _head_kind(model: Any, name: str) -> tuple[bool, int]:
-    """(whether the box head is a C4 one, D). Raises ValueError for a network whose vectors we cannot take."""
+    """Whether the box head is a C4 one, and D.
+
+    Raises ValueError for a network whose vectors we cannot take.
+    """
     from detectron2.modeling import GeneralizedRCNN, StandardROIHeads
     from detectron2.modeling.roi_heads import FastRCNNOutputLayers, Res5ROIHeads
 
@@ -174,7 +177,10 @@ def _head_kind(model: Any, name: str) -> tuple[bool, int]:
 
 
 def _caffe_config(cfg: Any) -> Any:
-    """What of the Visual Genome network a stock config can say; pictures are brought to 600 pixels, 1,000 at most."""
+    """A stock config's share of the Visual Genome network.
+
+    Pictures are brought to 600 pixels, 1,000 at most.
+    """
     cfg.MODEL.PIXEL_MEAN = _CAFFE_MEAN
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64, 128, 256, 512]]
     cfg.MODEL.RPN.CONV_DIMS = [512]
@@ -187,7 +193,9 @@ def _caffe_config(cfg: Any) -> Any:
 
 
 def caffe_network(model: Any) -> None:
-    """Give a stock R101-C4 network the forms of the Caffe one that no config can give; keys of weights stay the same.
+    """Change a stock R101-C4 network into the Caffe form that no config can express.
+
+    Keys of weights stay the same.
 
     Its first max-pool has no padding and rounds up; its res5 keeps the 14x14 of the pooled region and sees as far by
     dilation instead. (RPN hidden width 512 and RoI max-pool, the other two of the four, are in its config.)
@@ -214,7 +222,9 @@ def caffe_network(model: Any) -> None:
 
 
 def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool = False) -> None:
-    """Load weights, and refuse those that leave a part of the network random, which Detectron2 only warns about.
+    """Load weights, and refuse any that leave a part of the network random.
+
+    Detectron2 itself only warns about it.
 
     The Visual Genome weights also come with a classifier of attributes, which is passed over. A file that would do
     more than build arrays or tensors is refused unless it is `trusted`: Detectron2 runs whatever a `.pkl` asks for.
@@ -223,7 +233,7 @@ def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool
     from detectron2.checkpoint import DetectionCheckpointer
 
     class Checkpointer(DetectionCheckpointer):  # type: ignore[misc]
-        """Remembers what did not fit; the base class logs it and drops it."""
+        """A checkpointer that remembers which weights did not fit; its base class logs and forgets them."""
 
         problems: tuple[str, ...] = ()
 
@@ -259,8 +269,8 @@ def load_weights(model: Any, path: str, may_have_attributes: bool, trusted: bool
 
     checkpointer = Checkpointer(model)
     try:
-        if "://" not in path and (stranger := describe_stranger(Path(path))) is not None:
-            raise WeightsError(stranger)
+        if "://" not in path and (problem := content_problem(Path(path))) is not None:
+            raise WeightsError(problem)
         checkpointer.load(path)
         if not checkpointer.problems:
             check_numbers({name: value for name, value in model.state_dict().items() if value.is_floating_point()})
@@ -291,7 +301,7 @@ def _soften_residuals(model: Any) -> None:
 
 
 def _labels(cfg: Any, config: ExtractorConfig) -> tuple[str, ...]:
-    """Names of the foreground classes: the vocabulary's, else those of the data set that the config names."""
+    """Names of the foreground classes: from the vocabulary, else from the data set that the config names."""
     from detectron2.data import MetadataCatalog
 
     num_classes = int(cfg.MODEL.ROI_HEADS.NUM_CLASSES)

@@ -1,4 +1,4 @@
-"""The interface of a detector, and what all of them do alike: device, precision, and which regions they keep.
+"""The detector interface, and what all detectors share: device, precision, selection of regions.
 
 By default the feature of a region is the vector that its classifier saw, pooled at the proposal, as in every published
 Visual Genome extractor, while the box is the refined one. `feature_at` and `box` of the config choose otherwise.
@@ -28,7 +28,7 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as its network takes it, and what it was.
+    """A picture in its network's form, and its original size.
 
     `pixels` (H, W, 3) may be resized, and have another order of channels; `size` is (width, height) of the stored
     image.
@@ -69,14 +69,20 @@ class Classified:
 
 
 class Detector(Protocol):
-    """Finds regions. `labels` names the foreground classes, `feature_dim` is D, `device` is where the network is."""
+    """Finds regions.
+
+    `labels` names the foreground classes, `feature_dim` is D, `device` is where the network is.
+    """
 
     labels: tuple[str, ...]
     feature_dim: int
     device: torch.device
 
     def prepare(self, image: Image) -> Prepared:
-        """What can be done to an image before its turn, on the host. May be called by several threads at once."""
+        """Do on the host whatever can be done to an image before its turn.
+
+        Several threads may call it at once.
+        """
 
     def detect(self, pictures: Sequence[Prepared]) -> list[Detections]:
         """Regions of each picture, up to the config's max_regions; none is legal.
@@ -112,14 +118,17 @@ def pick_device(name: str) -> torch.device:
 
 
 def lacks_bf16(device: torch.device) -> bool:
-    """True for a CPU that would have to go through bf16 in software: 36 times slower than fp32 was measured."""
+    """True for a CPU without bf16 instructions.
+
+    Software bf16 was measured to be 36 times slower than fp32.
+    """
     import torch
 
     return device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def detect_images(detector: Detector, images: Sequence[Image]) -> list[Detections]:
-    """Regions of images of one shape: preparation and detection, one after the other."""
+    """Prepare images of one shape and detect their regions."""
     return detector.detect([detector.prepare(image) for image in images])
 
 
@@ -139,7 +148,7 @@ def check_shapes(pictures: Sequence[Prepared]) -> tuple[int, int]:
 
 
 def autocast(device: torch.device, config: ExtractorConfig) -> torch.autocast:
-    """What the backbone and the box head run under: bf16 where the config says so."""
+    """The context in which backbone and box head run: bf16 where the config says so."""
     import torch
 
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_detector(config: ExtractorConfig) -> Detector:
-    """The detector that the config names, on its device.
+    """Load the detector that the config names onto its device.
 
     Raises:
         ValueError: model, weights or vocabulary are missing or do not fit each other, there is no such device, or

@@ -1,6 +1,6 @@
-"""Which regions of an image stay, and in what order: three rules, the same for every detector.
+"""The three rules that select and order an image's regions, the same for every detector.
 
-Numpy on the host, but for torchvision's suppression of overlaps. Of a GPU's work nothing waits for it: the next batch
+Numpy on the host, but for torchvision's suppression of overlaps. A GPU does not wait for it: the next batch
 is detected meanwhile (see `extract`).
 """
 
@@ -50,7 +50,7 @@ def select_regions(
     min_score: float = 0.0,
     min_regions: int = 0,
 ) -> Selection:
-    """The best regions of an image, by one of three rules.
+    """Select the best regions of an image by one of three rules.
 
     All of them clip boxes to the image, pass over a box that clipping leaves without area, and suppress, from the
     best score down, each box that overlaps a kept one by more than `nms_threshold`. They differ in what competes:
@@ -61,7 +61,7 @@ def select_regions(
     `maxconf`: NMS within each class over all proposals; then one region per proposal, the best of its classes that
         survived. The rule of bottom-up-attention, which takes the label anew from all classes, suppressed or not.
         A proposal of which no class survived is passed over.
-    `classwise`: NMS within each class; then one region per surviving (proposal, class) pair, so a proposal may stand
+    `classwise`: NMS within each class; then one region per surviving (proposal, class) pair, so a proposal may come
         more than once. Detectron2's own rule.
 
     The best `max_regions` stay; of them those below `min_score` go, except the first `min_regions`. Equal scores keep
@@ -112,13 +112,16 @@ def select_regions(
 
 
 def best_labels(probabilities: Float, count: int) -> tuple[npt.NDArray[np.int16], Float]:
-    """The `count` best classes of each row of (R, C), best first, and their probabilities; ties: the lower class."""
+    """The `count` best classes of each row of (R, C), best first, with their probabilities.
+
+    Of equal ones the lower class comes first.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     return order.astype(np.int16), np.take_along_axis(probabilities, order, axis=1).astype(np.float32)
 
 
 def suppress_overlaps(boxes: Float, threshold: float, groups: Int | None = None) -> Int:
-    """Greedy non-maximum suppression of boxes (N, 4) that come best first.
+    """Greedy non-maximum suppression of boxes (N, 4), given best first.
 
     Args:
         boxes: pixels of one image.
@@ -139,7 +142,10 @@ def suppress_overlaps(boxes: Float, threshold: float, groups: Int | None = None)
 
 
 def _best_class_pairs(probabilities: Float, boxes: Float) -> _Pairs:
-    """Each proposal with its best class (ties: the lower one), where the box of that class has an area."""
+    """Each proposal with its best class, where that class's box has an area.
+
+    Of equal classes the lower one counts.
+    """
     labels = probabilities.argmax(axis=1)
     proposals = np.arange(len(labels))
     order = np.argsort(-probabilities[proposals, labels], kind="stable")
@@ -156,7 +162,9 @@ def _per_class(
     min_score: float,
     min_regions: int,
 ) -> _Pairs:
-    """The best `max_regions` pairs that survive NMS within their class; `once`: the best pair of each proposal.
+    """The best `max_regions` pairs that survive NMS within their class.
+
+    `once`: only the best pair of each proposal.
 
     Of hundreds of thousands of pairs a few hundred matter. A pair is suppressed by better ones alone, so what happens
     above any score does not depend on what lies below it: only pairs above a score are looked at, which falls until
@@ -184,7 +192,7 @@ def _per_class(
 
 
 def _boxes_of(boxes: Float, proposals: Int, labels: Int) -> Float:
-    """(N, 4) of N pairs; all classes of a proposal may share one box."""
+    """The boxes (N, 4) of N pairs; all classes of a proposal may share one box."""
     return boxes[proposals, labels if boxes.shape[1] > 1 else 0]
 
 

@@ -1,4 +1,4 @@
-"""Faster R-CNN on torchvision behind the `Detector` interface: the small detector of the demo, and torchvision's own.
+"""torchvision's Faster R-CNN behind the `Detector` interface: the demo's small one, and torchvision's own.
 
 torchvision's class 0 is the background and its pictures are RGB in 0..1; here the background is a separate
 probability and foreground classes count from 0.
@@ -34,7 +34,7 @@ from feature_extraction.detectors.interface import (
 )
 from feature_extraction.detectors.torchvision_models import load_torchvision_model
 from feature_extraction.detectors.vocabulary import check_length, read_vocabulary
-from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger
+from feature_extraction.weight_files import WeightsError, check_numbers, content_problem
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ LABELS_KEY = "labels"
 
 
 def build_small_detector(num_classes: int, num_proposals: int = 300) -> FasterRCNN:
-    """A Faster R-CNN small enough to train on a CPU in minutes: about 628,000 parameters at 64 classes.
+    """A Faster R-CNN that trains on a CPU in minutes: about 628,000 parameters at 64 classes.
 
     Five convolutions (24-48-64-96-96 channels, stride 8), four square anchors a place, RoIAlign 5x5 and a two-layer
     head of width 128. A picture's shorter side is brought to 128 pixels, so 128x128 ones pass unchanged.
@@ -93,7 +93,9 @@ def _convolution(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...
 
 
 def save_small_weights(model: FasterRCNN, path: Path, labels: Sequence[str], about: Mapping[str, str]) -> None:
-    """Write the weights in half precision as safetensors, with the label names and `about` in the metadata.
+    """Write the weights in half precision as safetensors.
+
+    The metadata hold the label names and `about`.
 
     Batch statistics are stored as they are; the count of batches that made them is not needed to detect.
     """
@@ -106,15 +108,15 @@ def save_small_weights(model: FasterRCNN, path: Path, labels: Sequence[str], abo
 
 
 def load_small_detector(path: Path, num_proposals: int = 300) -> tuple[FasterRCNN, tuple[str, ...]]:
-    """The small detector, single precision and ready to detect, and its label names.
+    """Load the small detector in single precision, ready to detect, with its label names.
 
     Raises:
         ValueError: the file is not such a detector's: unreadable, without label names, or with missing, unexpected
             or mis-shaped weights.
     """
     try:
-        if (stranger := describe_stranger(path)) is not None:
-            raise ValueError(f"weights {path} cannot be loaded: the file {stranger}")
+        if (problem := content_problem(path)) is not None:
+            raise ValueError(f"weights {path} cannot be loaded: the file {problem}")
         with safe_open(path, framework="pt") as file:
             labels = tuple((file.metadata() or {}).get(LABELS_KEY, "").split("\n"))
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -137,7 +139,7 @@ def load_small_detector(path: Path, num_proposals: int = 300) -> tuple[FasterRCN
             f"weights {path} do not fit the small detector with {len(labels)} labels: keys that differ: {len(wrong)}, "
             f"first {name}: {_shape(found.get(name))} in the file, {_shape(expected.get(name))} in the model"
         )
-    # What is left out are counts of batches, which detection does not use.
+    # Left out are counts of batches, which detection does not use.
     model.load_state_dict(tensors, strict=False)
     return model.eval(), labels
 
@@ -218,12 +220,15 @@ class TorchvisionDetector:
     def _keep(
         self, found: Classified, place: int, maps: Maps, scale: torch.Tensor, resized: tuple[int, int]
     ) -> Detections:
-        """Regions of the image at `place` of the batch; `scale` brings its boxes from the `resized` image to it."""
+        """Regions of the image at `place` of the batch, scaled to the original."""
         own = OrderedDict((name, one[place : place + 1]) for name, one in maps.items())
         return keep_regions(found, self._config, lambda boxes: self._pool(own, [boxes / scale], [resized]))
 
     def _pool(self, maps: Maps, boxes: list[torch.Tensor], resized: list[tuple[int, int]]) -> torch.Tensor:
-        """What the classifier sees of each box (N, 4), of each image in pixels of its resized form: (sum of N, D)."""
+        """The classifier's input vectors (sum of N, D) for each image's boxes (N, 4).
+
+        Boxes are in pixels of the resized images.
+        """
         head = self._model.roi_heads
         pooled = head.box_roi_pool(maps, boxes, resized)
         with autocast(self.device, self._config):

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNNs by name, with the weights it trained on COCO or others of the same networks."""
+"""torchvision's named Faster R-CNNs, with its COCO weights or others of the same networks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ which some versions of torch refuse; this one is lost in any variance."""
 
 
 def load_torchvision_model(config: ExtractorConfig) -> tuple[FasterRCNN, tuple[str, ...], list[int]]:
-    """The network that `config.model` names, on the CPU and ready to detect.
+    """Load the network that `config.model` names, on the CPU and ready to detect.
 
-    COCO's 91 outputs are the background, 80 classes and 10 numbers that stand for no class. Those 10 are left out of
+    COCO's 91 outputs are the background, 80 classes and 10 numbers without a class. Those 10 are left out of
     the labels, so what little probability they get is neither a label's nor the background's. A network with another
     number of outputs needs a vocabulary of one name for each but the background.
 
@@ -94,7 +94,10 @@ def _own_weights(model: str) -> dict[str, torch.Tensor]:
 
 
 def _fill(model: FasterRCNN, state: dict[str, torch.Tensor], config: ExtractorConfig) -> None:
-    """Raises ValueError unless every weight of the network is in the state, of the right shape, and nothing else."""
+    """Load a state dict that has exactly the network's weights, each of the right shape.
+
+    Raises ValueError otherwise.
+    """
     # Counts of batches, which detection does not use, are in the files of some of torchvision's models only.
     expected = {name: tensor.shape for name, tensor in model.state_dict().items() if not _is_count(name)}
     found = {name: tensor.shape for name, tensor in state.items() if not _is_count(name)}
@@ -116,7 +119,7 @@ def _is_count(name: str) -> bool:
 
 
 def _labels(config: ExtractorConfig, coco: list[str], num_outputs: int) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the foreground classes, and the output of each."""
+    """Names of the foreground classes, and the classifier output of each."""
     is_coco = num_outputs == len(coco)
     outputs = [number for number in range(1, num_outputs) if not is_coco or coco[number] != _NO_CLASS]
     if config.vocabulary is not None:

@@ -1,4 +1,4 @@
-"""Label names of the detector's foreground classes, from a file with one class a line."""
+"""Label names of the foreground classes, from a file with one class a line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_vocabulary(path: Path) -> tuple[str, ...]:
 
 
 def check_length(labels: Sequence[str], num_classes: int, source: str) -> tuple[str, ...]:
-    """The labels, if there is one for each foreground class; a shifted list would misname every region.
+    """The labels, checked to be one for each foreground class: a shifted list would misname every region.
 
     Raises:
         ValueError: the counts differ. `source` names the list in the message.

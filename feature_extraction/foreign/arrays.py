@@ -1,4 +1,4 @@
-"""The base64 arrays of other programs' TSVs: rows of numbers, of half, single or double precision.
+"""Base64 arrays in other programs' TSVs: rows of half, single or double precision numbers.
 
 No such file says how wide its numbers are. Where the columns are known (four of a box, one of a score), the bytes tell.
 Features of 2048 half-precision numbers take as many bytes as 1024 of single precision: what the bytes hold decides.
@@ -23,7 +23,7 @@ _SIZES: dict[FloatType, int] = {"float16": 2, "float32": 4, "float64": 8}
 _WAY_OUT = "say with --feature-dim how many numbers a region has"
 _NAMES = "float16, float32 or float64"
 _LOOKED_AT = 1 << 16  # Bytes of a picture's features.
-_SMALLEST, _LARGEST = 2.0**-40, 65504.0  # Of the features of a network; what is misread lies far beyond both.
+_SMALLEST, _LARGEST = 2.0**-40, 65504.0  # Features of a network lie between; misread ones lie far outside.
 _FEW_ODD = 0.005  # A random half-precision number is infinite or NaN with a chance of 1/32.
 _SOME = 16
 _ENOUGH = 256  # Pairs of half-precision numbers, to compare the first of them with the second.
@@ -31,11 +31,11 @@ _ALIKE = 0.3
 
 
 class ForeignError(ValueError):
-    """A row or file of another program does not hold what its form promises. Says what is wrong, not where."""
+    """A row or file of another program that breaks its format. The message says what is wrong, not where."""
 
 
 def base64_field(row: Mapping[str, Any], name: str) -> bytes:
-    """The bytes of a field of base64 text."""
+    """Decode a base64 field to bytes."""
     text = row.get(name)
     if not isinstance(text, str):
         raise ForeignError(f"no base64 text {name!r}")
@@ -48,7 +48,7 @@ def base64_field(row: Mapping[str, Any], name: str) -> bytes:
 
 
 def float_columns(content: bytes, count: int, name: str, columns: int) -> Float:
-    """(count, columns) f32, from numbers of whatever precision makes so many.
+    """Numbers (count, columns) f32, of the precision that their bytes and count imply.
 
     Raises:
         ForeignError: none does, or the bytes are of whole numbers.
@@ -62,7 +62,7 @@ def float_columns(content: bytes, count: int, name: str, columns: int) -> Float:
 
 
 def float_rows(content: bytes, count: int, name: str, float_type: FloatType = "float32") -> Float:
-    """(count, D) f32, with the D that the bytes make; no numbers for no rows.
+    """Rows (count, D) f32, with the D that the bytes imply; empty where there are no rows.
 
     Raises:
         ForeignError: the bytes are not so many rows of whole numbers of this type.
@@ -71,12 +71,14 @@ def float_rows(content: bytes, count: int, name: str, float_type: FloatType = "f
     size = _SIZES[float_type]
     if len(content) != row_bytes * count or row_bytes % size or (count and not row_bytes):
         raise ForeignError(f"{name} has {len(content)} bytes, which is not {count} rows of {float_type}")
-    with np.errstate(over="ignore"):  # What becomes infinite is refused as such.
+    with np.errstate(over="ignore"):  # Values that become infinite are refused.
         return _numbers(content, float_type).astype(np.float32).reshape(count, row_bytes // size)
 
 
 def tell_float_type(pictures: Iterable[tuple[int, bytes]], dims: tuple[int, ...] = ()) -> FloatType:
-    """Which numbers features are written in; float32, as nearly all of them, where the bytes do not tell.
+    """The number type that features are written in.
+
+    Where the bytes do not tell, float32, as in nearly all files.
 
     Args:
         pictures: the number of regions and the features of some pictures of one file.
@@ -129,7 +131,10 @@ def _type_of_length(row_bytes: int, dims: tuple[int, ...]) -> FloatType:
 
 
 def _type_of_content(content: bytes, row_bytes: int) -> FloatType:
-    """Read as each type: numbers of another type are full of impossible ones, and their halves are not alike."""
+    """The number type whose reading looks like features.
+
+    Read as another type, numbers are full of impossible ones, and their halves are not alike.
+    """
     singles = np.frombuffer(content, "<u4")
     is_single = row_bytes % 4 == 0 and _odd_share(_numbers(content, "float32")) <= _FEW_ODD
     # Doubles that were of lower precision once may have nothing in their lower halves.
@@ -160,7 +165,7 @@ def _type_of_content(content: bytes, row_bytes: int) -> FloatType:
 
 
 def _check_not_bytes(content: bytes, row_bytes: int) -> None:
-    """Raise where both bytes of half-precision numbers are alike: they are numbers of one byte."""
+    """Raise where both bytes of half-precision numbers are alike: the file holds one-byte numbers."""
     halves = np.frombuffer(content, np.uint8).reshape(-1, 2)
     halves = halves[halves.any(axis=1)]
     if len(halves) >= _ENOUGH and _distance(halves) <= _ALIKE:
@@ -171,13 +176,19 @@ def _check_not_bytes(content: bytes, row_bytes: int) -> None:
 
 
 def _distance(pairs: npt.NDArray[Any]) -> float:
-    """How differently the two of each pair are distributed, 0 to 1: the lower half of a float is noise, or nothing."""
+    """How differently the two of each pair are distributed, 0 to 1.
+
+    The lower half of a float is noise, or nothing.
+    """
     first, second = (np.bincount(pairs[:, half], minlength=256) for half in (0, 1))
     return float(np.abs(first - second).sum()) / (2 * len(pairs))
 
 
 def _odd_share(numbers: npt.NDArray[Any]) -> float:
-    """Share of the numbers other than zero that features hardly are; subnormal ones of half precision are none."""
+    """Share of the nonzero numbers that features hardly ever are.
+
+    Subnormal ones of half precision do not count.
+    """
     sizes = np.abs(numbers[numbers != 0])
     if not len(sizes):
         return 0.0
@@ -189,7 +200,7 @@ def _numbers(content: bytes, float_type: FloatType) -> npt.NDArray[Any]:
 
 
 def _check_not_whole(numbers: npt.NDArray[Any], name: str) -> None:
-    """Raise where small whole numbers were read as floats: those are next to nothing, all of them."""
+    """Raise where small whole numbers were read as floats: all of them are next to nothing."""
     largest = np.abs(numbers).max(initial=0)
     if 0 < largest < np.finfo(numbers.dtype).smallest_normal:
         size = 8 * numbers.dtype.itemsize

@@ -1,4 +1,4 @@
-"""How other programs measure boxes: in pixels, or as shares of width and height. Their files do not say it.
+"""The unit of other programs' boxes: pixels, or shares of width and height. Their files do not say it.
 
 `tell_box_form` looks at the first pictures of a file; what is neither, or may be either, is refused with what it looks
 like. `in_form` reads one picture's boxes.
@@ -23,10 +23,10 @@ BoxForm = Literal["pixels", "normalised"]
 
 LARGEST_SHARE = 1.1
 """Detectors may place a corner slightly outside of the picture."""
-_BEYOND = 0.02  # Of a side. A box that reaches this far out of its picture was measured in another one.
+_BEYOND = 0.02  # A share of the side. A box that reaches this far out of its picture was measured in another one.
 _MOST = 0.5
 _MANY_PICTURES, _MANY_BOXES = 8, 10
-_SELDOM_REACHED = 0.8  # Of a side: of many boxes, one nearly always ends at the border of its picture.
+_SELDOM_REACHED = 0.8  # A share of the side: among many boxes, one nearly always ends at the border of its picture.
 _AS_THEY_ARE = "to take them as they are, give --boxes pixels"
 
 
@@ -40,11 +40,11 @@ class _Boxes:
 
 
 def tell_box_form(pictures: Sequence[ForeignRegions]) -> BoxForm:
-    """What the boxes of some pictures of one file are measured in; pixels where nothing tells.
+    """The unit of a file's boxes, told from some of its pictures; pixels where nothing tells.
 
     Raises:
-        ForeignError: they are shares in some pictures and pixels in others; or width and height stand where the second
-            corner should, x and y are exchanged, or the boxes are of pictures of another size.
+        ForeignError: they are shares in some pictures and pixels in others; or width and height take the place of the
+            second corner, x and y are exchanged, or the boxes are of pictures of another size.
     """
     known = [
         regions
@@ -70,7 +70,7 @@ def tell_box_form(pictures: Sequence[ForeignRegions]) -> BoxForm:
 
 
 def in_form(regions: ForeignRegions, form: BoxForm, is_certain: bool = False) -> ForeignRegions:
-    """Regions whose boxes are measured so.
+    """Read regions with their boxes in the given unit.
 
     Args:
         regions: as their reader gives them; those that are known to be shares stay so.
@@ -92,7 +92,10 @@ def in_form(regions: ForeignRegions, form: BoxForm, is_certain: bool = False) ->
 
 
 def _are_shares(regions: ForeignRegions) -> bool:
-    """True where no box leaves the first pixel of a picture of more; boxes of nothing but zeros are none."""
+    """True where no box leaves the first pixel of a picture with more than one.
+
+    Boxes of nothing but zeros do not count.
+    """
     if regions.size is not None and max(regions.size) == 1:
         return False
     return 0 < float(np.abs(regions.boxes).max(initial=0)) <= LARGEST_SHARE
@@ -149,6 +152,6 @@ def _warn_of_small(pictures: Sequence[_Boxes]) -> None:
 
 
 def _leaves(item: _Boxes) -> bool:
-    """True where a box reaches out of its picture, by more than detectors' rounding does."""
+    """True where a box reaches out of its picture by more than a detector's rounding."""
     limit = np.array([*item.size, *item.size], np.float32) * np.float32(1 + _BEYOND) + 1 * (max(item.size) > 1)
     return bool((item.boxes > limit).any())

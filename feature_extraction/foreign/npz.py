@@ -1,4 +1,4 @@
-"""Region features in one `.npz` a picture, as bottom-up-attention.pytorch, UNITER and their users write them.
+"""Region features in one `.npz` a picture, as bottom-up-attention.pytorch and UNITER write them.
 
     features    x, features, feat               (R, D), or (D, R)
     boxes       bbox, boxes                     (R, 4) pixels
@@ -9,7 +9,7 @@
     classes     cls_prob, soft_labels           (R, C), or (R, 1 + C) with the background first
     R           num_bbox, num_boxes
 
-All may stand in a dict `info` instead. That is a pickle, which could run code: see `plain_pickle.py`.
+All may be in a dict `info` instead. That is a pickle, which could run code: see `plain_pickle.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _COUNT = ("num_bbox", "num_boxes")
 
 
 def read_npz(path: Path, num_classes: int, background_first: bool = False) -> ForeignRegions:
-    """The regions in one file; its name without the suffix is the picture's id.
+    """Read the regions in one file; its name without the suffix is the picture's id.
 
     Args:
         path: the file.
@@ -56,7 +56,7 @@ def read_npz(path: Path, num_classes: int, background_first: bool = False) -> Fo
     relative = _first(found, _BOXES) is None
     boxes = _floats(_required(found, _BOXES + _RELATIVE_BOXES, "boxes"), "boxes", 2)
     if len(features) != len(boxes) == features.shape[1]:
-        features = features.T  # As for VQA programs, which turn them back.
+        features = features.T  # Transposed, as for VQA programs, which transpose them back.
     stated = _number(found, _COUNT)
     count = len(boxes) if stated is None else box_count(f"{stated:g}")
     if not len(features) >= count <= len(boxes) or boxes.shape[1] < 4:
@@ -80,7 +80,10 @@ def read_npz(path: Path, num_classes: int, background_first: bool = False) -> Fo
 
 
 def write_npz(sample: RegionSample, stream: IO[bytes]) -> None:
-    """A file as bottom-up-attention.pytorch's, of plain arrays: it can be loaded without pickle. No attributes."""
+    """Write a file as bottom-up-attention.pytorch does, without attributes.
+
+    Its arrays are plain: it can be loaded without pickle.
+    """
     np.savez(
         stream,
         x=sample.features,
@@ -96,7 +99,7 @@ def write_npz(sample: RegionSample, stream: IO[bytes]) -> None:
 def _classes(
     found: Mapping[str, Any], num_classes: int, background_first: bool
 ) -> tuple[npt.NDArray[np.int64], Float, Float]:
-    """Labels, scores and background probabilities; from the class probabilities where the file holds them."""
+    """Labels, scores and background probabilities, taken from the class probabilities where the file has them."""
     if (value := _first(found, _PROBABILITIES)) is not None:
         probabilities = _floats(value, "class probabilities", 2)
         columns = probabilities.shape[1]
@@ -127,7 +130,7 @@ def _classes(
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Arrays by name, those of a dict `info` among them."""
+    """Arrays by name, with those of a dict `info` among them."""
     found: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(path) as archive:

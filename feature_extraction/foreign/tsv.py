@@ -1,13 +1,12 @@
-"""Region features as other programs write them, one row or file an image. Numpy and the standard library only.
+"""Region features in other programs' TSVs: LXMERT's, read and written, and those of bottom-up attention, read.
 
-Here: the TSVs of LXMERT, read and written, and of the original bottom-up attention. `foreign_vinvl` reads VinVL's pair
-of TSVs, `foreign_npz` reads and writes `.npz` files. Whatever the form, a picture becomes a `ForeignRegions`, and
-`region_sample` makes that one of ours.
+`vinvl.py` reads VinVL's pair of TSVs, `npz.py` reads and writes `.npz` files. Whatever the form, a picture becomes a
+`ForeignRegions`, and `region_sample` makes that one of ours. Numpy and the standard library suffice.
 
     LXMERT      img_id img_h img_w objects_id objects_conf attrs_id attrs_conf num_boxes boxes features
     bottom-up   image_id image_w image_h num_boxes boxes features
 
-Arrays are base64 of little-endian numbers, of features, boxes and scores float32 as a rule: see `foreign_arrays`. Boxes
+Arrays are base64 of little-endian numbers, of features, boxes and scores float32 as a rule: see `arrays.py`. Boxes
 are (x0, y0, x1, y1).
 """
 
@@ -61,7 +60,9 @@ def region_sample(
     max_regions: int,
     classes: Mapping[str, int] | int,
 ) -> RegionSample:
-    """Regions as one of our samples: best score first (of equal ones the first), no more than `max_regions`.
+    """Turn regions into one of our samples: best score first, at most `max_regions`.
+
+    Of equal scores the first comes first.
 
     Args:
         regions: what the file holds.
@@ -131,7 +132,7 @@ def _class_numbers(
 
 
 def read_lxmert_row(line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
-    """A row of LXMERT's TSV. Attributes have no place with us and are left out.
+    """Read a row of LXMERT's TSV. We have no place for attributes and leave them out.
 
     Raises:
         ForeignError: not ten fields, or an array's length does not fit the number of boxes.
@@ -154,7 +155,10 @@ def read_lxmert_row(line: bytes, features_type: FloatType = "float32") -> Foreig
 
 
 def write_lxmert_row(sample: RegionSample, image_id: str) -> bytes:
-    """A line of LXMERT's TSV, with its newline. We store no attributes: their ids and confidences are zeros."""
+    """Write a line of LXMERT's TSV, with its newline.
+
+    We store no attributes: their ids and confidences are zeros.
+    """
     count = len(sample.boxes)
     arrays = {
         "objects_id": sample.labels.astype("<i8"),
@@ -173,7 +177,9 @@ def write_lxmert_row(sample: RegionSample, image_id: str) -> bytes:
 
 
 def read_bottom_up_row(line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
-    """A row of the original bottom-up attention TSV, which has neither labels nor scores: class 0 and score 1 are set.
+    """Read a row of the original bottom-up attention TSV.
+
+    It has neither labels nor scores: class 0 and score 1 are set.
 
     Raises:
         ForeignError: not six fields, or an array's length does not fit the number of boxes.
@@ -192,7 +198,7 @@ def read_bottom_up_row(line: bytes, features_type: FloatType = "float32") -> For
 
 
 def feature_bytes(line: bytes) -> tuple[int, bytes]:
-    """The number of boxes and the features of a row of either form, as they are written.
+    """The number of boxes and the raw features of a row of either form.
 
     Raises:
         ForeignError: the row is damaged.
@@ -219,19 +225,19 @@ def _fields(line: bytes, names: Sequence[str]) -> dict[str, str]:
 
 
 def row_id(line: bytes) -> str:
-    """The picture that a line is of: its first field, UTF-8, without the mark that some programs begin a file with."""
+    """The id of a line's picture: its first field, UTF-8, without a byte order mark."""
     return line.partition(b"\t")[0].decode("utf-8-sig", errors="replace").strip()
 
 
 def box_count(text: str) -> int:
-    """A number of boxes, written in digits."""
+    """Parse a number of boxes."""
     if not (text.isascii() and text.isdigit()) or len(text) > 9 or int(text) > _MOST_BOXES:
         raise ForeignError(f"num_boxes is {text[:20]!r}, not a number from 0 to {_MOST_BOXES:,}")
     return int(text)
 
 
 def picture_side(value: object, name: str) -> int:
-    """A width or height in pixels, as a number or text."""
+    """Parse a width or height in pixels, given as a number or text."""
     try:
         side = int(float(str(value)))
     except (ValueError, OverflowError) as error:

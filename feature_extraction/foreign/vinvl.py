@@ -1,4 +1,4 @@
-"""Region features of VinVL: a TSV of features beside a TSV of boxes and labels, or one that holds both.
+"""VinVL's region features: a TSV of features beside a TSV of boxes and labels, or one with both.
 
     features    key, then {"num_boxes", "features"} or a list of {"feature"}; or key, num_boxes, features
     labels      key, then a list of {"class", "rect", "conf"}, or that as the "objects" of a dict, which may tell the
@@ -24,11 +24,11 @@ from feature_extraction.samples.regions import Float
 GEOMETRY = 6
 """Numbers that follow the features of a region: its box as shares of the picture."""
 _FEATURES = 2048
-_GEOMETRY_ERROR = 0.02  # Of the picture's side: sizes are whole pixels, and so are some rectangles.
+_GEOMETRY_ERROR = 0.02  # A share of the picture's side: sizes are whole pixels, and so are some rectangles.
 
 
 def read_vinvl_rows(features_line: bytes, labels_line: bytes, features_type: FloatType = "float32") -> ForeignRegions:
-    """Regions from a line of each of VinVL's TSVs; for a file that holds both, the same line twice.
+    """Read regions from a line of each TSV; from a file that holds both, give the same line twice.
 
     Rows of 2054 numbers are 2048 features and the box as shares of the picture (x0, y0, x1, y1, width, height), which
     is checked against the rectangles and left out. Without a size in the file, the two together tell it.
@@ -63,7 +63,7 @@ def read_vinvl_rows(features_line: bytes, labels_line: bytes, features_type: Flo
 
 
 def vinvl_feature_bytes(features_line: bytes, labels_line: bytes) -> tuple[int, bytes]:
-    """The number of boxes and the features of a picture, as they are written.
+    """The number of boxes and the raw features of a picture.
 
     Raises:
         ForeignError: a line is damaged.
@@ -143,7 +143,7 @@ def _class_name(item: Mapping[str, Any]) -> str:
 
 
 def _checked_size(boxes: Float, geometry: Float, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The picture's size: the one stated, or what pixels and shares of it together say.
+    """The picture's size: the stated one, or the one that pixels and shares together imply.
 
     Raises:
         ForeignError: the geometry is not that of the boxes.

@@ -28,7 +28,7 @@ class ImageSample:
 
 
 def encode_image(sample: ImageSample) -> list[tuple[str, bytes]]:
-    """The two members of an image sample, in tar order."""
+    """Encode an image sample as two tar members, in order."""
     about = {
         "format": IMAGE_FORMAT,
         "key": sample.key,
@@ -43,7 +43,7 @@ def encode_image(sample: ImageSample) -> list[tuple[str, bytes]]:
 
 
 def decode_image(key: str, jpeg: bytes, about: bytes) -> ImageSample:
-    """Inverse of `encode_image`.
+    """Decode what `encode_image` made.
 
     Raises:
         ShardError: the JSON is not ours, or of another format version.
@@ -59,7 +59,7 @@ def decode_image(key: str, jpeg: bytes, about: bytes) -> ImageSample:
 
 
 def read_image_shard(stream: IO[bytes], shard: str) -> Iterator[ImageSample]:
-    """The samples of an image shard, in order; `shard` names it in errors."""
+    """Read the samples of an image shard, in order; `shard` names it in errors."""
     jpegs: dict[str, bytes] = {}
     for name, content in read_tar(stream, shard):
         key, extension = key_and_extension(name, shard)

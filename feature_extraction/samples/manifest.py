@@ -30,7 +30,7 @@ class ShardEntry(BaseModel):
 
 
 class FeatureManifest(BaseModel):
-    """What a feature set is: written last, beside its shards. Shards of different extractors refuse to mix."""
+    """The facts of a feature set, written last beside its shards. Shards of different extractors refuse to mix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class FeatureManifest(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_no_top(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """A manifest without top labels has the bytes it had before there were any: training runs are named by them."""
+        """Write a manifest without top labels as before they existed: training runs are named by its bytes."""
         fields: dict[str, object] = dump(self)
         if self.num_top == 0:
             del fields["num_top"]
@@ -58,7 +58,7 @@ class FeatureManifest(BaseModel):
 
 
 def parse_manifest(text: str | bytes, where: str) -> FeatureManifest:
-    """A feature manifest from its JSON.
+    """Parse a feature manifest from its JSON.
 
     Raises:
         ShardError: not a manifest, or of another format version.

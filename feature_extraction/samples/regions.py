@@ -1,4 +1,4 @@
-"""Both shard formats: what an image sample and a region sample are, and how each lies in a tar. Numpy only.
+"""The region sample, and both shard formats. Numpy only.
 
 A shard is a plain ustar tar in WebDataset's layout (`KEY.ext`, key ends at the first dot). The bytes depend on the
 samples alone: no clock, user or machine goes into them.
@@ -67,7 +67,7 @@ class RegionSample:
 
 @dataclass(frozen=True)
 class RegionLayout:
-    """Where each field of a `.rgn` record lies, for a given R, D, encoding and T. Offsets and sizes in bytes."""
+    """Byte offsets and sizes of a `.rgn` record's fields, by R, D, encoding and T."""
 
     max_regions: int
     feature_dim: int
@@ -127,7 +127,7 @@ class RegionLayout:
 
 
 def quantise(features: Float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
-    """The sqrt8 encoding: q = round(255 sqrt(x / scale)), with scale the row's maximum.
+    """The sqrt8 encoding: q = round(255 sqrt(x / scale)), with the row's maximum as scale.
 
     The scale is rounded up to half precision first and then used for the row, so storing it in two bytes adds no
     error and no q exceeds 255. Exact zeros stay zeros.
@@ -150,13 +150,13 @@ def quantise(features: Float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.flo
 
 
 def dequantise(q: npt.NDArray[np.uint8], scales: npt.NDArray[np.float16]) -> Float:
-    """Inverse of `quantise` within its error: x = q^2 scale / 255^2. Training does this on the device instead."""
+    """Invert `quantise` within its error: x = q^2 scale / 255^2. Training does this on the device instead."""
     values = q.astype(np.float32)
     return np.asarray(values * values * (scales.astype(np.float32) / 65025.0)[..., None], dtype=np.float32)
 
 
 def check_regions(sample: RegionSample) -> None:
-    """Raise ShardError, naming the key, unless shapes, order and values are those `RegionSample` promises."""
+    """Raise ShardError, naming the key, unless shapes, order and values are as `RegionSample` promises."""
     count = len(sample.boxes)
     for name in ("labels", "scores", "background", "features"):
         length = len(getattr(sample, name))
@@ -185,7 +185,7 @@ def check_regions(sample: RegionSample) -> None:
 
 
 def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
-    """One `.rgn` record.
+    """Encode one `.rgn` record.
 
     Raises:
         ShardError: more regions than the layout's, another D or T, or negative features with sqrt8.
@@ -243,7 +243,7 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
 
 
 def decode_layout(key: str, record: bytes) -> tuple[RegionLayout, tuple[int, int], int]:
-    """Header of a `.rgn` record: its layout, the image's (width, height), and the number of valid regions.
+    """Decode the header of a `.rgn` record: layout, image (width, height), number of valid regions.
 
     Raises:
         ShardError: not a record, another format version, or cut.
@@ -259,7 +259,7 @@ def decode_layout(key: str, record: bytes) -> tuple[RegionLayout, tuple[int, int
 
 
 def decode_regions(key: str, record: bytes) -> RegionSample:
-    """Inverse of `encode_regions`, within the encoding's error; padding rows are left out.
+    """Invert `encode_regions` within the encoding's error; padding rows are left out.
 
     Raises:
         ShardError: as `decode_layout`, or the record's length is not the layout's.
@@ -297,13 +297,13 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
 
 
 def read_region_shard(stream: IO[bytes], shard: str) -> Iterator[RegionSample]:
-    """The samples of a feature shard, in order; `shard` names it in errors."""
+    """Read the samples of a feature shard, in order; `shard` names it in errors."""
     for key, record in read_region_records(stream, shard):
         yield decode_regions(key, record)
 
 
 def read_region_records(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
-    """Key and `.rgn` record of each sample of a feature shard, in order; `shard` names it in errors."""
+    """Read key and `.rgn` record of each sample of a feature shard, in order; `shard` names it in errors."""
     for name, content in read_tar(stream, shard):
         key, extension = key_and_extension(name, shard)
         if extension != "rgn":

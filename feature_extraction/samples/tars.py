@@ -1,4 +1,4 @@
-"""Tars with one file or two for each key: written plain, read without trust."""
+"""Tars with one file or two for each key, written plain and read without trust."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAR_BLOCK = 512
 
 
 class ShardError(ValueError):
-    """A shard, or a sample in it, is not what its format says. Names the shard or key and what to do."""
+    """A shard or sample that breaks its format. The message names it and says what to do."""
 
 
 def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
@@ -32,7 +32,7 @@ def write_tar(stream: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
 
 
 def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
-    """Members (name, content) of a tar, in order.
+    """Read the members (name, content) of a tar, in order.
 
     Raises:
         ShardError: the tar is cut or damaged, holds something that is not a plain file, or a name twice.
@@ -41,7 +41,7 @@ def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
     with _open_tar(stream, shard) as tar:
         for info in tar:
             if info.name in names:
-                raise ShardError(f"{shard}: member {info.name!r} stands there twice; write this shard again")
+                raise ShardError(f"{shard}: member {info.name!r} is there twice; write this shard again")
             names.add(info.name)
             yield info.name, _content(tar, info, shard)
         if stream.seek(0, io.SEEK_END) < tar.offset + TAR_BLOCK:
@@ -49,7 +49,9 @@ def read_tar(stream: IO[bytes], shard: str) -> Iterator[tuple[str, bytes]]:
 
 
 def find_in_tar(stream: IO[bytes], shard: str, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """Those of the wanted members (name, content) that a tar holds. What follows the last of them is not looked at.
+    """The wanted members (name, content) that a tar holds.
+
+    What follows the last of them is not looked at.
 
     Raises:
         ShardError: the tar is damaged up to there, or a wanted member is not a plain file.
@@ -84,9 +86,10 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo, shard: str) -> bytes:
 
 
 class _Within:
-    """What tarfile needs of a stream. It asks for as many bytes as a header names, and is given what there is.
+    """A stream for tarfile that refuses to give more bytes than the file has.
 
-    Else a damaged or hostile header, of 4 EiB say, would be a MemoryError, or an OSError of the seek past them.
+    tarfile asks for as many as a header names, so a damaged or hostile header, of 4 EiB say, would be a MemoryError, or
+    an OSError of the seek past them.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -106,7 +109,10 @@ class _Within:
 
 
 def key_and_extension(name: str, shard: str) -> tuple[str, str]:
-    """The parts of a member's name. Keys become names of files: none leads out of a folder."""
+    """Split a member's name into key and extension.
+
+    Keys become names of files: none leads out of a folder.
+    """
     key, _, extension = name.partition(".")
     if re.fullmatch(r"[\w-]+", key) is None:
         raise ShardError(f"{shard}: member {name!r} has no key of letters, digits, '_' and '-'; write this shard again")

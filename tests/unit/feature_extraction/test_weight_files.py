@@ -12,7 +12,7 @@ from torch import nn
 from feature_extraction.weight_files import (
     WeightsError,
     check_numbers,
-    describe_stranger,
+    content_problem,
     read_weights,
     without_prefix,
 )
@@ -146,5 +146,5 @@ def test_quantised_weights_are_refused(dtype):
 
 def test_a_whole_file_is_no_stranger(tmp_path):
     save_file(WEIGHTS, tmp_path / "w.safetensors")
-    assert describe_stranger(tmp_path / "w.safetensors") is None
-    assert describe_stranger(Path(__file__)) is None
+    assert content_problem(tmp_path / "w.safetensors") is None
+    assert content_problem(Path(__file__)) is None
