@@ -12,10 +12,10 @@ from pathlib import Path
 from tasks.extract import pool as extract_pool
 from tasks.records import ShardRef
 from tasks.workers.events import ShardReporter, Tell
-from tasks.workers.processes import Seat
+from tasks.workers.processes import Resources
 
 _tell: Tell
-_seat: Seat
+_resources: Resources
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class UnreadableError(Exception):
         super().__init__(one + two)
 
 
-def start(tell: Tell, seat: Seat) -> None:
-    global _tell, _seat
-    _tell, _seat = tell, seat
+def start(tell: Tell, resources: Resources) -> None:
+    global _tell, _resources
+    _tell, _resources = tell, resources
 
 
 def place(seconds: float = 0.0) -> Place:
@@ -45,7 +45,7 @@ def place(seconds: float = 0.0) -> Place:
 
     time.sleep(seconds)
     node = ray.get_runtime_context().get_node_id()
-    return Place(os.getpid(), node, os.environ.get("CUDA_VISIBLE_DEVICES"), _seat.num_cores)
+    return Place(os.getpid(), node, os.environ.get("CUDA_VISIBLE_DEVICES"), _resources.num_cores)
 
 
 def shard(ref: ShardRef, deaths: str = "", times: int = 0) -> Place:

@@ -1,4 +1,4 @@
-"""Outcome tables -> captions.parquet: every caption whose image arrived, beside the shards.
+"""captions.parquet: every caption whose image arrived, made from the outcome tables and kept beside the shards.
 
 A caption knows its image by key. Rows with the same URL share one image, so captions are not kept inside shards:
 five captions of a picture would repeat its features five times.
@@ -42,10 +42,10 @@ def make_captions(root: Root, dataset: DatasetConfig, split: str, missing: Colle
     and a duplicate of one of them counts as a duplicate: whether it has an image is not known.
 
     Args:
-        root: where the image shards stand.
+        root: where the image shards are.
         dataset: for its shard size.
         split: one of its splits.
-        missing: shards to do without, whether or not something of theirs stands. The captions are made anew when one
+        missing: shards to do without, whether or not some of their files are there. The captions are made anew when one
             of them is there.
 
     Raises:
@@ -54,9 +54,9 @@ def make_captions(root: Root, dataset: DatasetConfig, split: str, missing: Colle
     watch = Stopwatch()
     shards = [ref for ref in list_shards(root, dataset, split) if ref.shard not in missing]
     receipts = _shard_receipts(root, dataset, split, shards)
-    stamp = captions_fingerprint(manifest_receipt(root, dataset.name, split), receipts, sorted(missing))
+    wanted = captions_fingerprint(manifest_receipt(root, dataset.name, split), receipts, sorted(missing))
     receipt_path = captions_receipt_path(dataset.name, split)
-    done = root.done(receipt_path, stamp)
+    done = root.done(receipt_path, wanted)
     if done is not None:
         return ShardResult(receipt=done, skipped=True)
 
@@ -69,7 +69,7 @@ def make_captions(root: Root, dataset: DatasetConfig, split: str, missing: Colle
         dataset=dataset.name,
         split=split,
         shard=0,
-        fingerprint=stamp,
+        fingerprint=wanted,
         counts=dict(sorted(counts.items())),
         files={path.rsplit("/", 1)[-1]: digest},
         seconds=watch.seconds,
@@ -94,7 +94,7 @@ def _shard_receipts(root: Root, dataset: DatasetConfig, split: str, shards: Sequ
 def _arrived(
     root: Root, dataset: DatasetConfig, split: str, missing: Collection[int], counts: Counter[str]
 ) -> Iterator[ManifestRow]:
-    """The rows whose image is there, in order. Counts every row, under its image's outcome, into `counts`."""
+    """The rows with an image, in order; adds every row to `counts` under its image's outcome."""
     shards = list_shards(root, dataset, split)
     # One byte a row: a duplicate may point back to any earlier shard. A key is a row number.
     codes = bytearray()
@@ -123,7 +123,7 @@ def _stale(ref: ShardRef) -> UserError:
 
 
 def _outcomes(root: Root, ref: ShardRef) -> Iterator[tuple[str, Outcome]]:
-    """Key and outcome of every row of a shard's table."""
+    """Read key and outcome of every row of a shard's table."""
     table = read_outcome_columns(root, ref, ["key", "outcome"])
     for key, outcome in zip(table["key"].to_pylist(), table["outcome"].to_pylist(), strict=True):
         yield key, Outcome(outcome)

@@ -1,4 +1,4 @@
-"""Settings of the download, and of another try for what failed."""
+"""Settings of the download, and of another try for failed rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _fits_header(value: str) -> bool:
 
 
 class RetryConfig(Config):
-    """Which failures of finished shards are tried again."""
+    """Which failed rows of finished shards are tried again."""
 
     outcomes: tuple[Outcome, ...] = Field(
         default=tuple(outcome for outcome in Outcome if outcome.retryable),

@@ -1,4 +1,4 @@
-"""URLs of one shard -> how each ended, into its journal: threads that request, decode and check."""
+"""Fetch the URLs of one shard into its journal: threads request, decode and check."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Source(Protocol):
 
 
 class Session:
-    """What a process keeps from one shard to the next: open connections, names, and which hosts are down."""
+    """State that a process keeps between shards: open connections, resolved names, hosts that are down."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Session:
         self._threads: list[threading.Thread] = []
 
     def start_threads(self, number: int, work: Callable[[], None]) -> None:
-        """Have `work` done by so many threads. Those of an interrupted shard end first: hosts count requests."""
+        """Start threads that do `work`, once those of an interrupted shard have ended: hosts count requests."""
         self.join_threads()
         for thread in range(number):
             # Daemons: after an error nobody waits for servers, and the process may end while they are still read from.
@@ -92,7 +92,7 @@ def fetch_rows(
     ended: Counter[str],
     on_progress: Progress | None,
 ) -> None:
-    """Fetch every row's URL, and append how it ended to the journal.
+    """Fetch every row's URL, and append its outcome to the journal.
 
     Args:
         rows: to fetch, in the order in which they are begun.
@@ -165,7 +165,7 @@ def count_hosts(rows: Sequence[ManifestRow]) -> int:
 
 
 def _attempt(job: Job, source: Source, config: DownloadConfig, schedule: Schedule) -> Answer | None:
-    """One try at a job's URL, reported to the schedule; None where it failed."""
+    """Try a job's URL once and report it to the schedule; None where it failed."""
     begun = time.monotonic()
     try:
         answer = source.attempt(job.url, config.deadline_seconds - job.seconds)

@@ -1,4 +1,4 @@
-"""What a shard has fetched so far, on disk as soon as it is there: a killed download asks for none of it again.
+"""The rows that an unfinished shard has fetched, on disk as they come: a killed download asks for none again.
 
     {"format": "journal/1", "fingerprint": "...", "over_table": false}\n
     entry*      lengths of JSON and JPEG and their CRC-32 (12 bytes, little-endian), JSON, JPEG
@@ -36,7 +36,7 @@ class Journal:
     """The journal of one shard, locked for this process: `with Journal(path, fingerprint) as journal: ...`.
 
     `outcomes` holds every row that has ended, by key. `over_table` is True where the journal's rows replace some of a
-    published shard's, as when failures are tried again; what it does not hold stands there.
+    published shard's, as when failures are tried again; what it does not hold is there.
     """
 
     def __init__(self, path: Path, fingerprint: str, over_table: bool) -> None:
@@ -75,7 +75,7 @@ class Journal:
         self._close()
 
     def restart(self, fingerprint: str, over_table: bool) -> None:
-        """Forget everything."""
+        """Forget all entries."""
         self.outcomes.clear()
         self._jpegs.clear()
         self.over_table = over_table
@@ -85,7 +85,7 @@ class Journal:
         self._write_all(json.dumps(header).encode() + b"\n")
 
     def append(self, outcome: RowOutcome, jpeg: bytes | None) -> None:
-        """Keep how a row ended; `jpeg` is its image where that is ok."""
+        """Keep a row's outcome; `jpeg` is its image where that is ok."""
         about = json.dumps(vars(outcome)).encode()
         content = jpeg or b""
         head = _LENGTHS.pack(len(about), len(content), _checksum(about, content)) + about
@@ -100,12 +100,12 @@ class Journal:
             self._synced_at = time.monotonic()
 
     def jpeg(self, key: str) -> bytes:
-        """The image of a row that ended ok."""
+        """The image of a row whose outcome is ok."""
         offset, length = self._jpegs[key]
         return os.pread(self._file.fileno(), length, offset)
 
     def remove(self) -> None:
-        """Remove the file: the shard holds it all now."""
+        """Remove the file, once the shard holds everything."""
         self.path.unlink()
 
     def _close(self) -> None:
@@ -113,13 +113,13 @@ class Journal:
         self._lock.close()
 
     def _write_all(self, rest: bytes) -> None:
-        """Write what a signal or a nearly full disk may cut short."""
+        """Write all bytes, though a signal or a nearly full disk cuts a write short."""
         with writing(self.path):
             while rest:
                 rest = rest[self._file.write(rest) :]
 
     def _read_entries(self) -> None:
-        """Read what a former process has kept, and cut off what it was writing when it was killed."""
+        """Read an earlier process's entries, and cut off a half-written one."""
         end = self._file.tell()
         size = os.fstat(self._file.fileno()).st_size
         while end + _LENGTHS.size <= size:
@@ -144,18 +144,18 @@ class Journal:
 
 
 def journal_file(root: Root, ref: ShardRef) -> Path:
-    """Where a shard's journal lies: beside its images, or, for a root that is no folder, in this user's cache."""
+    """Path of a shard's journal: beside its images, or in this user's cache where the root is no local folder."""
     return local_copy(root).local(journal_path(ref.dataset, ref.split, ref.shard))
 
 
 def journaled_shards(root: Root, dataset: str, split: str) -> list[int]:
-    """The shards of a split that have a journal: they were begun, here, and are not finished."""
+    """The shards of a split that have a journal: begun on this machine, and not finished."""
     folder = local_copy(root).local(journal_path(dataset, split, 0)).parent
     return sorted(int(path.stem) for path in folder.glob("*.journal") if path.stem.isdecimal())
 
 
 def is_locked(root: Root, ref: ShardRef) -> bool:
-    """True while a process of this machine is at work on this shard."""
+    """True while a process of this machine works on this shard."""
     try:
         with Lock(journal_file(root, ref), create=False) as lock:
             return lock.is_held()
@@ -164,7 +164,7 @@ def is_locked(root: Root, ref: ShardRef) -> bool:
 
 
 def _open_locked(path: Path) -> tuple[IO[bytes], Lock]:
-    """The file, unbuffered, at its beginning; and its lock, held until it is closed or this process ends."""
+    """Open the file unbuffered and locked, at its beginning."""
     while True:
         lock = Lock(path)
         if not lock.try_hold():

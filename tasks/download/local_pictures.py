@@ -1,4 +1,4 @@
-"""Pictures that already lie on a disk, read where others are fetched: one file name -> its bytes, or why not."""
+"""Pictures read from a local folder instead of the web: file name -> its bytes, or why not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BAD_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class PictureFolder:
-    """Reads pictures below a folder, from any number of threads at once. It asks no network of its own.
+    """Reads pictures below a folder, from any number of threads at once, without any network.
 
     A symbolic link may lead out of the folder: the folder is the user's own, and links into a store elsewhere are a
     common way to lay out a data set. Names themselves cannot: see `rows.is_file_name`.
@@ -32,7 +32,7 @@ class PictureFolder:
         self._max_bytes = max_bytes
 
     def close(self) -> None:
-        """Nothing is held open; the method is there because a Fetcher has it."""
+        """Do nothing; a Fetcher has this method."""
 
     def attempt(self, url: str, seconds: float) -> Answer:
         """Read one picture.

@@ -1,4 +1,4 @@
-"""How every row of an image shard ended: the shard's table of outcomes."""
+"""The outcome table of an image shard: how every row ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTCOMES_FORMAT = "outcomes/2"
 
 @dataclass(frozen=True)
 class RowOutcome:
-    """One line of the table; there is one for every manifest row of the shard, in key order.
+    """One line of the outcome table; every manifest row of the shard has one, in key order.
 
     `attempts` is 0 where nothing was requested, and so is `tried_at`, the time of the last attempt in seconds since
     1970. `seconds` is the time spent on all attempts. `http_status` is that of the last answer. `width` and `height`
@@ -69,7 +69,7 @@ def write_outcomes(stream: IO[bytes], outcomes: Sequence[RowOutcome]) -> None:
 
 
 def read_outcomes(root: Root, ref: ShardRef) -> list[RowOutcome]:
-    """All lines of a shard's table, in key order.
+    """Read all lines of a shard's table, in key order.
 
     Raises:
         UserError: as `read_outcome_columns`.
@@ -79,7 +79,7 @@ def read_outcomes(root: Root, ref: ShardRef) -> list[RowOutcome]:
 
 
 def read_outcome_columns(root: Root, ref: ShardRef, columns: Sequence[str]) -> Any:
-    """Some columns of a shard's table, as a pyarrow table.
+    """Read some columns of a shard's table, as a pyarrow table.
 
     Raises:
         UserError: there is no such table, or it is of another format.

@@ -1,4 +1,4 @@
-"""What a download came to, as one HTML page that needs nothing else, and the same numbers as JSON for programs."""
+"""The download's summary as one self-contained HTML page, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONGEST_TEXT = 200  # characters of a URL or detail that are shown
 
 
 class DownloadSummary(Record):
-    """What ROOT/download.json holds."""
+    """The content of ROOT/download.json."""
 
     splits: tuple[SplitSummary, ...]
     page: str = Field(description="full name of the HTML page")
@@ -152,7 +152,7 @@ def _may_pass(outcome: Outcome) -> str:
 
 
 def _few(statuses: Mapping[int, int]) -> dict[str, int]:
-    """The most frequent statuses by name; the others are one."""
+    """The most frequent statuses by name; the rest as one."""
     ordered = sorted(statuses.items(), key=lambda item: -item[1])
     few = {str(status): urls for status, urls in ordered[:_MOST_STATUSES]}
     rest = sum(urls for _, urls in ordered[_MOST_STATUSES:])

@@ -1,4 +1,4 @@
-"""Pictures that stand for many: the same bytes behind many URLs, mostly a host's "image not available".
+"""Placeholder pictures: the same bytes behind many URLs, mostly a host's "image not available".
 
 They are downloaded and kept like any picture, and their captions are wrong. What is found here is reported, and
 listed in ROOT/datasets/DATASET/SPLIT/placeholders.parquet, so that whoever wants to can drop them.
@@ -51,7 +51,7 @@ class Placeholder(Record):
 
 @dataclass(frozen=True)
 class Placeholders:
-    """All placeholders of a split, most URLs first, and the rows that have one: row numbers, rising.
+    """All placeholders of a split, most URLs first, and the rows with one, ascending.
 
     `group_of_row[i]` says which of `groups` the row `rows[i]` has. Rows that share a URL are all among them.
     """
@@ -66,13 +66,16 @@ def placeholders_path(dataset: str, split: str) -> str:
 
 
 def digest_prefixes(sha256: Any) -> Prefixes:
-    """The first eight bytes of each hex digest of a pyarrow column without nulls, as numbers."""
+    """The first eight bytes of hex digests, as numbers.
+
+    The pyarrow column has no nulls.
+    """
     digits = pc.utf8_slice_codeunits(sha256, 0, 16).to_pylist()
     return np.frombuffer(bytes.fromhex("".join(digits)), dtype=">u8").astype(np.uint64)
 
 
 def repeated_prefixes(prefixes: Prefixes) -> Prefixes:
-    """The values that occur at least MIN_URLS times, rising."""
+    """The values that occur at least MIN_URLS times, ascending."""
     ordered = np.sort(prefixes)
     starts = ordered[: max(0, len(ordered) - MIN_URLS + 1)]
     return np.unique(starts[starts == ordered[MIN_URLS - 1 :]])
@@ -122,14 +125,14 @@ def key_numbers(keys: Any) -> Rows:
 
 
 def url_hosts(urls: Any) -> Any:
-    """The lower-case hosts of a pyarrow column of URLs; null where one is none of the web, as of pictures on disk."""
+    """Lower-case hosts of a pyarrow column of URLs; null for names of pictures on disk."""
     return pc.utf8_lower(pc.struct_field(pc.extract_regex(urls, _HOST), "host"))
 
 
 def _with_duplicates(
     groups: Sequence[Placeholder], rows: Rows, group_of_row: Rows, duplicates: Rows, originals: Rows
 ) -> Placeholders:
-    """Add the rows that share a URL with one of `rows`, which are rising."""
+    """Add the rows that share a URL with one of `rows`, given ascending."""
     if len(rows):
         at = np.minimum(np.searchsorted(rows, originals), len(rows) - 1)
         shared = rows[at] == originals
@@ -152,7 +155,7 @@ def publish_placeholders(root: Root, dataset: str, split: str, placeholders: Pla
 
 
 def read_thumbnails(root: Root, dataset: str, split: str, shards: Mapping[str, int], max_side: int) -> dict[str, bytes]:
-    """Small JPEGs of stored pictures, by key; only the pictures' own bytes are read from the shards.
+    """Read small JPEGs of stored pictures by key, touching only their own bytes.
 
     Args:
         root: where the image shards lie.

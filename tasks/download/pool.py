@@ -1,4 +1,4 @@
-"""Workers that download shards, and tell how far they are."""
+"""Workers that download shards and report their progress."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from tasks.config import DatasetConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
-from tasks.download.shard import NOTHING_AGAIN, Again, download_shard, standing_shard
+from tasks.download.shard import NOTHING_AGAIN, Again, download_shard, finished_shard
 from tasks.download.web.network import NetworkGoneError
 from tasks.records import ShardRef, ShardResult
 from tasks.storage.root import Root
 from tasks.workers.events import Event, ShardReporter, Tell, tell_warnings
 from tasks.workers.machines import RayConfig
 from tasks.workers.memory import reuse_freed_memory
-from tasks.workers.processes import Seat
+from tasks.workers.processes import Resources
 from tasks.workers.reporting_pool import ReportingPool
 
 
@@ -48,16 +48,16 @@ class DownloadPool(ReportingPool):
         super().__init__(max_workers, on_event, _start, config, ray=ray)
 
     def download(self, root_uri: str, dataset: DatasetConfig, ref: ShardRef, again: Again) -> Future[ShardResult]:
-        """Download a shard in a worker; see `download_shard`. One that stands needs no worker.
+        """Download a shard in a worker; see `download_shard`. A finished shard needs no worker.
 
         Raises:
             UserError: there is no manifest, or it has no such shard; or the workers of a cluster cannot be had.
         """
-        standing = standing_shard(Root(root_uri), dataset, ref, self._config) if again == NOTHING_AGAIN else None
-        if standing is not None:
-            self.tell_standing(ref, Counter(standing.receipt.counts))
+        finished = finished_shard(Root(root_uri), dataset, ref, self._config) if again == NOTHING_AGAIN else None
+        if finished is not None:
+            self.tell_finished(ref, Counter(finished.receipt.counts))
             future: Future[ShardResult] = Future()
-            future.set_result(standing)
+            future.set_result(finished)
             return future
         self.check_shared("the root", root_uri)
         images = dataset.rows_config(ref.split).images
@@ -67,7 +67,7 @@ class DownloadPool(ReportingPool):
 
 
 class _Worker:
-    """What a worker process keeps."""
+    """State of a worker process."""
 
     def __init__(self, tell: Tell, config: DownloadConfig) -> None:
         self._tell = tell
@@ -77,7 +77,7 @@ class _Worker:
 
     def download(self, root_uri: str, dataset: DatasetConfig, ref: ShardRef, again: Again) -> ShardResult:
         if self._gone is not None:
-            raise self._gone  # Shards that wait shall not each wait as long again.
+            raise self._gone  # Waiting shards must not each wait as long again.
         reporter = ShardReporter(self._tell, ref)
         try:
             session = self._open(dataset, ref.split)
@@ -89,7 +89,7 @@ class _Worker:
         return result
 
     def _open(self, dataset: DatasetConfig, split: str) -> Session:
-        """The session of the last shard, if it had the same source."""
+        """Reuse the session of the last shard if it had the same source; else open one."""
         images = dataset.rows_config(split).images
         if self._session is not None:
             if self._session[0] == images:
@@ -104,7 +104,7 @@ _worker: _Worker | None = None
 """Set in worker processes only."""
 
 
-def _start(tell: Tell, seat: Seat, config: DownloadConfig) -> None:
+def _start(tell: Tell, resources: Resources, config: DownloadConfig) -> None:
     global _worker
     reuse_freed_memory()
     tell_warnings(tell)

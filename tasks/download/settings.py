@@ -1,4 +1,7 @@
-"""The settings that a split's images were made with: a folder of images never mixes two of them unnoticed."""
+"""The settings that a split's images were made with.
+
+A folder never mixes images of two settings unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ class DownloadSettings(Record):
 
 
 def result_settings(config: DownloadConfig) -> dict[str, Any]:
-    """Those fields of a config that decide what is downloaded, as JSON."""
+    """The fields of a config that decide what is downloaded, as JSON."""
     return identity_of(config)
 
 
 def check_settings(root: Root, dataset: DatasetConfig, split: str, config: DownloadConfig) -> None:
-    """Refuse to go on with a split under settings that make other images than it was begun with.
+    """Refuse to continue a split whose images were begun under other settings.
 
     Raises:
         UserError: names every difference.
@@ -52,7 +55,7 @@ def check_settings(root: Root, dataset: DatasetConfig, split: str, config: Downl
 
 
 def keep_settings(root: Root, dataset: DatasetConfig, split: str, config: DownloadConfig) -> None:
-    """Note what a split's images are made with, from now on."""
+    """Record the settings of a split's images from now on."""
     settings = DownloadSettings(settings=_settings(dataset, config), source=dataset.rows_config(split))
     path = download_settings_path(dataset.name, split)
     if root.read_model(path, DownloadSettings) != settings:
@@ -60,7 +63,7 @@ def keep_settings(root: Root, dataset: DatasetConfig, split: str, config: Downlo
 
 
 def begun_splits(root: Root) -> dict[tuple[str, str], DownloadSettings]:
-    """(dataset, split) of all that has been downloaded under a root, or begun to be, with its settings.
+    """(dataset, split) of every download begun under a root, with its settings.
 
     Raises:
         UserError: there is nothing.

@@ -1,7 +1,7 @@
 """Caption rows -> one image shard, its table of outcomes, and its receipt.
 
 A failed URL is data: a row of the outcome table. A full disk, a bug or an interrupt is an error: it stops the shard,
-and nothing of it stands under a final name; what was fetched stands in the shard's journal, and the next run goes on
+and nothing of it is under a final name; what was fetched is in the shard's journal, and the next run goes on
 from there. Requests finish in any order; the shard is written in key order, so its bytes depend only on what the
 servers sent.
 """
@@ -33,7 +33,7 @@ from tasks.storage.root import Root, Stopwatch, now
 
 @dataclass(frozen=True)
 class Again:
-    """What of a shard that stands is done again: everything, or failures of some classes and age."""
+    """Which rows of a finished shard are fetched again: all, or failures of some classes and age."""
 
     everything: bool = False
     failures: RetryConfig | None = None
@@ -50,14 +50,14 @@ def download_shard(
     again: Again = NOTHING_AGAIN,
     on_progress: Progress | None = None,
 ) -> ShardResult:
-    """Fetch the images of one shard's manifest rows and publish them, unless that was done before.
+    """Fetch and publish the images of one shard's rows, unless that was done before.
 
     Args:
         root: where the manifest lies and the shard goes.
         dataset: for its shard size.
         ref: which shard; see `manifest.list_shards`.
         session: where the images come from, with which limits, and what an image must be.
-        again: what to do with a shard that stands. Rows keep their keys; those not tried again keep their bytes.
+        again: what to do with a finished shard. Rows keep their keys; those not tried again keep their bytes.
         on_progress: called in this thread with the number of rows that have ended, per outcome; where failures are
             tried again, of those only.
 
@@ -72,17 +72,17 @@ def download_shard(
     """
     watch = Stopwatch()
     rows = read_manifest_shard(root, ref, dataset.shard_size)
-    stamp = _fingerprint(rows, session.config)
-    done = root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
+    shard_fingerprint = _fingerprint(rows, session.config)
+    done = root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), shard_fingerprint)
     path = journal_file(root, ref)
     if not path.exists():
         if done is not None and again == NOTHING_AGAIN:
             return ShardResult(receipt=done, skipped=True)
         if done is None and again.failures is not None:
             raise UserError(f"shard {ref} was not downloaded yet, so it has no failures to try again")
-    with Journal(path, stamp, over_table=done is not None and not again.everything) as journal:
+    with Journal(path, shard_fingerprint, over_table=done is not None and not again.everything) as journal:
         if journal.over_table and again.everything:
-            journal.restart(stamp, over_table=False)
+            journal.restart(shard_fingerprint, over_table=False)
         # A journal that was begun over a published table needs it, even if a kill has left it without its receipt.
         before = _published(root, ref, rows) if journal.over_table else None
         wanted = [row for row in rows if row.key not in journal.outcomes and _is_wanted(row, before, again.failures)]
@@ -93,13 +93,13 @@ def download_shard(
         if done is not None and before is not None and not journal.outcomes:
             journal.remove()
             return ShardResult(receipt=done, skipped=True)
-        receipt = _commit(root, ref, rows, journal, before, done, stamp, watch)
+        receipt = _commit(root, ref, rows, journal, before, done, shard_fingerprint, watch)
         journal.remove()
     return ShardResult(receipt=receipt, skipped=False)
 
 
-def standing_shard(root: Root, dataset: DatasetConfig, ref: ShardRef, config: DownloadConfig) -> ShardResult | None:
-    """The result of a shard that is finished and has no journal: `download_shard` would do nothing. Else None.
+def finished_shard(root: Root, dataset: DatasetConfig, ref: ShardRef, config: DownloadConfig) -> ShardResult | None:
+    """The result of a finished shard without a journal, where `download_shard` would do nothing; else None.
 
     Raises:
         UserError: there is no manifest, or it has no such shard.
@@ -111,13 +111,15 @@ def standing_shard(root: Root, dataset: DatasetConfig, ref: ShardRef, config: Do
 
 
 def published_receipt(root: Root, dataset: DatasetConfig, ref: ShardRef, config: DownloadConfig) -> Receipt | None:
-    """The receipt of a shard that stands, made from these rows with these settings; perhaps being made again.
+    """The receipt of a shard published from these rows with these settings.
+
+    The shard may be being made again just now.
 
     Raises:
         UserError: there is no manifest, or it has no such shard.
     """
-    stamp = _fingerprint(read_manifest_shard(root, ref, dataset.shard_size), config)
-    return root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), stamp)
+    shard_fingerprint = _fingerprint(read_manifest_shard(root, ref, dataset.shard_size), config)
+    return root.done(image_receipt_path(ref.dataset, ref.split, ref.shard), shard_fingerprint)
 
 
 def _fingerprint(rows: Sequence[ManifestRow], config: DownloadConfig) -> str:
@@ -130,7 +132,7 @@ def _fingerprint(rows: Sequence[ManifestRow], config: DownloadConfig) -> str:
 
 
 def _published(root: Root, ref: ShardRef, rows: Sequence[ManifestRow]) -> dict[str, RowOutcome] | None:
-    """The published table of a shard by key; None where it or the tar is gone, or is not of these rows."""
+    """The published table of a shard by key; None where it or the tar is gone, or has other rows."""
     if not root.exists(image_shard_path(ref.dataset, ref.split, ref.shard)):
         return None
     if not root.exists(outcomes_path(ref.dataset, ref.split, ref.shard)):
@@ -155,7 +157,7 @@ def _is_wanted(row: ManifestRow, before: Mapping[str, RowOutcome] | None, retry:
 
 
 def _unfetched(row: ManifestRow) -> RowOutcome:
-    """The outcome of a row for which nothing is requested."""
+    """The outcome of a row that requests nothing."""
     if row.outcome:
         return RowOutcome(row.key, row.url, row.image_key, Outcome(row.outcome), row.detail)
     return RowOutcome(row.key, row.url, row.image_key, Outcome.DUPLICATE, f"same URL as {row.image_key}")
@@ -171,10 +173,10 @@ def _commit(
     journal: Journal,
     before: Mapping[str, RowOutcome] | None,
     done: Receipt | None,
-    stamp: str,
+    shard_fingerprint: str,
     watch: Stopwatch,
 ) -> Receipt:
-    """Publish tar, table and receipt from the journal and what stood before."""
+    """Publish tar, table and receipt from the journal and what was published before."""
     outcomes = [_final(row, journal, before) for row in rows]
     tar_path = image_shard_path(ref.dataset, ref.split, ref.shard)
     table_path = outcomes_path(ref.dataset, ref.split, ref.shard)
@@ -198,7 +200,7 @@ def _commit(
         dataset=ref.dataset,
         split=ref.split,
         shard=ref.shard,
-        fingerprint=stamp,
+        fingerprint=shard_fingerprint,
         counts=dict(sorted(Counter(outcome.outcome.value for outcome in outcomes).items())),
         files={tar_name: tar_digest, table_name: table_digest},
         seconds=watch.seconds,
@@ -221,7 +223,7 @@ def _members(
     old_tar: IO[bytes] | None,
     shard: str,
 ) -> Iterator[tuple[str, bytes]]:
-    """The tar's members in key order: images of the journal, and of the old tar what the journal does not have."""
+    """The tar's members in key order: images of the journal, and the old tar's where the journal has none."""
     old = iter(()) if old_tar is None else read_image_shard(old_tar, shard)
     for row, outcome in zip(rows, outcomes, strict=True):
         if outcome.outcome is not Outcome.OK:

@@ -1,4 +1,4 @@
-"""What a download came to, in numbers: the outcome tables of a split, a few shards in memory at a time."""
+"""The numbers of a download: a split's outcome tables, summed a few shards in memory at a time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _COLUMNS = [
 
 
 class OutcomeDetail(Record):
-    """One outcome's most frequent raw detail, and the first row that has it. Duplicates are not looked at."""
+    """One outcome's most frequent raw detail, and the first row that has it; duplicates are left out."""
 
     outcome: Outcome
     detail: str
@@ -67,7 +67,7 @@ class HostSummary(Record):
 
 
 class Spread(Record):
-    """Of a set of numbers: what 5%, half and 95% of them do not exceed."""
+    """The 5%, 50% and 95% quantiles of a set of numbers."""
 
     low: int
     median: int
@@ -75,15 +75,15 @@ class Spread(Record):
 
 
 class SplitSummary(Record):
-    """What became of one split's rows, as far as its image shards stand."""
+    """The outcomes of one split's rows, as far as its image shards are finished."""
 
     dataset: str
     split: str
     rows: int = Field(description="of the manifest")
-    rows_read: int = Field(description="of the image shards that stand")
-    shards: int = Field(description="image shards that stand")
-    shards_missing: int | None = Field(description="None where none stands: their size is not known then")
-    shard_size: int | None = Field(description="manifest rows per shard; None where no shard stands")
+    rows_read: int = Field(description="of the finished image shards")
+    shards: int = Field(description="finished image shards")
+    shards_missing: int | None = Field(description="None where none is finished: their size is not known then")
+    shard_size: int | None = Field(description="manifest rows per shard; None where no shard is finished")
     outcomes: dict[Outcome, int] = Field(
         description="rows by outcome; they sum to rows_read. A duplicate counts under the outcome of the row that "
         "fetched its image, and as a duplicate while that row's shard is missing"
@@ -113,7 +113,7 @@ class SplitSummary(Record):
 
 
 def summarize_download(root: Root, dataset: str, split: str) -> SplitSummary:
-    """Read a split's outcome tables; publish its placeholders.parquet.
+    """Sum up a split's outcome tables, and publish its placeholders.parquet.
 
     Memory: about 20 bytes per row, and the different hosts.
 
@@ -121,7 +121,7 @@ def summarize_download(root: Root, dataset: str, split: str) -> SplitSummary:
         UserError: there is no manifest, or an outcome table is not one or has rows that the manifest lacks.
     """
     rows = manifest_receipt(root, dataset, split).counts["rows"]
-    shards = _standing_shards(root, dataset, split)
+    shards = _finished_shards(root, dataset, split)
     size = _shard_size(root, shards)
     tally = Tally(codes=np.full(rows, UNREAD, np.uint8))
     for table in _batches(root, shards, _COLUMNS):
@@ -160,19 +160,22 @@ def summarize_download(root: Root, dataset: str, split: str) -> SplitSummary:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def _standing_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
+def _finished_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
     """The shards with a receipt and an outcome table, in order."""
     kinds: dict[int, set[str]] = {}
     for name in root.names(f"{split_folder(dataset, split)}/images"):
         match = _SHARD_FILE.fullmatch(name)
         if match:
             kinds.setdefault(int(match[2]), set()).add(f"{match[1]}.{match[3]}")
-    standing = sorted(shard for shard, found in kinds.items() if found >= {"images.json", "outcomes.parquet"})
-    return [ShardRef(dataset=dataset, split=split, shard=shard) for shard in standing]
+    finished = sorted(shard for shard, found in kinds.items() if found >= {"images.json", "outcomes.parquet"})
+    return [ShardRef(dataset=dataset, split=split, shard=shard) for shard in finished]
 
 
 def _shard_size(root: Root, shards: Sequence[ShardRef]) -> int:
-    """Manifest rows per shard, read off the first key of a shard: it is its number times the size. 0 without shards."""
+    """Manifest rows per shard; 0 without shards.
+
+    The first key of a shard is its number times the size.
+    """
     if not shards:
         return 0
     keys = read_outcome_columns(root, shards[-1], ["key"])["key"]
@@ -232,7 +235,7 @@ def _spread(counts: Counter[int]) -> Spread | None:
 
 
 def _top_hosts(groups: Any, by: str) -> tuple[HostSummary, ...]:
-    """The MOST_HOSTS hosts with the most of `by`, "failed" or "seconds", where they have any of it."""
+    """The MOST_HOSTS hosts with the most of `by`, "failed" or "seconds"; none with 0."""
     ok = pc.equal(groups["outcome"], Outcome.OK.value)
     urls = groups["urls"]
     failed = pc.if_else(ok, 0, urls)

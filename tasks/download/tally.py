@@ -1,4 +1,4 @@
-"""What is summed up while a split's outcome tables go by: every count that the report of a download needs."""
+"""Running counts over a split's outcome tables: all that the report of a download needs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ _MERGE_ROWS = 16_384
 
 
 class RunningGroups:
-    """A running GROUP BY: `urls` counts the rows of each group."""
+    """A running GROUP BY; `urls` counts the rows of each group."""
 
     def __init__(self, keys: Sequence[str], column: str, how: Literal["sum", "first"], kind: Any) -> None:
-        """One more column of the result, of type `kind`: the sum of the group's values, or its first one."""
+        """Begin without groups.
+
+        The result has one more column, of type `kind`: the sum of the group's values, or its first one.
+        """
         self._keys = list(keys)
         self._kept = [("urls", "sum"), (column, how)]
         names = [(key, pa.string()) for key in keys]
@@ -37,7 +40,7 @@ class RunningGroups:
     def add(self, table: Any) -> None:
         counted = table.append_column("urls", pa.array(np.ones(len(table), np.int64)))
         self._parts.append(self._grouped(counted))
-        # Merged once the news are as many as what stands, each row goes through few merges.
+        # Merged once the new rows are as many as the old, each row goes through few merges.
         if sum(len(part) for part in self._parts[1:]) > max(_MERGE_ROWS, len(self._parts[0])):
             self.merge()
 
@@ -47,7 +50,7 @@ class RunningGroups:
         return self._parts[0]
 
     def keep(self, most: int) -> None:
-        """Forget all but the `most` largest groups, where there are more than twice as many."""
+        """Keep the `most` largest groups, once there are more than twice as many."""
         if sum(len(part) for part in self._parts) > 2 * most and len(self.merge()) > 2 * most:
             self._parts = [self._parts[0].sort_by([("urls", "descending")]).slice(0, most)]
 
@@ -84,7 +87,7 @@ class Tally:
     digest_rows: list[Any] = field(default_factory=list)
 
     def add(self, table: Any, name: str) -> None:
-        """Add outcome tables, joined, of the split `name`.
+        """Add joined outcome tables of the split `name`.
 
         Raises:
             UserError: a row is not one of the manifest's.
@@ -94,10 +97,10 @@ class Tally:
             raise UserError(f"{name} has image shards made from more rows than its manifest; run: unicoder-vl download")
         codes = pc.index_in(table["outcome"], value_set=_OUTCOMES).to_numpy()
         self.codes[rows] = codes
-        twin = codes == _DUPLICATE
-        self.duplicates.append(rows[twin])
-        self.originals.append(key_numbers(table["image_key"])[twin])
-        own = table.filter(pa.array(~twin))
+        duplicate = codes == _DUPLICATE
+        self.duplicates.append(rows[duplicate])
+        self.originals.append(key_numbers(table["image_key"])[duplicate])
+        own = table.filter(pa.array(~duplicate))
         self.details.add(own.select(["outcome", "detail", "url"]))
         self.details.keep(_MOST_DETAILS)
         good = own.filter(pc.not_equal(own["outcome"], Outcome.BAD_ROW.value))
@@ -115,7 +118,7 @@ class Tally:
         self.digest_rows.append(key_numbers(pictures["key"]).astype(np.int32))
 
     def outcomes(self) -> dict[Outcome, int]:
-        """Rows by outcome, where a duplicate counts under its original's outcome as far as that was read."""
+        """Rows by outcome; a duplicate counts under its original's, as far as that was read."""
         codes = self.codes.copy()
         duplicates, originals = joined(self.duplicates), joined(self.originals)
         known = self.codes[originals] != UNREAD
@@ -125,7 +128,7 @@ class Tally:
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """One array of row numbers, also of no parts."""
+    """Row numbers of all parts in one array, also of no parts."""
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 

@@ -1,4 +1,4 @@
-"""The first of equal things among many, in memory that does not grow with them: digests are sorted on disk."""
+"""The first of equal things among many: digests are sorted on disk, so memory does not grow with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECORD = np.dtype([("digest", "<u8", 2), ("row", "<u4")])
 
 
 class FirstRows:
-    """Finds, for every row, the first row that has the same digest.
+    """Finds the first row with the same digest, for every row.
 
     Args:
         folder: an empty folder for temporary files: 20 bytes for each row added, and 4 for each row in all.
@@ -47,7 +47,7 @@ class FirstRows:
         self._records += len(rows)
 
     def resolve(self, num_rows: int) -> tuple[Any, int]:
-        """The first rows of all rows, once every batch has been added.
+        """The first row of every row, once all batches have been added.
 
         Returns:
             (num_rows,) uint32 on disk, 1 + the number of the first row for every row whose digest an earlier row has,

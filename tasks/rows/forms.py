@@ -1,4 +1,4 @@
-"""The forms in which caption rows are published, each read as one stream of raw rows, in the file's order.
+"""The published forms of caption rows, each read as a stream in the file's order.
 
 A raw row is `(caption, url, problem)`: the text of its two fields, and why the row could not be parted into them, ""
 where it could. Where it could not, the caption is the row's text as far as it can be read and the url is empty, or what
@@ -38,7 +38,9 @@ _FILE_COLUMNS = ("file", "file_name", "filename", "image", "url")
 
 
 def tsv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """`caption TAB url`, parted at the last tab; or `url TAB caption`, at the first: a URL holds none, a caption may.
+    """Read `caption TAB url`, or `url TAB caption`.
+
+    A URL holds no tab, a caption may: the last tab splits the former, the first the latter.
 
     There is no header and no quoting: quotes are ordinary characters.
     """
@@ -54,7 +56,7 @@ def tsv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def token_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """`name#0 TAB caption`, as Flickr8k and Flickr30K number a picture's captions; the number is left out."""
+    """Read `name#0 TAB caption`, as Flickr8k and Flickr30K number a picture's captions; the number is left out."""
     for text, problem in input_texts(source.rows, where):
         token, tab, caption = text.partition("\t")
         if not tab or problem:
@@ -65,7 +67,7 @@ def token_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """Comma-separated values, the first row naming the columns; quoting is csv's own.
+    """Read comma-separated values; the first row names the columns, quoting is csv's own.
 
     Where the columns are found by parting the first row at semicolons, tabs or bars, so are the others; or a line
     `sep=;` before it says what parts them, as Excel has it.
@@ -89,11 +91,11 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
             yield line + "\n"
         ended = True
 
-    csv.field_size_limit(max(ROW_LIMIT, csv.field_size_limit()))  # It is one for all of the process.
+    csv.field_size_limit(max(ROW_LIMIT, csv.field_size_limit()))  # The limit is one for the whole process.
     texts = lines()
     first = next(texts, "")
     if _SEPARATOR.fullmatch(first):
-        first = next(texts, "")  # It tells nothing that the first row does not.
+        first = next(texts, "")  # It tells nothing beyond the first row.
     reader = csv.reader(chain([first] if first else [], texts), strict=True, delimiter=_delimiter(first, source, where))
     columns: list[str] | None = None
     caption_at = url_at = 0
@@ -108,7 +110,7 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
                     f"{where}: the row that begins in line {begin:,} of {source.rows} has a quote that is not closed, "
                     f"or text behind its closing quote ({error}); double the quotes within quoted fields"
                 ) from error
-            yield line, "", problem or str(error)  # It ends with its line: its neighbours are safe.
+            yield line, "", problem or str(error)  # The row ends with its line, so its neighbours are safe.
             continue
         if fields is None:
             return
@@ -122,7 +124,7 @@ def csv_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def _delimiter(first: str, source: RowsConfig, where: str) -> str:
-    """What parts the first row into columns of the wanted names; the comma where nothing does."""
+    """The delimiter that splits the first row into columns of the wanted names; the comma where none does."""
     for delimiter in _DELIMITERS:
         try:
             columns = next(csv.reader([first], strict=True, delimiter=delimiter), [])
@@ -134,14 +136,16 @@ def _delimiter(first: str, source: RowsConfig, where: str) -> str:
 
 
 def parquet_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """Two text columns of a Parquet file.
+    """Read two text columns of a Parquet file.
 
     Raises:
         UserError: it is no Parquet file, or a column is missing or holds no text.
     """
     with open_input(source.rows, where) as stream:
         with _parquet_errors(source.rows, where):
-            file = pq.ParquetFile(stream, buffer_size=_PARQUET_BUFFER)  # Else whole column chunks are read at once.
+            file = pq.ParquetFile(
+                stream, buffer_size=_PARQUET_BUFFER
+            )  # Without this, whole column chunks are read at once.
         schema = file.schema_arrow
         names = _columns(schema.names, source, where)
         for name in names:
@@ -162,7 +166,7 @@ def parquet_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def karpathy_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """One row per sentence of the images in the selected splits of a `dataset_*.json` of Karpathy's.
+    """Read one row per sentence of the images in the selected splits of Karpathy's `dataset_*.json`.
 
     COCO's file has a folder beside each file name; the name is `val2014/NAME.jpg` then.
 
@@ -191,7 +195,7 @@ def karpathy_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
-    """One row per annotation of COCO's own captions file: by the order of the images, then of the annotations.
+    """Read one row per annotation of COCO's captions file, by image, then annotation.
 
     An image without annotations gives no row. Annotations whose image is absent come last; they are not whole.
 
@@ -206,12 +210,12 @@ def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
         captions.setdefault(annotation.image_id, []).append(_text(annotation.caption, "caption"))
     for image in content.images:
         if image.id is None:
-            continue  # None of the annotations is of it.
+            continue  # No annotation belongs to it.
         name, name_problem = _text(image.file_name, "file name")
         for caption, problem in captions.pop(image.id, ()):
             yield caption, name, name_problem or problem
-    for orphans in captions.values():
-        for caption, problem in orphans:
+    for without_image in captions.values():
+        for caption, problem in without_image:
             yield caption, "", problem or "its image is not in the file"
 
 
@@ -219,7 +223,7 @@ def coco_rows(source: RowsConfig, where: str) -> Iterator[RawRow]:
 
 
 def _columns(found: list[str], source: RowsConfig, where: str) -> tuple[str, str]:
-    """Names of the caption column and of the URL column, each there once.
+    """Names of the caption column and of the URL column, each of which occurs once.
 
     Raises:
         UserError: one is not there, or more than once.
@@ -236,7 +240,7 @@ def _columns(found: list[str], source: RowsConfig, where: str) -> tuple[str, str
 
 
 def _url_column(found: list[str], source: RowsConfig, where: str) -> str:
-    """The column that is read where none is named."""
+    """The URL column's name where none is given."""
     if source.images is None:
         return "url"
     known = [name for name in _FILE_COLUMNS if name in found]
@@ -260,7 +264,10 @@ def _is_text(kind: Any) -> bool:
 
 
 def _cells(column: Any) -> list[bytes | None]:
-    """The bytes of a text column. Parquet files do hold text that is no UTF-8: decoding is ours."""
+    """The bytes of a text column.
+
+    Parquet files do hold text that is no UTF-8, so we decode it.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     return column.cast(pa.large_binary()).to_pylist()
@@ -290,7 +297,7 @@ def _parquet_errors(uri: str, where: str) -> Iterator[None]:
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
-# A value that is missing or of another type is one bad row, not the end of the file.
+# A missing or mistyped value is one bad row, not the end of the file.
 
 
 @dataclass(slots=True)
@@ -330,7 +337,7 @@ class _CocoFile:
 
 
 def _text(value: object, what: str) -> tuple[str, str]:
-    """A value that should be text, and why it is none."""
+    """A value as text, and why it is none."""
     if isinstance(value, str):
         return value, ""
     if value is None:
@@ -339,7 +346,7 @@ def _text(value: object, what: str) -> tuple[str, str]:
 
 
 def parse_json(kind: type[Parsed], uri: str, where: str, expected: str) -> Parsed:
-    """A JSON file as these records; what they do not name is left out before it takes memory."""
+    """Parse a JSON file as these records, without memory for fields they do not name."""
     content = b"".join(text_chunks(uri, where))
     try:
         return TypeAdapter(kind).validate_json(content.removeprefix(BOM_UTF8))

@@ -1,4 +1,4 @@
-"""The bytes and lines of input files: a path or an fsspec URI, packed or not. What cannot be read is a UserError.
+"""Bytes and lines of input files: a path or an fsspec URI, packed or not. Unreadable input is a UserError.
 
 What a file is packed with, and whether its text is UTF-16, its first bytes tell, whatever its name ends in. Text comes
 out as UTF-8. Encodings of one byte, such as Latin-1, cannot be told from one another: their rows cannot be read.
@@ -50,7 +50,7 @@ _LITTLE, _MUCH = 0.02, 0.25  # Share of ASCII characters: file names, URLs, tabs
 
 @contextmanager
 def open_input(uri: str, where: str, expected: str = "") -> Iterator[IO[bytes]]:
-    """The bytes of an input file, unpacked where it is packed: gzip, bzip2, xz or zstd.
+    """Open an input file, unpacking gzip, bzip2, xz or zstd.
 
     Args:
         uri: a path or an fsspec URI.
@@ -86,7 +86,7 @@ def _from_the_start(stream: Any, head: bytes) -> IO[bytes]:
 
 
 class _Rejoined(io.RawIOBase):
-    """Bytes, and the stream that they were read from."""
+    """Some bytes followed by the stream that they were read from."""
 
     def __init__(self, head: bytes, rest: Any) -> None:
         self._head, self._rest = head, rest
@@ -124,15 +124,15 @@ def _is_text(head: bytes) -> bool:
 
 
 def plain_name(uri: str) -> str:
-    """The end of a path or URI that tells its form, in lower case: what a web server is asked beside it is left out."""
+    """The lower-case end of a path or URI, which tells its form; a URI's query is left out."""
     return (uri.partition("?")[0] if uri.startswith(("http://", "https://")) else uri).lower()
 
 
 def input_chunks(uri: str, where: str) -> Iterator[bytes]:
-    """The unpacked bytes of an input file, 1 MiB at a time."""
+    """Read the unpacked bytes of an input file, 1 MiB at a time."""
     with open_input(uri, where) as stream:
         while True:
-            with _read_errors(uri, where):  # Only reading: what goes wrong in our caller is not the input's fault.
+            with _read_errors(uri, where):  # Guard only the reading: errors in our caller are not the input's fault.
                 chunk = stream.read(_CHUNK)
             if not chunk:
                 return
@@ -140,7 +140,7 @@ def input_chunks(uri: str, where: str) -> Iterator[bytes]:
 
 
 def text_chunks(uri: str, where: str) -> Iterator[bytes]:
-    """The text of an input file as UTF-8, about 1 MiB at a time. What is no UTF-8 is handed on as it is.
+    """Read an input file as UTF-8 text, about 1 MiB at a time; other bytes are handed on as they are.
 
     Raises:
         UserError: it is an archive, a web page or another file that holds no rows of text.
@@ -173,7 +173,7 @@ def text_chunks(uri: str, where: str) -> Iterator[bytes]:
 
 
 def _wide_encoding(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, where text is in it: with a byte order mark, or of ASCII characters for a good part."""
+    """UTF-16 or UTF-32 by a byte order mark or many ASCII characters; else None."""
     for encoding, mark in _WIDE_ENCODINGS:
         text = head.decode(encoding, "replace")
         ascii_characters = sum("\0" < character < "\x80" for character in text)
@@ -184,7 +184,7 @@ def _wide_encoding(head: bytes) -> str | None:
 
 
 def input_lines(uri: str, where: str) -> Iterator[bytes]:
-    """Lines without their newline, but with a CR before it, and without a byte order mark.
+    """Read lines without newline and byte order mark, but with a CR before the newline.
 
     One that is longer than ROW_LIMIT is cut somewhere beyond it.
     """
@@ -197,7 +197,7 @@ def input_lines(uri: str, where: str) -> Iterator[bytes]:
             at_start = False
         yield from lines
         if len(rest) > ROW_LIMIT:
-            rest = rest[: ROW_LIMIT + 8]  # It stays too long, whatever follows, without a BOM and a CR too.
+            rest = rest[: ROW_LIMIT + 8]  # It is too long whatever follows, also without a BOM and a CR.
     if rest:
         yield rest.removeprefix(BOM_UTF8) if at_start else rest
 
@@ -211,12 +211,12 @@ def _read_errors(uri: str, where: str) -> Iterator[None]:
 
 
 def input_texts(uri: str, where: str) -> Iterator[tuple[str, str]]:
-    """Lines as text, and why one cannot be read; see `decode`."""
+    """Read lines as text, each with the reason if it cannot be read; see `decode`."""
     return (decode(line.removesuffix(b"\r")) for line in input_lines(uri, where))
 
 
 def decode(content: bytes) -> tuple[str, str]:
-    """Bytes as text as far as they can be read, and why they cannot: they are no UTF-8, or too many; else ""."""
+    """Decode as much as is UTF-8, and say why not all: bytes of another encoding, or too many; else ""."""
     try:
         text = content.decode()
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Input rows -> the manifest: every one of them, with the key it keeps for good.
+"""Make the manifest: every input row, with the key it keeps for good.
 
-Nothing is dropped: a row that cannot be used stands in the manifest with its outcome, so counts always sum to the
+Nothing is dropped: a row that cannot be used is in the manifest with its outcome, so counts always sum to the
 number of input rows. Rows are parsed once, into temporary files (TMPDIR; about the size of the unpacked input), where
 rows with equal URLs are found; then the Parquet file is written by columns. Memory does not grow with the rows.
 """
@@ -67,7 +67,7 @@ class ManifestRow:
 
 
 def make_manifest(root: Root, dataset: DatasetConfig, split: str, accept_changes: bool = False) -> ShardResult:
-    """Read a split's rows, streaming, and publish its manifest.
+    """Read a split's rows as a stream, and publish its manifest.
 
     Receipt counts: rows, bad_row, bad_url and duplicate (good rows whose URL an earlier row has). A manifest of the
     same rows is left as it is, wherever they lie now.
@@ -89,9 +89,9 @@ def make_manifest(root: Root, dataset: DatasetConfig, split: str, accept_changes
     where = f"caption rows of {dataset.name}/{split}"
     source = resolve_rows(dataset.rows_config(split), split, where)
     identity = rows_identity(source, where)
-    stamp = fingerprint({"format": MANIFEST_FORMAT, "dataset": dataset.name, "split": split, **identity})
+    manifest_fingerprint = fingerprint({"format": MANIFEST_FORMAT, "dataset": dataset.name, "split": split, **identity})
     receipt_path = manifest_receipt_path(dataset.name, split)
-    done = root.done(receipt_path, stamp)
+    done = root.done(receipt_path, manifest_fingerprint)
     if done is not None:
         return ShardResult(receipt=done, skipped=True)
 
@@ -106,7 +106,7 @@ def make_manifest(root: Root, dataset: DatasetConfig, split: str, accept_changes
         dataset=dataset.name,
         split=split,
         shard=0,
-        fingerprint=stamp,
+        fingerprint=manifest_fingerprint,
         counts=parsed.counts,
         files={path.rsplit("/", 1)[-1]: digest},
         seconds=watch.seconds,
@@ -117,19 +117,19 @@ def make_manifest(root: Root, dataset: DatasetConfig, split: str, accept_changes
 
 
 def list_shards(root: Root, dataset: DatasetConfig, split: str) -> list[ShardRef]:
-    """The image shards that a split's manifest makes: `dataset.shard_size` rows each, the last one perhaps fewer."""
+    """The image shards of a split's manifest: `dataset.shard_size` rows each, the last one perhaps fewer."""
     rows = manifest_receipt(root, dataset.name, split).counts["rows"]
     shards = -(-rows // dataset.shard_size)
     return [ShardRef(dataset=dataset.name, split=split, shard=shard) for shard in range(shards)]
 
 
 def drop_shards_beyond(root: Root, dataset: str, split: str, shards: int) -> None:
-    """Remove what stands of image shards beyond a split's last one, as where its rows have become fewer.
+    """Remove image shards beyond a split's last one, left over when its rows became fewer.
 
     Receipts go first, so that at no moment one vouches for files that are gone.
 
     Args:
-        root: where they stand.
+        root: where they are.
         dataset: its name.
         split: its name.
         shards: how many shards its manifest makes; see `list_shards`.
@@ -157,7 +157,10 @@ def manifest_receipt(root: Root, dataset: str, split: str) -> Receipt:
 
 
 def read_manifest_shard(root: Root, ref: ShardRef, shard_size: int) -> list[ManifestRow]:
-    """The manifest rows of one image shard, in order, reading only the row groups that hold them."""
+    """Read the manifest rows of one image shard, in order.
+
+    Only the row groups that hold them are read.
+    """
     start = ref.shard * shard_size
     with _open_manifest(root, ref.dataset, ref.split) as manifest:
         rows = manifest.metadata.num_rows
@@ -175,7 +178,7 @@ def read_manifest_shard(root: Root, ref: ShardRef, shard_size: int) -> list[Mani
 
 
 def read_manifest(root: Root, dataset: str, split: str) -> Iterator[ManifestRow]:
-    """All rows of a manifest, in order, one row group in memory at a time."""
+    """Read a manifest's rows in order, one row group in memory at a time."""
     with _open_manifest(root, dataset, split) as manifest:
         for group in range(manifest.num_row_groups):
             for row in _tuples(manifest.read_row_group(group, use_threads=False)):
@@ -186,7 +189,7 @@ def read_manifest(root: Root, dataset: str, split: str) -> Iterator[ManifestRow]
 
 
 class _Parsed:
-    """Rows between their input and the manifest: parsed, counted, in temporary files, read again by columns.
+    """Rows between input and manifest: parsed, counted, kept in temporary files, read again by columns.
 
     `counts` is that of the manifest's receipt.
     """
@@ -201,11 +204,11 @@ class _Parsed:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._firsts = None  # It maps a file of the folder, which is about to go.
+        self._firsts = None  # The table maps a file of the folder, which is about to be removed.
         self._first_rows.close()
 
     def read(self, rows: Iterable[Row], where: str) -> None:
-        """Take in all rows.
+        """Read all rows.
 
         Raises:
             UserError: there are more than a key has digits for.
@@ -231,7 +234,7 @@ class _Parsed:
         self.counts["rows"] += len(batch)
 
     def tables(self) -> Iterator[Any]:
-        """The manifest, some rows at a time, in order."""
+        """The manifest in order, some rows at a time."""
         start = 0
         with pa.OSFile(str(self._path)) as file, pa.ipc.open_stream(file) as stream:
             for batch in stream:
@@ -263,7 +266,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _keys(numbers: Any) -> Any:
-    import pyarrow.compute as pc  # It makes its functions as it is imported; to read a manifest none is needed.
+    import pyarrow.compute as pc  # It makes its functions on import; reading a manifest needs none.
 
     return pc.utf8_lpad(pa.array(numbers).cast(pa.string()), 9, "0")
 
@@ -272,15 +275,15 @@ def _keys(numbers: Any) -> Any:
 
 
 def _check_changes(root: Root, dataset: str, split: str, parsed: _Parsed, accept_changes: bool) -> None:
-    """Raise UserError where images of other rows than these were begun, unless that is accepted."""
+    """Raise UserError where images of other rows were begun, unless the change is accepted."""
     folder = split_folder(dataset, split)
     begun = root.names(f"{folder}/images") or root.names(f"{folder}/journal")
     if accept_changes or not begun or not root.exists(manifest_path(dataset, split)):
         return
     with _open_parquet(root, dataset, split) as manifest:
         rows_then, rows_now = manifest.metadata.num_rows, parsed.counts["rows"]
-        standing = (manifest.read_row_group(group, use_threads=False) for group in range(manifest.num_row_groups))
-        differing = _first_difference(standing, parsed.tables())
+        old = (manifest.read_row_group(group, use_threads=False) for group in range(manifest.num_row_groups))
+        differing = _first_difference(old, parsed.tables())
     if differing is not None:
         change = f"row {differing} is the first that differs"
     elif rows_now > rows_then:
@@ -295,14 +298,14 @@ def _check_changes(root: Root, dataset: str, split: str, parsed: _Parsed, accept
     )
 
 
-def _first_difference(standing: Iterator[Any], new: Iterator[Any]) -> int | None:
+def _first_difference(old: Iterator[Any], new: Iterator[Any]) -> int | None:
     """Number of the first row that differs between two manifests, read in pieces; None within the shorter one."""
     import pyarrow.compute as pc
 
     done = 0
     ours, theirs = _SCHEMA.empty_table(), _SCHEMA.empty_table()
     while True:
-        ours, theirs = ours or next(standing, None), theirs or next(new, None)
+        ours, theirs = ours or next(old, None), theirs or next(new, None)
         if ours is None or theirs is None:
             return None
         rows = min(ours.num_rows, theirs.num_rows)
@@ -317,7 +320,7 @@ def _first_difference(standing: Iterator[Any], new: Iterator[Any]) -> int | None
 
 
 def _shard_number(name: str) -> int:
-    """The number of the shard that a file belongs to; -1 for a file that is not ours."""
+    """The number of a file's shard; -1 for a file that is not ours."""
     match = _SHARD_FILE.fullmatch(name.rsplit("/", 1)[-1])
     return int(match[1] or match[2]) if match else -1
 

@@ -1,4 +1,4 @@
-"""The ids that a published file of captions gives its images and captions: cocoid and sentid, or those of COCO itself.
+"""Published image and caption ids: Karpathy's cocoid and sentid, or those of COCO's own file.
 
 A manifest numbers rows and knows no such ids, but it knows each picture's file name and each caption's text. By these
 the published file is matched with it again. Of rows that were no such file, the ids are our own keys,
@@ -27,7 +27,7 @@ class _Sentence:
 
 @dataclass(slots=True)
 class _Image:
-    """An image of Karpathy's (filename, cocoid or imgid, sentences), or of COCO's own file (file_name, id)."""
+    """An image of Karpathy's file (filename, cocoid or imgid, sentences) or of COCO's (file_name, id)."""
 
     filename: Any = None
     cocoid: int | None = None
@@ -60,7 +60,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Published:
-    """Ids by file name, and by file name and text; a text may be an image's more than once."""
+    """Ids by file name, and by file name and text; an image may have a text more than once."""
 
     images: dict[str, int]
     captions: dict[tuple[str, str], list[int]]
@@ -69,7 +69,7 @@ class _Published:
 def published_ids(
     root: Root, dataset: str, split: str, path: str | None, image_keys: Sequence[str], caption_keys: Sequence[str]
 ) -> tuple[list[Id], list[Id]]:
-    """Ids of images and of captions, by their keys.
+    """Read the ids of images and captions, by their keys.
 
     An image or a caption that the file does not hold has its key in words, which is no id.
 
@@ -103,7 +103,7 @@ def published_ids(
 
 
 def manifest_keys(root: Root, dataset: str, split: str) -> tuple[list[str], list[str]] | None:
-    """Keys of all images and captions that a split may have; None where it has no manifest."""
+    """Keys of all images and captions in a split's manifest; None without a manifest."""
     if not root.exists(manifest_path(dataset, split)):
         return None
     rows = [row for row in read_manifest(root, dataset, split) if not row.outcome]
@@ -111,7 +111,7 @@ def manifest_keys(root: Root, dataset: str, split: str) -> tuple[list[str], list
 
 
 def _caption_ids(published: _Published, rows: dict[str, ManifestRow]) -> dict[str, int]:
-    """Of equal texts of one image, the first row has the first id."""
+    """Give ids to equal texts of one image in order: the first row has the first id."""
     left: dict[tuple[str, str], Iterator[int]] = {text: iter(ids) for text, ids in published.captions.items()}
     found = {}
     for key, row in rows.items():
@@ -147,7 +147,7 @@ def _read(path: str, where: str) -> _Published:
 
 
 def _name(path: str) -> str:
-    """A file's name without its folders: they differ between a published file and a URL."""
+    """A file's name without its folders, which differ between a published file and a URL."""
     return path.strip().rsplit("/", 1)[-1]
 
 

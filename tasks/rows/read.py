@@ -1,4 +1,4 @@
-"""The rows of one split, from whatever form they are published in, as one stream of (caption, url, outcome, detail).
+"""The rows of one split, in any published form, as a stream of (caption, url, outcome, detail).
 
 `outcome` is "" for a row that can be used, else bad_row (its text cannot be read or parted, or its caption is blank)
 or bad_url (not http or https, or no host; where pictures lie on disk: no file name below their folder). `detail` says
@@ -68,7 +68,7 @@ _GLANCE = 1000  # Rows read to see whether their columns are swapped.
 
 
 def resolve_rows(source: RowsConfig, split: str, where: str) -> RowsConfig:
-    """The same source with `form` and, for Karpathy's files, `select` filled in.
+    """Fill in `form` and, for Karpathy's files, `select`.
 
     Args:
         source: as the dataset names it.
@@ -89,7 +89,7 @@ def resolve_rows(source: RowsConfig, split: str, where: str) -> RowsConfig:
     if source.url_first and form != "tsv":
         raise UserError(f"{where}: url_first is for form tsv, and {source.rows} is {form}; leave it out")
     with open_input(source.rows, where, _EXPECTED[form]):
-        pass  # Only to name what is expected where there is no such file.
+        pass  # Opened only to name what is expected where there is no such file.
     if source.images is not None:
         _check_folder(source.images, where)
     select = source.select
@@ -100,20 +100,20 @@ def resolve_rows(source: RowsConfig, split: str, where: str) -> RowsConfig:
 
 
 def rows_identity(source: RowsConfig, where: str) -> dict[str, Any]:
-    """What decides a resolved source's rows, for a fingerprint: content and form, not where the files lie.
+    """The part of a fingerprint that rows decide: content and form, not where the files lie.
 
     Raises:
         UserError: a file is missing, unreadable or empty.
     """
     identity: dict[str, Any] = {"rows": _sha256(source.rows, where, _expected(source))}
     if source.form == "tsv" and not source.url_first and source.images is None:
-        return identity  # As it was when there was no other form: manifests of that time stand.
+        return identity  # As it was when there was no other form: manifests of that time stay valid.
     identity["form"] = source.form
     identity["pictures"] = source.images is not None
     if source.form == "tsv":
         identity["url_first"] = source.url_first
     if source.form in ("csv", "parquet"):
-        # The file decides which column stands for None, so that no two of them share an identity.
+        # The file decides which column None means, so that no two of them share an identity.
         identity["columns"] = [source.caption_column, source.url_column or "url"]
     if source.form == "karpathy":
         identity["select"] = sorted(source.select or ())
@@ -123,7 +123,7 @@ def rows_identity(source: RowsConfig, where: str) -> dict[str, Any]:
 
 
 def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
-    """Every row of a resolved source, in order.
+    """Read every row of a resolved source, in order.
 
     With `names`, the rows of other pictures belong to other splits and are left out; a row that names no picture
     belongs to every split.
@@ -167,7 +167,9 @@ def read_rows(source: RowsConfig, where: str) -> Iterator[Row]:
 
 
 def check_rows(source: RowsConfig, split: str, where: str) -> None:
-    """Raise UserError unless rows can be read and one of them can be used; where they name pictures, one is there.
+    """Raise UserError unless a row can be read and used.
+
+    Where rows name pictures, one of these has to be there.
 
     Reads up to the first such row; files of JSON are read whole.
 
@@ -185,18 +187,18 @@ def check_rows(source: RowsConfig, split: str, where: str) -> None:
 
 
 def is_web_url(url: str) -> bool:
-    """True for http and https URLs that name a host, and a port only in digits."""
+    """True for http and https URLs that name a host, and a numeric port if any."""
     return not web_url_problem(url)
 
 
 def web_url_problem(url: str) -> str:
     """Why a URL cannot be requested; "" where it can."""
     if _PLAIN_URL.match(url):
-        return ""  # Nearly all of them, at a tenth of the cost; urlsplit decides the rest.
+        return ""  # The pattern decides nearly all URLs at a tenth of the cost; urlsplit decides the rest.
     if not url:
         return "no URL"
     if any(character < " " for character in url):
-        return "holds a control character"  # Which urlsplit drops, at the front, and servers do not.
+        return "holds a control character"  # urlsplit drops them at the front, servers do not.
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -208,12 +210,12 @@ def web_url_problem(url: str) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """True for a relative name, with forward slashes, that does not climb out of the folder it is relative to."""
+    """True for a relative name with forward slashes that stays below its folder."""
     return not file_name_problem(name)
 
 
 def file_name_problem(name: str) -> str:
-    """Why a name is none of a picture below the images folder; "" where it is one."""
+    """Why a name cannot be a picture's below the images folder; "" where it can."""
     if not name:
         return "no file name"
     if "://" in name:
@@ -268,7 +270,7 @@ def _check_folder(uri: str, where: str) -> None:
 
 
 def _check_pictures(source: RowsConfig, names: Iterator[str], where: str) -> None:
-    """Raise UserError where none of the first pictures is in the folder: it is another one, or above the right one.
+    """Raise UserError where the folder has none of the first pictures: it is another one, or above the right one.
 
     Or what was taken for file names are the captions.
     """
@@ -279,7 +281,7 @@ def _check_pictures(source: RowsConfig, names: Iterator[str], where: str) -> Non
         swapped = source.model_copy(update={"url_first": not source.url_first})
         if _first_pictures(swapped, (url.strip() for _, url, _ in _raw_rows(swapped, where)))[0]:
             advice = "unset url_first" if source.url_first else "set url_first"
-            raise UserError(f"{where}: caption and file name stand the other way round in {source.rows}; {advice}")
+            raise UserError(f"{where}: caption and file name are the other way round in {source.rows}; {advice}")
     raise UserError(
         f"{where}: none of the first {len(missing)} pictures is in {source.images}, such as {missing[0]}; "
         "set images to the folder that their names are relative to"
@@ -287,7 +289,7 @@ def _check_pictures(source: RowsConfig, names: Iterator[str], where: str) -> Non
 
 
 def _first_pictures(source: RowsConfig, names: Iterator[str]) -> tuple[bool, list[str]]:
-    """Whether one of the first different names is a file of the folder, and those before it that are not."""
+    """Whether a first name is a file of the folder, and the missing names before it."""
     files, folder = fsspec.core.url_to_fs(source.images)
     missing: dict[str, None] = {}
     for name in filter(is_file_name, names):
@@ -307,7 +309,7 @@ def _names(uri: str, where: str) -> frozenset[str]:
 
 
 def _sha256(uri: str, where: str, expected: str) -> str:
-    """Digest of the unpacked content: packing it or moving the file makes no other rows."""
+    """Digest of the unpacked content, which packing or moving the file does not change."""
     digest = hashlib.sha256()
     empty = True
     for chunk in input_chunks(uri, where):
@@ -326,14 +328,14 @@ def _empty(uri: str, where: str, expected: str) -> UserError:
 
 
 def _useless(source: RowsConfig, where: str, found: bool, first_url: str, first_problem: str) -> UserError:
-    """Why none of the rows read could be used."""
+    """Why no row could be used."""
     if not found and source.names is not None:
         return UserError(f"{where}: no row of {source.rows} is of a picture that {source.names} lists; check the names")
     if not found:
         return _empty(source.rows, where, _expected(source))
     if source.form == "tsv" and source.images is None and _is_swapped(source, where):
         advice = "unset url_first" if source.url_first else "set url_first"
-        return UserError(f"{where}: caption and URL stand the other way round in {source.rows}; {advice}")
+        return UserError(f"{where}: caption and URL are the other way round in {source.rows}; {advice}")
     if first_url:
         kind = "web address" if source.images is None else "file name below its images folder"
         return UserError(

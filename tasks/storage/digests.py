@@ -6,12 +6,12 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from feature_extraction.weight_files import describe_stranger
+from feature_extraction.weight_files import content_problem
 from tasks.errors import UserError
 
 
 def file_sha256(path: str, field: str) -> str:
-    """Digest of a file's content. It is read again only if its size or time have changed.
+    """Digest of a file's content, read again only when its size or time has changed.
 
     Args:
         path: the file.
@@ -28,19 +28,19 @@ def file_sha256(path: str, field: str) -> str:
 
 
 def weights_sha256(path: str, field: str) -> str:
-    """The same of a file of weights, which is looked at before anything is begun that needs it.
+    """Digest of a weight file, which is checked first, before anything that needs it begins.
 
     Raises:
         UserError: as `file_sha256`; or it is a Git LFS pointer, a web page, empty or packed.
     """
     digest = file_sha256(path, field)
-    if (stranger := describe_stranger(Path(path))) is not None:
-        raise UserError(f"{field}: {path} {stranger}")
+    if (problem := content_problem(Path(path))) is not None:
+        raise UserError(f"{field}: {path} {problem}")
     return digest
 
 
 @lru_cache(maxsize=32)
 def _cached_sha256(path: str, size: int, modified_ns: int) -> str:
-    """Weights are hundreds of megabytes and asked for once per shard and run."""
+    """Digest by path, size and time: weights are hundreds of megabytes, and asked for once per shard and run."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Where a root on an object store is worked on: a folder of this user's cache, laid out as the root itself.
+"""The local working folder of a root on an object store: in this user's cache, laid out as the root itself.
 
     CACHE/journal, ...                               what is under way; see `tasks.download.journal`, `.mirror`
     CACHE/runs/RUN, CACHE/scores/EVALUATION          copies, kept in step with the root while this machine works there
@@ -34,22 +34,22 @@ CHECKPOINT_RECORD = "files.json"
 _RULES = "tokenizer_config.json"
 """Which checkpoints of before lack: their vocabularies are lower-casing."""
 _READ = ("config.json", "vocab.txt", _RULES, WEIGHTS)
-"""Of a checkpoint, what it takes to use it, as far as it has it.
+"""Files that using a checkpoint takes, as far as it has them.
 
-The rest, two thirds of its bytes, is for going on with the training.
+The rest, two thirds of its bytes, is for resuming the training.
 """
 _FETCHED = "fetched"
 _DIGITS = 16
 
 
 class CheckpointFiles(Record):
-    """CHECKPOINT_RECORD: every other file of the checkpoint, by name."""
+    """Content of CHECKPOINT_RECORD: every other file of the checkpoint, by name."""
 
     files: dict[str, FileDigest]
 
 
 def local_copy(root: Root) -> Root:
-    """The root itself if it is a local folder; else the folder of this machine where its files are worked on."""
+    """The root itself if it is a local folder; else the local folder where its files are worked on."""
     if root.is_local:
         return root
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -57,9 +57,9 @@ def local_copy(root: Root) -> Root:
 
 
 def with_local_captions(root: Root, source: FeatureSource) -> FeatureSource:
-    """The same features, with captions that lie on this machine: fetched, unless they were before.
+    """The same features with captions on this machine, fetched unless they were before.
 
-    A run knows its captions by their bytes. Of a file on an object store the model room would know the version only,
+    A run knows its captions by their bytes. The model room would know only the version of a file on an object store,
     and take the same captions, uploaded again, for others.
 
     Raises:
@@ -84,7 +84,7 @@ def with_local_captions(root: Root, source: FeatureSource) -> FeatureSource:
 
 
 def local_checkpoint(root: Root, checkpoint: CheckpointRef) -> str:
-    """The folder of a checkpoint, to be read: fetched, unless it was before.
+    """A local folder with the checkpoint, fetched unless it was before.
 
     Raises:
         UserError: the checkpoint is gone.
@@ -95,7 +95,7 @@ def local_checkpoint(root: Root, checkpoint: CheckpointRef) -> str:
     target = _fetched_checkpoint(root, checkpoint)
     remote = checkpoint.uri.removeprefix(root.path("")).lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Of several evaluations that want it at once, one fetches it.
+    # Where several evaluations want it at once, one fetches it.
     with Lock(target.with_name(f"{target.name}.lock")) as lock:
         lock.hold()
         if not (target / WEIGHTS).exists():
@@ -115,7 +115,9 @@ def local_checkpoint(root: Root, checkpoint: CheckpointRef) -> str:
 
 
 def keep_for_reading(root: Root, checkpoint: CheckpointRef, folder: Path) -> None:
-    """Make what this machine has just trained, in `folder`, what `local_checkpoint` gives, so that it is not fetched.
+    """Copy a checkpoint just trained to where `local_checkpoint` looks.
+
+    So it is not fetched again.
 
     What it takes to go on with a training that is complete is left behind.
     """
@@ -127,6 +129,6 @@ def keep_for_reading(root: Root, checkpoint: CheckpointRef, folder: Path) -> Non
 
 
 def _fetched_checkpoint(root: Root, checkpoint: CheckpointRef) -> Path:
-    """By its weights; below that, named as in its run, which is how a report finds the run that another began with."""
+    """The local folder of a checkpoint: named by its weights, then as in its run, by which a report finds that run."""
     name = checkpoint.uri.rpartition(f"{run_folder(checkpoint.run)}/")[2]
     return local_copy(root).local(f"{_FETCHED}/{checkpoint.fingerprint[:_DIGITS]}/{checkpoint.run}/{name}")

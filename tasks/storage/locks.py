@@ -1,4 +1,4 @@
-"""Work that two processes must not do at once, locked by its name: a training run, a feature shard, an import.
+"""Locks by name for work that two processes must not do at once: a training run, a feature shard, an import.
 
     ROOT/locks/NAME.lock      while the work goes on; of a root on an object store, in this user's cache
 
@@ -20,7 +20,7 @@ from tasks.storage.root import Root
 
 @contextmanager
 def alone(root: Root, name: str, work: str) -> Iterator[None]:
-    """Keep every other process away from some work while the block runs.
+    """Hold the lock of some work while the block runs.
 
     Args:
         root: under which the work is done.
@@ -55,7 +55,7 @@ def alone(root: Root, name: str, work: str) -> Iterator[None]:
 
 
 def check_free(root: Root, name: str, work: str) -> None:
-    """Raise StageError if another process is at some work, before much is begun; see `alone`."""
+    """Raise StageError early if another process is at some work; see `alone`."""
     with suppress(FileNotFoundError), Lock(_path(root, name), create=False) as lock:
         if lock.is_held():
             raise _taken(root, work)

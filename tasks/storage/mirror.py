@@ -1,7 +1,7 @@
-"""Keeps a folder under a root on an object store in step with its copy on this machine, where a module works in it.
+"""Keep a root's folder on an object store in step with a local working copy.
 
 A module that trains or scores knows local folders only. While it runs, a thread of this process looks at its folder:
-what appears whole under its name and never changes (a checkpoint, a block of scores) goes up as soon as it stands;
+what appears whole under its name and never changes (a checkpoint, a block of scores) goes up as soon as it is there;
 small files that grow go up now and then; the file that says that all is done goes up last, when the module has ended.
 So a kill -9 at any moment leaves the root with whole things only, from which any machine goes on:
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder holds, as glob patterns below it.
+    """The content of a folder, as glob patterns below it.
 
     Attributes:
         files: that may change, or that others need: they are there before any of `whole` is.
@@ -64,10 +64,10 @@ SCORES = Layout(
 
 @contextmanager
 def mirrored(root: Root, folder: str, layout: Layout, node: int = 0) -> Iterator[Path]:
-    """The folder on this machine to work in; for a local root that is the folder itself, and nothing else is done.
+    """The local folder to work in; for a local root the folder itself, and nothing else is done.
 
     First, what the root has of it and this machine lacks is fetched. While the block runs, and when it ends, what is
-    new goes up. Where the block ends with an error, so does what stands by then.
+    new goes up. Where the block ends with an error, so does what is there by then.
 
     Args:
         root: under which the folder is kept.
@@ -102,7 +102,7 @@ def mirrored(root: Root, folder: str, layout: Layout, node: int = 0) -> Iterator
 
 
 class _Mirror:
-    """One folder: `here`, and below the root.
+    """One mirrored folder: `here`, and below the root.
 
     Names are relative to it, such as checkpoints/step-0000700 or job.json.
     """
@@ -122,14 +122,14 @@ class _Mirror:
     # --- before ----------------------------------------------------------------------------------------------------
 
     def fetch(self, exactly: bool) -> None:
-        """Have here what the root has. Where this machine is further than the root, it stays so, unless `exactly`."""
+        """Fetch what the root has. Where this machine is further than the root, it stays so, unless `exactly`."""
         self._begun_there = set(self._matching(self._layout.whole))
         self._there = {name for name in self._begun_there if self._root.exists(self._mark(name))}
         mine = set(self._whole_here())
         if self._layout.drops:
             missing = self._there - mine
             if exactly or max(self._there, default="") > max(mine, default=""):
-                # Somebody else went on with it: what is only here is behind that, or apart from it.
+                # Another machine went on with it: what is only here is older, or apart from it.
                 for name in mine - self._there:
                     shutil.rmtree(self.here / name)
             else:
@@ -144,12 +144,12 @@ class _Mirror:
             if missing or not (self.here / name).exists():
                 self._root.fetch(self._remote(name), self.here / name)
             if (self.here / name).stat().st_size == self._root.size(self._remote(name)):
-                self._sent[name] = _stamp(self.here / name)
+                self._sent[name] = _version(self.here / name)
         for name in sorted(missing):
             self._fetch_whole(name)
         if not self._layout.drops and self._root.exists(self._remote(self._layout.last)):
             self._root.fetch(self._remote(self._layout.last), self.here / self._layout.last)
-            self._sent[self._layout.last] = _stamp(self.here / self._layout.last)
+            self._sent[self._layout.last] = _version(self.here / self._layout.last)
 
     def _fetch_whole(self, name: str) -> None:
         target, remote = self.here / name, self._remote(name)
@@ -166,7 +166,7 @@ class _Mirror:
         part.rename(target)
 
     def _differs(self, name: str) -> bool:
-        """Whether a file is both here and there, and is not the same."""
+        """Whether a file is on both sides with different content."""
         path = self.here / name
         return (
             path.exists()
@@ -178,8 +178,11 @@ class _Mirror:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Upload what is new while the block runs, by a thread; where the block fails, what stands then, too."""
-        # In a copy of the context, so that its lines are told where the flow's are.
+        """Upload new files from a thread while the block runs.
+
+        At its end, too, even where it fails.
+        """
+        # A copy of the context, so that its log lines go where the flow's go.
         watch = partial(contextvars.copy_context().run, self._watch)
         watcher = threading.Thread(target=watch, name="mirror", daemon=True)
         watcher.start()
@@ -224,7 +227,7 @@ class _Mirror:
                 wait, failing = POLL_SECONDS, False
 
     def finish(self) -> None:
-        """Upload the rest, and last of all what says that all is done."""
+        """Upload the rest, and last the file that marks everything as done."""
         try:
             self.sync(files=True)
             if (self.here / self._layout.last).exists():
@@ -236,14 +239,14 @@ class _Mirror:
             ) from error
 
     def sync(self, files: bool = False) -> None:
-        """Upload what is new, then remove what was dropped.
+        """Upload new files, then remove dropped ones.
 
         Args:
             files: those that change, too, however short ago they went up.
         """
-        # Before the files: what stands now was described by files that are older.
-        standing = self._whole_here()
-        new = [name for name in standing if name not in self._there]
+        # Listed before the files are sent: the files that describe these are older.
+        whole = self._whole_here()
+        new = [name for name in whole if name not in self._there]
         files = files or bool(new) or time.monotonic() - self._files_sent > _FILES_SECONDS
         for name in self._files_here():
             if files or name not in self._sent:
@@ -253,16 +256,16 @@ class _Mirror:
         # The oldest first: where the newest is there, so is the best one, which may be the run's result.
         for name in new:
             self._send_whole(name)
-        if self._layout.drops and standing:
+        if self._layout.drops and whole:
             for name in sorted(self._begun_there - set(self._whole_here())):
-                if name < standing[-1]:
+                if name < whole[-1]:
                     self._remove_checkpoint(name)
 
     def _send_file(self, name: str) -> None:
-        stamp = _stamp(self.here / name)
-        if self._sent.get(name) != stamp:
+        version = _version(self.here / name)
+        if self._sent.get(name) != version:
             self._root.upload(self.here / name, self._remote(name))
-            self._sent[name] = stamp
+            self._sent[name] = version
 
     def _send_whole(self, name: str) -> None:
         path = self.here / name
@@ -276,7 +279,7 @@ class _Mirror:
                 for file in path.iterdir():
                     os.link(file, links / file.name)
             except FileNotFoundError:
-                return  # Dropped at this moment: a newer one stands.
+                return  # Dropped at this moment: there is a newer one.
             self._send_checkpoint(links, self._remote(name))
             shutil.rmtree(links)
         else:
@@ -307,7 +310,7 @@ class _Mirror:
         return sorted(path.relative_to(self.here).as_posix() for path in self.here.glob(self._layout.whole))
 
     def _mark(self, name: str) -> str:
-        """The object that makes it whole on the root."""
+        """The object that marks the folder as whole on the root."""
         return self._remote(f"{name}/{WEIGHTS}" if self._layout.drops else name)
 
     def _files_here(self) -> list[str]:
@@ -324,6 +327,6 @@ class _Mirror:
         return [f"{folder}/{name}".lstrip("/") for name in names]
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _version(path: Path) -> tuple[int, int]:
     about = path.stat()
     return about.st_size, about.st_mtime_ns

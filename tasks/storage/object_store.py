@@ -1,4 +1,4 @@
-"""Files of a root that is no local folder: on S3, on Google Cloud Storage, wherever fsspec has a driver for.
+"""Files of a root on an object store: S3, Google Cloud Storage, or any other that fsspec has a driver for.
 
 Endpoint and credentials are the driver's business: for s3:// the usual environment (AWS_ENDPOINT_URL, AWS_PROFILE,
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, ...). They are no part of a URI: that goes into parameters, records and pages.
@@ -35,7 +35,7 @@ class ObjectStore:
     """
 
     def __init__(self, uri: str) -> None:
-        """Requests nothing yet.
+        """Request nothing yet.
 
         Raises:
             UserError: the URI holds a password, names no bucket, or has no driver here.
@@ -84,7 +84,7 @@ class ObjectStore:
         return [name for name in names if name not in (".", "..")]
 
     def read(self, relative: str) -> bytes:
-        """The whole content of a file.
+        """Read the whole content of a file.
 
         Raises:
             FileNotFoundError: there is none.
@@ -97,7 +97,7 @@ class ObjectStore:
                 raise
 
     def open(self, relative: str) -> IO[bytes]:
-        """A seekable stream to read from.
+        """Open a seekable stream to read from.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -107,7 +107,7 @@ class ObjectStore:
         return io.BufferedReader(_Reader(stream, self))
 
     def upload(self, source: Path, relative: str) -> None:
-        """Put a local file under a name, in place of what is there."""
+        """Upload a local file under a name, replacing what is there."""
         # No folder is made: there are none on an object store, and some drivers would make a bucket of that name.
         with self._named_errors():
             try:
@@ -116,7 +116,7 @@ class ObjectStore:
                 raise self._no_bucket() from error
 
     def download(self, relative: str, target: Path) -> None:
-        """Copy a file to a local path. An error may leave a part of it there.
+        """Copy a file to a local path; an error may leave a part of it there.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -149,7 +149,7 @@ class ObjectStore:
         return f"{self._base}/{relative}" if relative else self._base
 
     def _check_bucket(self, error: FileNotFoundError) -> None:
-        """Raise UserError where not only the file is missing."""
+        """Raise UserError where the bucket is missing, not only the file."""
         response = getattr(error.__cause__, "response", None) or {}
         if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise self._no_bucket() from error
@@ -163,7 +163,10 @@ class ObjectStore:
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
-        """Say which root it is, and what to do. FileNotFoundError passes: often that is just an answer."""
+        """Raise errors that name the root and say what to do.
+
+        FileNotFoundError passes: often it is just an answer.
+        """
         try:
             yield
         except (FileNotFoundError, UserError, StageError):
@@ -193,7 +196,7 @@ class ObjectStore:
 
 
 class _Reader(io.RawIOBase):
-    """A driver's stream, with our errors."""
+    """A driver's stream, raising our errors."""
 
     def __init__(self, stream: Any, store: ObjectStore) -> None:
         self._stream, self._store = stream, store

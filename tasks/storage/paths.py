@@ -1,4 +1,4 @@
-"""Where everything lies under a root."""
+"""Paths of everything under a root."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def download_settings_path(dataset: str, split: str) -> str:
 
 
 def features_folder(extractor: str, dataset: str, split: str) -> str:
-    """`extractor` is the extractor's fingerprint; its first twelve digits name the folder."""
+    """The folder of an extractor's features, named by its fingerprint's first twelve digits."""
     return f"features/{extractor[:12]}/{dataset}/{split}"
 
 
@@ -57,7 +57,7 @@ def region_shard_name(shard: int) -> str:
 
 
 def region_shard_number(name: str) -> int:
-    """Inverse of `region_shard_name`."""
+    """Invert `region_shard_name`."""
     return int(name.removeprefix("regions-").removesuffix(".tar"))
 
 

@@ -1,4 +1,4 @@
-"""Where everything is kept. The only file that knows paths, and the only one that publishes.
+"""The root: the only file that knows paths, and the only one that publishes.
 
     ROOT/datasets/DATASET/SPLIT/manifest.parquet      every input row, with its key    + manifest.json
                                captions.parquet       rows whose image arrived         + captions.json
@@ -7,7 +7,7 @@
                                download.json          the settings that its images were made with
                                placeholders.parquet   rows whose picture came from many URLs
                                journal/00042.journal  what an unfinished shard has fetched so far
-    ROOT/features/EXTRACTOR/extractor.json            what the fingerprint EXTRACTOR stands for
+    ROOT/features/EXTRACTOR/extractor.json            what the fingerprint EXTRACTOR means
     ROOT/features/EXTRACTOR/DATASET/SPLIT/regions-00042.tar                            + regions-00042.json
                                           failed-00042.parquet  (where pictures failed)
                                           manifest.json                                (written last)
@@ -57,7 +57,7 @@ _READERS = 16
 
 
 class Root:
-    """A folder, local or on an object store, under which everything is kept. Paths below are relative to it."""
+    """A folder, local or on an object store, that holds everything. Paths below it are relative to it."""
 
     def __init__(self, uri: str) -> None:
         """Looks at nothing yet.
@@ -79,7 +79,7 @@ class Root:
         return f"{whole.rstrip('/')}/{relative}" if relative else whole
 
     def local(self, relative: str, needed_for: str = "this step") -> Path:
-        """The same as a local path.
+        """The local path of a path below the root.
 
         Raises:
             UserError: the root is not a local folder.
@@ -111,7 +111,7 @@ class Root:
             return None
 
     def names(self, relative: str) -> list[str]:
-        """Names in a folder, sorted; unfinished `.part` files are left out. An absent folder is empty, as is a file."""
+        """Sorted names in a folder, without unfinished `.part` files; empty for an absent folder or a file."""
         if self.is_local:
             try:
                 names = [path.name for path in (self._folder / relative).iterdir()]
@@ -123,7 +123,7 @@ class Root:
 
     @contextmanager
     def open(self, relative: str) -> Iterator[IO[bytes]]:
-        """A seekable stream to read from.
+        """Open a seekable stream to read from.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -132,7 +132,7 @@ class Root:
             yield stream
 
     def read_bytes(self, relative: str) -> bytes:
-        """The whole content of a file.
+        """Read the whole content of a file.
 
         Raises:
             FileNotFoundError: there is none.
@@ -148,7 +148,7 @@ class Root:
         return (self._folder / relative).stat().st_mtime if self.is_local else self._store.modified(relative)
 
     def fetch(self, relative: str, target: Path, expected: FileDigest | None = None) -> None:
-        """Copy a file of an object store to a local path, whole or not at all.
+        """Copy an object store's file to a local path, whole or not at all.
 
         Args:
             expected: what the file is known to be; None: whatever it is.
@@ -173,7 +173,7 @@ class Root:
             part.unlink(missing_ok=True)
 
     def upload(self, source: Path, relative: str) -> None:
-        """Put a local file under a name of an object store, whole or not at all, in place of what is there."""
+        """Replace an object by a local file, whole or not at all."""
         assert not self.is_local, "a file of a local root is written where it belongs"
         self._store.upload(source, relative)
 
@@ -188,7 +188,7 @@ class Root:
             sync_folder(target.parent)
 
     def remove_empty_folders(self, relative: str) -> None:
-        """Remove a folder, and those above it below the root, up to the first that holds anything; no error if none."""
+        """Remove a folder and its parents below the root, as far as they are empty."""
         if not self.is_local:
             return  # An object store has no folders.
         for folder in [Path(relative), *Path(relative).parents[:-1]]:
@@ -201,7 +201,7 @@ class Root:
             sync_folder((self._folder / folder).parent)
 
     def publish(self, relative: str, write: Callable[[IO[bytes]], object]) -> FileDigest:
-        """Write a file whole or not at all, and return its digest. An existing file is replaced."""
+        """Write a file whole or not at all, replacing any, and return its digest."""
         if not self.is_local:
             # A shard is larger than memory has room for, once per worker. The suffix tells browsers what it is.
             with NamedTemporaryFile(prefix="unicoder-vl-", suffix=Path(relative).suffix) as stream:
@@ -236,7 +236,7 @@ class Root:
         return self.publish_bytes(relative, (model.model_dump_json(indent=2) + "\n").encode())
 
     def read_model(self, relative: str, model: type[Model]) -> Model | None:
-        """The model in a JSON file; None where the file is absent.
+        """Read the model in a JSON file; None where the file is absent.
 
         Raises:
             UserError: the file is there but is not such a model (it was edited, or is of another version).
@@ -258,7 +258,7 @@ class Root:
             ) from error
 
     def read_models(self, relatives: Sequence[str], model: type[Model]) -> list[Model | None]:
-        """The same for many small files, in their order; of an object store, many at once. Raises as `read_model`."""
+        """Read many small JSON files, in order; from an object store, many at once. Raises as `read_model`."""
         if self.is_local:
             return [self.read_model(relative, model) for relative in relatives]
         with ThreadPoolExecutor(_READERS, "read") as pool:
@@ -278,7 +278,7 @@ class Root:
         self.publish_bytes(relative, before + line.encode() + b"\n")
 
     def done(self, relative: str, fingerprint: str) -> Receipt | None:
-        """The receipt at this path if it has this fingerprint and its files stand with their sizes; else None."""
+        """The receipt at this path if its fingerprint is this one and its files are whole; else None."""
         receipt = self.read_model(relative, Receipt)
         if receipt is None or receipt.fingerprint != fingerprint:
             return None
@@ -293,7 +293,7 @@ def file_digest(path: Path) -> FileDigest:
 
 
 def _machine_name() -> str:
-    """This host and its namespace of process numbers. Containers may share the first, and then not the second."""
+    """This host and its process namespace: containers may share the first, and then not the second."""
     try:
         space = Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -302,12 +302,12 @@ def _machine_name() -> str:
 
 
 def _own_name() -> str:
-    """A part of a temporary file's name that no other has: machine, process, and a random number."""
+    """A unique part of a temporary file's name: machine, process and a random number."""
     return f"{_machine_name()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def _drop_parts_of_the_dead(target: Path) -> None:
-    """Remove what killed processes of this machine left half-written of a file."""
+    """Remove a file's half-written copies by killed processes of this machine."""
     own = f"{target.name}.{_machine_name()}."
     older = f"{target.name}.{platform.node()}."  # Followed by nothing but the process in names of older versions.
     for part in target.parent.glob(f"{glob.escape(older)}*{PART}"):
@@ -333,7 +333,7 @@ def now() -> str:
 
 
 class Stopwatch:
-    """Wall time since it was made, in seconds."""
+    """Wall time in seconds since it was made."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Workers that tell how far their shards are: processes of this machine, or those of a Ray cluster."""
+"""Progress events of workers: processes of this machine, or of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST_TEXT = select.PIPE_BUF // 8
 
 @dataclass(frozen=True)
 class ShardEvent:
-    """How far a shard is: its rows or images that have ended so far, per outcome."""
+    """Progress of one shard: rows or images that have ended so far, by outcome."""
 
     kind: Literal["begun", "going", "ended"]
     ref: ShardRef
@@ -40,7 +40,7 @@ Tell = Callable[[Event], None]
 
 
 def send(pipe: Connection, event: Event) -> None:
-    """Send an event whole, whoever else sends at the same time.
+    """Send an event whole, even while other threads send.
 
     The kernel keeps messages of this size together. A lock, as a queue has, would stay locked for ever when its holder
     is killed.
@@ -51,7 +51,7 @@ def send(pipe: Connection, event: Event) -> None:
 
 
 class _ToldWarnings(logging.Handler):
-    """Passes a worker's log lines on as events."""
+    """Log handler that passes a worker's lines on as events."""
 
     def __init__(self, tell: Tell) -> None:
         super().__init__(logging.WARNING)
@@ -62,14 +62,14 @@ class _ToldWarnings(logging.Handler):
 
 
 def tell_warnings(tell: Tell) -> None:
-    """Have this worker's warnings told by the process that listens: it knows where its user reads."""
+    """Send this worker's warnings to the listening process, which knows where its user reads."""
     for room in ("tasks", "feature_extraction"):
         logging.getLogger(room).addHandler(_ToldWarnings(tell))
         logging.getLogger(room).propagate = False
 
 
 class ShardReporter:
-    """Tells of one shard as it goes, a few times a second at most."""
+    """Reports one shard's progress, a few times a second at most."""
 
     def __init__(self, tell: Tell, ref: ShardRef) -> None:
         self._tell, self._ref = tell, ref
@@ -77,7 +77,7 @@ class ShardReporter:
         self._last = 0.0
 
     def __call__(self, ended: Counter[str]) -> None:
-        """Take what has ended so far; the first call says what had ended before this run."""
+        """Report what has ended so far; the first call says what had ended before this run."""
         if self._seen is None or time.monotonic() - self._last >= _REPORT_SECONDS:
             kind: Literal["begun", "going"] = "begun" if self._seen is None else "going"
             self._tell(ShardEvent(kind, self._ref, ended))

@@ -1,4 +1,4 @@
-"""How many GPUs a process would see, without importing torch, which takes seconds."""
+"""Number of GPUs that a process would see, without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def visible_gpus(folder: Path = _NVIDIA) -> int:
-    """GPUs of NVIDIA's driver that CUDA_VISIBLE_DEVICES lets programs see.
+    """Number of NVIDIA GPUs that CUDA_VISIBLE_DEVICES lets programs see.
 
     Args:
         folder: where the driver lists them, a folder each; it does so in containers, too.

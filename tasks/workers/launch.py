@@ -1,4 +1,4 @@
-"""Starts a compute room's module as a subprocess, follows its progress, and leaves no survivor.
+"""Start a compute room's module as a subprocess, follow it, and leave no process behind.
 
 The child leads its own process group and is tethered to this process (`tasks.workers.tether`), so:
 
@@ -56,20 +56,20 @@ class _Child:
         self._waiter.start()
 
     def stdout_lines(self) -> Iterator[bytes]:
-        """Lines of stdout as they come, until the last process of the group has closed it."""
+        """Lines of stdout until the last process of the group has closed it."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self._copy(line)
             yield line
 
     def join(self) -> int:
-        """Wait for the end; the exit status, negative for a signal."""
+        """Wait for the end and return the exit status, negative for a signal."""
         self._waiter.join()
         self._stderr_reader.join()
         return self.process.returncode
 
     def stop(self, grace_seconds: float) -> None:
-        """SIGTERM to the group; SIGKILL to whatever is left of it after the grace time. Returns when all are gone."""
+        """Stop the group by SIGTERM, then SIGKILL after the grace time, and wait for its end."""
         self._signal(signal.SIGTERM)
         self._waiter.join(grace_seconds)
         if self._waiter.is_alive():
@@ -77,7 +77,7 @@ class _Child:
         self._waiter.join()
 
     def kill(self) -> None:
-        """SIGKILL to the group."""
+        """Send SIGKILL to the group."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -104,7 +104,10 @@ class _Child:
 
 
 class _Children:
-    """The modules that run now. Once closed, no further one starts: an interrupt must not race with a new child."""
+    """The modules that run now.
+
+    Once closed, no further one starts: an interrupt must not race with a new child.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -138,7 +141,7 @@ class _Children:
             stopper.join()
 
     def kill_all(self) -> None:
-        """Without the lock: a signal's handler, which may have come while it was held, cannot wait for it."""
+        """Kill without the lock: a signal handler may interrupt its holder, and must not wait for it."""
         self._closed = True
         for child in tuple(self._running):
             child.kill()
@@ -164,7 +167,7 @@ def stopping_children(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
 
 
 def kill_children() -> None:
-    """Kill every running module, from a signal's handler."""
+    """Kill every running module, from a signal handler."""
     _children.kill_all()
 
 
@@ -178,7 +181,9 @@ def run_module(
     num_processes: int = 1,
     nodes: NodesConfig | None = None,
 ) -> None:
-    """Run `python -m MODULE --config JOB_PATH` to its end, in one process or, under torchrun, in several.
+    """Run `python -m MODULE --config JOB_PATH` to its end.
+
+    Under torchrun, that is several processes.
 
     Args:
         module: for instance `model.pretrain`; reports `Progress` and `Ending` of `model.progress` as JSON on stdout.
@@ -243,7 +248,7 @@ def _command(module: str, job_path: Path, num_processes: int, nodes: NodesConfig
 
 
 def _absent_nodes(last_stderr: Iterable[str], nodes: NodesConfig | None) -> str | None:
-    """What it means that torchrun gave up waiting; None where something else went wrong."""
+    """The message where torchrun gave up waiting for other nodes; None where something else went wrong."""
     found = next((match for line in last_stderr if (match := _CAME.search(line))), None)
     if nodes is None or found is None:
         return None
@@ -254,7 +259,7 @@ def _absent_nodes(last_stderr: Iterable[str], nodes: NodesConfig | None) -> str 
 
 
 def _parse(line: bytes) -> Progress | Ending | None:
-    """A report, or None for a line that a library printed: those are in the log."""
+    """Parse a report line; None for a line that a library printed, which is in the log."""
     if not line.startswith(b"{"):
         return None
     try:

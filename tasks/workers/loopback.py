@@ -1,4 +1,4 @@
-"""This machine's own servers are spoken to directly, whatever proxies the environment names."""
+"""Speak to this machine's own servers directly, whatever proxies the environment names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def bypass_proxies_on_loopback() -> None:
-    """Add loopback to NO_PROXY, for this process and for what it starts.
+    """Add loopback to NO_PROXY, for this process and its children.
 
     A proxy is another machine, or knows nothing of the ports that a command has just opened: Prefect's server, the
     demo's web, an object store. What the user has listed stays, and the proxies serve all other hosts as before.
@@ -19,10 +19,10 @@ def bypass_proxies_on_loopback() -> None:
         return  # NO_PROXY alone would hide the proxies that some systems keep elsewhere.
     from urllib.request import getproxies_environment
 
-    # What urllib takes where the two spellings differ: the others then read the same.
+    # urllib's choice where the two spellings differ, so that other libraries read the same.
     listed = [host.strip() for host in getproxies_environment().get("no", "").split(",") if host.strip()]
     if listed == ["*"]:
-        return  # Only alone does it mean all hosts.
+        return  # `*` means all hosts only when alone.
     listed += [host for host in LOOPBACK if host not in listed]
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(listed)

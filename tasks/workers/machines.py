@@ -1,4 +1,4 @@
-"""Which Ray cluster shards are worked on by, and what each of its workers needs. Imports no ray."""
+"""Settings of the machines: the Ray cluster that works on shards, and the nodes of one training. Imports no ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.config import Config, Uri
 
 
 class RayConfig(Config):
-    """A Ray cluster whose workers take the place of worker processes of this machine.
+    """A Ray cluster whose workers replace worker processes of this machine.
 
     This package is installed on all its machines, in the same version: one image. Credentials of the root's store come
     from each machine's own environment.
@@ -44,18 +44,18 @@ class RayConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _plain_address(cls, given: Any) -> Any:
-        """A plain string is an address."""
+        """Read a plain string as an address."""
         return {"address": given} if isinstance(given, str) else given
 
     def gpus_on(self, device: str) -> float:
-        """The share of a GPU for a worker whose extractor.device is this one."""
+        """The share of a GPU for a worker with this extractor.device."""
         if self.gpus_each is not None:
             return self.gpus_each
         return 0.0 if device == "cpu" else 1.0
 
 
 class NodesConfig(Config):
-    """Machines that train one run together: which one this is, and where the first one listens. As torchrun has it."""
+    """The nodes that train one run together, as torchrun has it: this one's rank, and where the first one listens."""
 
     nnodes: int = Field(ge=2, description="how many machines")
     node_rank: int = Field(ge=0, description="number of this machine; 0 writes the run, the others follow")

@@ -1,4 +1,4 @@
-"""Machines that train one run together: those that follow wait for the first one, at the start and at the end."""
+"""Nodes that train one run together: the others wait for the first one, at the start and at the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def wait_for_first_node(nodes: NodesConfig, result: Callable[[], CheckpointRef | None]) -> CheckpointRef | None:
-    """Wait until the first node listens: by then it has put on the root what all are to go on from.
+    """Wait until the first node listens: by then the root has what all nodes resume from.
 
     Args:
         nodes: which of them this machine is.
@@ -56,7 +56,7 @@ def wait_for_first_node(nodes: NodesConfig, result: Callable[[], CheckpointRef |
 
 
 def wait_for_result(nodes: NodesConfig, root: Root, result: Callable[[], CheckpointRef | None]) -> CheckpointRef:
-    """Wait until the root has what the first node made of a training that ended well.
+    """Wait until the root has the first node's finished training.
 
     Raises:
         StageError: it has not within half an hour.

@@ -25,17 +25,17 @@ killers: set[Callable[[], None]] = set()
 
 
 @dataclass(frozen=True)
-class Seat:
-    """What a worker may take of the GPUs and cores that it sees.
+class Resources:
+    """A worker's share of the GPUs and cores that it sees.
 
     Args:
-        number: of the worker, from 0, among those that see the same GPUs.
-        siblings: how many those are.
+        local_rank: rank of the worker, from 0, among those that see the same GPUs.
+        num_local: number of these workers.
         num_cores: cores for this worker.
     """
 
-    number: int
-    siblings: int
+    local_rank: int
+    num_local: int
     num_cores: int
 
 
@@ -93,7 +93,7 @@ class WorkerPool:
     def submit(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """Have `work` done in a worker."""
+        """Submit `work` to a worker."""
         return self._starter.submit(self._workers.submit, work, *args, **kwargs).result()
 
 

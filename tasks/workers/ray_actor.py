@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.workers.events import Event, Tell
-from tasks.workers.processes import Seat
+from tasks.workers.processes import Resources
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class ShardActor:
     that errors arrive as what they are, and events as what they were when they were told.
     """
 
-    def __init__(self, start: bytes, driver: str, folder: str, sees_gpus: bool, seat: Seat) -> None:
+    def __init__(self, start: bytes, driver: str, folder: str, sees_gpus: bool, resources: Resources) -> None:
         """Begin as a process of the driver's machine would: in its working directory.
 
         Args:
-            start: pickle of a function and its arguments, called with the `Tell` and the `Seat` before them.
+            start: pickle of a function and its arguments, called with the `Tell` and the `Resources` before them.
             driver: name of the machine that the work comes from.
             folder: its working directory. A machine that has none of this name can do what needs no relative paths.
             sees_gpus: whether a share of a GPU is this worker's.
-            seat: what it may take.
+            resources: its share of the machine.
         """
         if Path(folder).is_dir():
             os.chdir(folder)
@@ -50,7 +50,7 @@ class ShardActor:
         self._news: queue.SimpleQueue[bytes | Ended] = queue.SimpleQueue()
         function, arguments = pickle.loads(start)  # noqa: S301 (from the driver, as this class itself)
         tell: Tell = self._tell
-        function(tell, seat, *arguments)
+        function(tell, resources, *arguments)
 
     def machine(self) -> str:
         return platform.node()

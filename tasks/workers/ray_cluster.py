@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from tasks.errors import UserError
 from tasks.workers.machines import RayConfig
-from tasks.workers.processes import Seat
+from tasks.workers.processes import Resources
 from tasks.workers.ray_actor import ShardActor
 
 _LOCAL = "local"
@@ -80,7 +80,7 @@ class RayCluster:
 
     def new_worker(self, number: int, start: bytes) -> RayWorker:
         """Have a worker's process begun, in one of the rooms. It may take a while."""
-        seat = Seat(0, 1, self.config.cpus_each)
+        resources = Resources(0, 1, self.config.cpus_each)
         actor = (
             ray.remote(ShardActor)
             .options(
@@ -91,7 +91,7 @@ class RayCluster:
                     self._room, placement_group_bundle_index=number, placement_group_capture_child_tasks=False
                 ),
             )
-            .remote(start, platform.node(), str(Path.cwd()), self._num_gpus > 0, seat)
+            .remote(start, platform.node(), str(Path.cwd()), self._num_gpus > 0, resources)
         )
         return RayWorker(actor)
 

@@ -58,7 +58,7 @@ class RayWorkers:
         max_workers: processes.
         config: the cluster.
         num_gpus: share of a GPU for each.
-        start: called in every worker before its first work, with its `Tell`, its `Seat` and the arguments.
+        start: called in every worker before its first work, with its `Tell`, its `Resources` and the arguments.
         tell: takes the workers' events, from many threads.
         arguments: of `start`.
     """

@@ -1,4 +1,4 @@
-"""A pool of workers that tell what they do while they do it."""
+"""A pool of workers that report while they work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.errors import UserError
 from tasks.records import ShardRef
 from tasks.workers.events import Event, ShardEvent, Tell, send
 from tasks.workers.machines import RayConfig
-from tasks.workers.processes import Arguments, Result, Seat, WorkerPool
+from tasks.workers.processes import Arguments, Resources, Result, WorkerPool
 
 if TYPE_CHECKING:
     from tasks.workers.ray_workers import RayWorkers
@@ -35,13 +35,13 @@ RAY_SETTINGS = {
 
 
 class ReportingPool:
-    """Workers whose events are heard by one thread of this process.
+    """Workers whose events one thread of this process hears.
 
     Args:
         max_workers: of this machine, or of the cluster.
         on_event: takes the events. What it raises first is raised where the `with` block ends; the work goes on
             meanwhile.
-        start: called in every worker before its first work, with its `Tell`, its `Seat` and the `arguments`.
+        start: called in every worker before its first work, with its `Tell`, its `Resources` and the `arguments`.
         ray: where the workers are; None: processes of this machine.
         num_gpus: on a cluster, each worker's share of a GPU.
 
@@ -90,16 +90,16 @@ class ReportingPool:
     def submit(
         self, work: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """Have `work` done in a worker."""
+        """Submit `work` to a worker."""
         return self._workers.submit(work, *args, **kwargs)
 
     def check_shared(self, what: str, uri: str) -> None:
-        """Raise UserError where a path is a local one, and workers on other machines would find other files there."""
+        """Raise UserError for a local path, where workers on other machines would find other files."""
         if not isinstance(self._workers, WorkerPool):
             self._workers.check_shared(what, uri)
 
-    def tell_standing(self, ref: ShardRef, ended: Counter[str]) -> None:
-        """Say that a shard stood already, and how its rows or images had ended."""
+    def tell_finished(self, ref: ShardRef, ended: Counter[str]) -> None:
+        """Report a shard that was finished before, and how its rows or images had ended."""
         self._tell(ShardEvent("begun", ref, ended))
         self._tell(ShardEvent("ended", ref, ended))
 
@@ -116,15 +116,15 @@ class ReportingPool:
 
 
 def _start(
-    counter: Synchronized[int], siblings: int, start: Callable[..., None], tell: Tell, arguments: tuple[Any, ...]
+    counter: Synchronized[int], num_local: int, start: Callable[..., None], tell: Tell, arguments: tuple[Any, ...]
 ) -> None:
-    """Begin a process of this machine: the workers share its GPUs, and the cores that this process may use."""
+    """Start a local worker process with its share of GPUs and cores."""
     with counter.get_lock():
-        number = counter.value
+        local_rank = counter.value
         counter.value += 1
-    # Fewer than the machine's in a container.
+    # A container may have fewer cores than its machine.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    start(tell, Seat(number, siblings, max(1, cores // siblings)), *arguments)
+    start(tell, Resources(local_rank, num_local, max(1, cores // num_local)), *arguments)
 
 
 def _ray_workers(

@@ -1,4 +1,4 @@
-"""Any decoded picture -> 8-bit sRGB as RGB, seen as a browser shows it: on white, in its own colour profile.
+"""Convert any decoded picture to 8-bit sRGB, on white, as a browser shows it.
 
 Resizing lies in the middle: palettes and 16 bits must be gone before it, and profiles are cheaper after it.
 """
@@ -23,7 +23,8 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def resizable(image: Image.Image) -> Image.Image:
-    """The pixels as RGB, L, CMYK or LAB, or where some are transparent as RGBA or LA; 8 bits each.
+    """The pixels in a mode that can be resized: RGB, L, CMYK or LAB, or RGBA or LA where some are transparent; 8 bits
+    each.
 
     Raises:
         ValueError: nobody can say which of their values is white, or they are of a mode that has no colours.
@@ -39,7 +40,7 @@ def resizable(image: Image.Image) -> Image.Image:
         return _from_deep_grey(image, tags)
     if image.mode in ("La", "RGBa"):  # times alpha
         return image.convert(image.mode.upper())
-    keyed = "transparency" in image.info  # One colour, or some of a palette, stand for nothing.
+    keyed = "transparency" in image.info  # One colour, or some of a palette, mean nothing.
     if image.mode in ("RGB", "L", "CMYK", "LAB", "RGBA", "LA") and not keyed:
         return image
     if image.has_transparency_data:
@@ -48,7 +49,7 @@ def resizable(image: Image.Image) -> Image.Image:
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """What `resizable` returned, now RGB: alpha on white, and the colours that its ICC profile means.
+    """Convert `resizable`'s result to RGB: alpha on white, colours by its ICC profile.
 
     A profile that is broken or made for pixels of another kind is ignored, as browsers do. CMYK without a profile
     is subtracted from white.
@@ -67,7 +68,9 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Grey of 16 bits (in a TIFF 12 or 32 are possible) by its upper 8; Pillow's own conversion clips at 255 instead.
+    """Grey of 16 bits by its upper 8.
+
+    A TIFF may have 12 or 32. Pillow's own conversion clips at 255 instead.
 
     Raises:
         ValueError: nothing is in the upper 8 of 32 bits: these are numbers of some other scale.
@@ -89,7 +92,7 @@ def _from_deep_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 @functools.lru_cache(maxsize=8)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB; None where there is nothing to do, or nothing that can be done."""
+    """The transform from a profile to sRGB; None where none is needed or possible."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if _PROFILE_MODES.get(source.profile.xcolor_space.strip()) != mode:
@@ -101,7 +104,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_little(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether colours stay within 2 of 255: most profiles on the web are one of sRGB's many spellings."""
+    """Whether colours stay within 2 of 255: most profiles on the web are spellings of sRGB."""
     if mode == "CMYK":
         return False
     steps = range(0, 256, 51)

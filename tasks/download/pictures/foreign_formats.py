@@ -1,4 +1,4 @@
-"""What a body may be that cannot be read as a picture: a guess for the outcome's detail."""
+"""Guess what an unreadable body is, for the outcome's detail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _BRANDS = (
 
 
 def looks_like(content: bytes) -> str:
-    """What a body that is no picture for us may be."""
+    """A guess at what an unreadable body is."""
     start = content[:512].lstrip().lower()
     if not start:
         return "empty body"
@@ -55,7 +55,7 @@ def looks_like(content: bytes) -> str:
 
 
 def is_cut(content: bytes) -> bool:
-    """Whether a WebP or AVIF, which their decoders refuse as a whole when cut, says that it has more bytes."""
+    """Whether a WebP or AVIF says that it has more bytes; their decoders refuse a cut file as a whole."""
     if content.startswith(b"RIFF"):
         return int.from_bytes(content[4:8], "little") + 8 > len(content)
     if not _is_read_avif(content):
@@ -72,7 +72,7 @@ def _is_read_avif(content: bytes) -> bool:
 
 
 def _brands(content: bytes) -> list[bytes]:
-    """The brands that a file of ISO boxes says it is of, its own first."""
+    """The brands of an ISO box file, its own first."""
     if content[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(content[:4], "big"), len(content), 512)

@@ -1,4 +1,4 @@
-"""A downloaded body -> the picture we keep: checked, upright, RGB, not larger than asked for.
+"""Turn a downloaded body into the picture we keep: checked, upright, RGB, no larger than asked for.
 
 A JPEG that is already all of that keeps its original bytes: re-encoding costs quality and most of the time. Whatever
 else can be read is converted once, here, so that no later stage meets an orientation flag, a palette or an alpha
@@ -25,7 +25,7 @@ from tasks.download.pictures.jpeg import END_OF_IMAGE, START_OF_SCAN, markers, w
 from tasks.download.pictures.png import MAX_PROFILE_BYTES, needed_chunks, set_transparent_grey
 from tasks.records import Outcome
 
-# What the web calls a picture. Left out are formats that run an interpreter (EPS), hold no pixels (WMF) or hold
+# Picture formats of the web. Left out are formats that run an interpreter (EPS), hold no pixels (WMF) or hold
 # several pictures of unlike size (ICO).
 # The JPEG plugin opens MPO too: a phone's JPEG with a second picture behind it.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -66,7 +66,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class PictureError(Exception):
-    """A body that is no picture for us: the outcome it ends as, and one human phrase."""
+    """A body that is no picture for us: its row's outcome and a phrase for people."""
 
     def __init__(self, outcome: Outcome, detail: str) -> None:
         super().__init__(detail)
@@ -106,12 +106,12 @@ def accept_picture(content: bytes, config: DownloadConfig) -> tuple[bytes, tuple
                     return _checked(image, content, end), (width, height)
             return _convert(image, target, config.jpeg_quality)
         finally:
-            image.close()  # Its pixels are gone before the next large one is let in.
+            image.close()  # Free its pixels before the next large picture is let in.
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that the installed Pillow was built with; it fails on the name of one that it was not.
+    """The members of FORMATS that the installed Pillow supports; it fails on the name of any other.
 
     Its warnings about broken metadata, of which a web crawl has thousands, and about large pictures, which we count
     ourselves, are silenced along the way.
@@ -150,7 +150,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _jpeg_end(content: bytes) -> int | None:
-    """Where a JPEG's own end marker ends; None where there is none. Behind it there may be anything.
+    """Where a JPEG's own end marker ends; None where there is none. Anything may follow it.
 
     Cameras append a second picture or a film, servers a newline. The markers are walked because a thumbnail inside
     a header ends with the same two bytes.
@@ -176,13 +176,15 @@ def _with_end(content: bytes) -> bytes | None:
 
 
 def _checked(image: Image.Image, content: bytes, end: int) -> bytes:
-    """A JPEG's bytes up to its end, once all its data was read at 1/8 scale, brightness only.
+    """A JPEG's bytes up to its end, after all its data was read.
+
+    Reading is at 1/8 scale, brightness only.
 
     That costs a third of a decode, and finds what is missing. Pillow's `verify()` does not: it stops at the header.
     """
     if end < len(content):
         content = content[:end]
-        image = _open(content)  # What is checked is what is kept.
+        image = _open(content)  # Check exactly the bytes that are kept.
     image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
     _load(image)
     return content
@@ -198,7 +200,7 @@ def _load(image: Image.Image) -> None:
 
 
 def _fit(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """The size whose shorter side is at most `short_side`, of the same shape."""
+    """The size of the same shape whose shorter side is at most `short_side`."""
     scale = min(1.0, short_side / min(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

@@ -1,4 +1,4 @@
-"""The structure of a JPEG: its markers, and whether only the last of them is missing."""
+"""The markers of a JPEG, and whether only the end marker is missing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive; others are rare
 # FF begins a marker unless a stuffed zero, a restart number or a fill byte follows: those belong to the pixels.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-# What may stand in place of missing data. One alone may happen to begin with the code that ends a block.
+# What may take the place of missing data. One alone may happen to begin with the code that ends a block.
 _FILLS = tuple(64 * bytes([first, 0x5A, 0x1F]) for first in (0x55, 0xB4, 0x6D, 0xCC, 0xEE, 0x93, 0x2B, 0xF7))
 
 
 def markers(content: bytes) -> Iterator[tuple[int, int]]:
-    """Every marker of a JPEG and where its segment begins, in order; the end marker's stands behind it.
+    """Every marker of a JPEG and the start of its segment, in order; the end marker's start lies behind it.
 
     The markers are walked because a thumbnail within a segment has markers of its own.
     """
@@ -32,7 +32,7 @@ def markers(content: bytes) -> Iterator[tuple[int, int]]:
 
 
 def with_end(content: bytes) -> bytes | None:
-    """A JPEG without an end marker, with one: if it lacks nothing else. None where pixels are missing, too.
+    """Add the end marker to a JPEG that lacks nothing else; None where pixels are missing, too.
 
     Decoders go on with zeros where data is missing, and pass over what is left once all pixels are there. So noise in
     front of the new end marker changes the picture exactly where it was cut.
@@ -55,13 +55,13 @@ def with_end(content: bytes) -> bytes | None:
 
 
 def _digest(content: bytes) -> bytes:
-    """A digest of a picture's pixels."""
+    """Hash a picture's pixels."""
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
         return hashlib.sha256(image.tobytes()).digest()
 
 
 def _has_all_scans(content: bytes) -> bool:
-    """Whether scans were begun for every coefficient of every component, down to its last bit."""
+    """Whether there are scans for every coefficient of every component, down to its last bit."""
     missing: set[tuple[int, int]] = set()
     for marker, at in markers(content):
         if marker in _FRAMES:

@@ -1,4 +1,6 @@
-"""A PNG as Pillow reads it safely and right: without the metadata that no picture is made from.
+"""Prepare a PNG so that Pillow reads it safely and right.
+
+Metadata that no picture is made from are left out.
 
 Pillow unpacks texts and refuses a whole picture for a long one, or for one whose checksum is wrong. Nobody here reads
 them, so they are left out before it sees the file, except for those in which some programs keep the orientation.
@@ -22,7 +24,7 @@ _ORIENTED = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # texts that m
 
 
 def needed_chunks(content: bytes) -> bytes:
-    """A PNG's bytes without the metadata that its picture does not need; other content as it is."""
+    """A PNG's bytes without the metadata that its picture does not need; other content unchanged."""
     if not content.startswith(_START):
         return content
     kept = [content[: len(_START)]]
@@ -31,7 +33,10 @@ def needed_chunks(content: bytes) -> bytes:
 
 
 def set_transparent_grey(image: Image.Image, content: bytes) -> None:
-    """Put right the grey that stands for nothing: Pillow spreads 2 or 4 bits over 8, but not this one value."""
+    """Correct the grey value that means transparent.
+
+    Pillow spreads 2 or 4 bits over 8, but not this one value.
+    """
     depth, kind = content[24:26]
     transparent = image.info.get("transparency")
     if kind == 0 and depth in (2, 4) and isinstance(transparent, int):
@@ -39,7 +44,7 @@ def set_transparent_grey(image: Image.Image, content: bytes) -> None:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[int, int]]:
-    """Where each chunk starts and ends; what is behind the end marker, or behind damage, comes as one."""
+    """Start and end of each chunk; what follows the end marker, or damage, comes as one."""
     start = len(_START)
     while start < len(content):
         kind = content[start + 4 : start + 8]
@@ -70,7 +75,7 @@ def _is_needed(content: bytes, start: int, end: int) -> bool:
 
 
 def _unpacks(packed: bytes, most: int) -> bool:
-    """Whether something is packed here, and no more than so many bytes."""
+    """Whether the data is packed and unpacks to no more than so many bytes."""
     unpacking = zlib.decompressobj()
     try:
         unpacking.decompress(packed, most)

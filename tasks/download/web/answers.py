@@ -1,4 +1,4 @@
-"""HTTP answers that are surely a request's own: read under its deadline, each to its end and not a byte further.
+"""HTTP answers read under their request's deadline, to their end and not a byte further.
 
 A kept connection serves the next request only where nothing lies in it that belongs to the one before. Else a row
 would get the picture of another: servers send early hints, answers twice, and bodies longer than they say. What comes
@@ -23,7 +23,7 @@ _WITHOUT_BODY = (204, 304)
 
 
 class _DeadlineStream(io.RawIOBase):
-    """A socket's bytes, where every read waits at most until the attempt's deadline."""
+    """A socket's bytes; every read waits at most until the attempt's deadline."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -33,7 +33,7 @@ class _DeadlineStream(io.RawIOBase):
         self.waits = True  # False: what has not come by now does not count
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client asks a socket for."""
+        """Give http.client the deadline stream."""
         return io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -56,7 +56,9 @@ class _DeadlineStream(io.RawIOBase):
 
 
 class FramedResponse(http.client.HTTPResponse):
-    """An answer read under the deadline from its first header byte on. It is made in the thread that asked.
+    """An answer read under the deadline from its first header byte on.
+
+    It is made in the thread that asked.
 
     Attributes:
         is_first: on its connection.
@@ -77,7 +79,7 @@ class FramedResponse(http.client.HTTPResponse):
         self.surplus = b""
 
     def _read_status(self) -> tuple[str, int, str]:
-        """The first line of the answer that counts; those of 1xx before it tell us nothing."""
+        """Read the first line of the final answer; those of 1xx before it tell us nothing."""
         for _ in range(_MOST_INTERIM):
             version, status, reason = super()._read_status()  # type: ignore[misc]
             if not 100 <= status < 200:
@@ -86,7 +88,7 @@ class FramedResponse(http.client.HTTPResponse):
         raise failed(Outcome.CONNECT, f"no HTTP answer: {_MOST_INTERIM} interim ones and no other")
 
     def _close_conn(self) -> None:
-        """Called where the answer has ended, and where it is given up; there urllib3 closes the connection as well."""
+        """Judge the connection when its answer has ended or is given up; then urllib3 closes it as well."""
         self._stream.waits = False
         with suppress(OSError, ValueError):
             self.surplus = self.fp.peek(1)
@@ -96,10 +98,10 @@ class FramedResponse(http.client.HTTPResponse):
         super()._close_conn()  # type: ignore[misc]
 
     def _is_framed(self) -> bool:
-        """Whether the head says beyond doubt where the body ends, and that the connection outlives it."""
+        """Whether the head surely says where the body ends, and leaves the connection open."""
         headers = self.headers
         if headers is None or headers.defects or headers.get_payload():
-            return False  # What stands behind a malformed line was not read as headers.
+            return False  # What follows a malformed line was not read as headers.
         options = {
             option.strip().lower()
             for name in ("Connection", "Proxy-Connection")
@@ -125,7 +127,7 @@ class FramedResponse(http.client.HTTPResponse):
 
 
 class OneAnswerPerRequest:
-    """What our connections add to urllib3's: a request is only sent where nothing lies unread."""
+    """A connection that sends a request only where nothing lies unread."""
 
     sock: socket.socket | None
     _answer: FramedResponse | None = None
@@ -158,17 +160,17 @@ class OneAnswerPerRequest:
 
     @property
     def keeps(self) -> bool:
-        """Whether the last answer, which has been read, leaves the connection fit for another."""
+        """Whether the connection can be used again after its last answer."""
         return self._answer is None or self._answer.keeps
 
     @property
     def is_unasked(self) -> bool:
-        """Whether the server has ever sent something here that nobody had asked for."""
+        """Whether the server has ever sent unrequested bytes here."""
         return self._was_unasked or self._is_early or (self._answer is not None and bool(self._answer.surplus))
 
     @property
     def is_connected(self) -> bool:
-        """Asked by urllib3 before it uses a connection again; where it is not, it makes a new one."""
+        """Whether urllib3 may use the connection again; else it makes a new one."""
         if self.sock is None or not self.keeps:
             return False
         come = _come(self.sock)
@@ -177,7 +179,7 @@ class OneAnswerPerRequest:
 
 
 class OneAnswerPool:
-    """What our pools add to urllib3's: a server that once sent what nobody asked for gets a connection per request.
+    """A pool that distrusts a server which once sent unrequested bytes: a new connection per request.
 
     What it sends late would else be taken for the next answer. A proxy counts as the server of all that it serves.
     """
@@ -201,7 +203,7 @@ class OneAnswerPool:
 
 
 def _come(sock: socket.socket) -> bytes | None:
-    """A byte that has come without being waited for; b"" where the other side has closed, None while it is silent."""
+    """A byte that has already arrived; b"" where the other side has closed, None while it is silent."""
     timeout = sock.gettimeout()
     sock.settimeout(0.0)
     try:

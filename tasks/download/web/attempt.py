@@ -31,7 +31,7 @@ _DETAIL_LENGTH = 200
 
 
 class FetchError(Exception):
-    """One attempt at a URL that gave no body.
+    """A failed attempt at a URL.
 
     Attributes:
         outcome: what the URL ends as, unless a further attempt changes it.
@@ -95,7 +95,7 @@ _ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
 
 @contextmanager
 def attempting(config: DownloadConfig, resolver: Resolver, seconds: float) -> Iterator[None]:
-    """All connections that this thread makes or uses meanwhile belong to one attempt that ends after `seconds`."""
+    """Run the block as one attempt that ends after `seconds`: all connections of this thread belong to it."""
     token = _ATTEMPT.set(Attempt(config, resolver, seconds))
     try:
         yield

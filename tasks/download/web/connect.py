@@ -29,7 +29,7 @@ _TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)", re.DOTA
 
 
 def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | None) -> urllib3.PoolManager:
-    """Pools of connections that are only to be used while an attempt runs in the thread."""
+    """Connection pools that are used only while an attempt runs in the thread."""
     # They write of malformed headers, the first with a traceback. What servers send is data, and no news for a log.
     for name in ("urllib3.connection", "urllib3.response"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -48,13 +48,13 @@ def guarded_pools(config: DownloadConfig, tls: ssl.SSLContext, proxy: Proxy | No
 
 
 def _headers(config: DownloadConfig) -> dict[str, str]:
-    """What every request says of us and of what we want."""
+    """Headers of every request."""
     ours = {"User-Agent": config.user_agent, "Accept": config.accept, "Accept-Language": config.accept_language}
     return {name: value for name, value in (ours | config.headers).items() if value is not None}
 
 
 def open_socket(host: str, port: int, is_proxy: bool = False, fresh: bool = False) -> socket.socket:
-    """A connection to one of a host's addresses, each of which has been checked.
+    """Connect to one of a host's addresses, each of which has been checked.
 
     The connect timeout is for all of its addresses together.
 
@@ -120,7 +120,10 @@ class _GuardedHTTPS(OneAnswerPerRequest, HTTPSConnection):
         return sock
 
     def _tunnel(self) -> None:
-        """Ask the proxy for a tunnel. A refusal is classed by its status, as if the host itself had answered."""
+        """Ask the proxy for a tunnel.
+
+        A refusal is classed by its status, as if the host itself had answered.
+        """
         assert self.sock is not None
         try:
             super()._tunnel()
@@ -134,7 +137,10 @@ class _GuardedHTTPS(OneAnswerPerRequest, HTTPSConnection):
         _limit_handshake(self.sock)
 
     def connect(self) -> None:
-        """Connect and shake hands. What is raised otherwise than as a FetchError can only be the handshake's."""
+        """Connect and shake hands.
+
+        An exception other than a FetchError can only be the handshake's.
+        """
         try:
             super().connect()
         except TimeoutError as error:
@@ -150,7 +156,10 @@ class _GuardedHTTPS(OneAnswerPerRequest, HTTPSConnection):
 
 
 def _limit_handshake(sock: socket.socket) -> None:
-    """Python counts a socket's timeout over the whole handshake, not per read."""
+    """Bound the TLS handshake by the attempt's deadline.
+
+    Python counts a socket's timeout over the whole handshake, not per read.
+    """
     attempt = current_attempt()
     sock.settimeout(attempt.wait(attempt.config.connect_timeout_seconds))
 

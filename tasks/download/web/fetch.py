@@ -1,4 +1,4 @@
-"""One URL -> its body, or why not. Bounded in time, bytes and redirects, and it never reaches into private networks.
+"""Fetch one URL: its body, or why not. Bounded in time, bytes and redirects, never inside private networks.
 
 This is one attempt; when to try again is `tasks.download.web.schedule`'s to decide, from what a `FetchError` says. The
 limits hold where the bytes flow: see `tasks.download.web.connect`.
@@ -70,7 +70,7 @@ class Answer:
 
 
 class Fetcher:
-    """Fetches URLs, from any number of threads at once. Keeps connections and what it learned of hosts between them.
+    """Fetches URLs from any number of threads, keeping connections and what it learned of hosts.
 
     TLS certificates are verified against the system's authorities (SSL_CERT_FILE and SSL_CERT_DIR name others) and
     certifi's. Behind a proxy of the environment, names are looked up by the proxy: what is spelled as a private host is
@@ -93,7 +93,7 @@ class Fetcher:
         self._robots = RobotsRules(self._robots_txt, self._agent) if config.robots_txt else None
 
     def close(self) -> None:
-        """Close the connections that wait for further use."""
+        """Close the idle connections."""
         for pools in self._pools.values():
             pools.clear()
         self._resolver.close()
@@ -114,7 +114,7 @@ class Fetcher:
             return self._follow(url)
 
     def connects(self, url: str) -> bool:
-        """Whether a connection to the URL's host, or to the proxy on the way, can be made now. Nothing is requested.
+        """Whether the URL's host, or the proxy on the way, accepts a connection now. Nothing is requested.
 
         The name is looked up anew and a new connection made, within the connect timeout: what was known before the
         network went away proves nothing.
@@ -133,7 +133,7 @@ class Fetcher:
             return True
 
     def names_proxy(self, url: str) -> str | None:
-        """The proxy that requests for the URL go through, in words; None: they go straight to its host."""
+        """The proxy that requests for the URL go through, in words; None where they go straight to its host."""
         if self._proxies is None:
             return None
         try:
@@ -186,7 +186,7 @@ class Fetcher:
                 response.close()  # What is left unread would be taken for the next answer.
 
     def _send(self, url: str) -> urllib3.BaseHTTPResponse:
-        """Make the request and read the answer's head."""
+        """Send the request and read the answer's head."""
         attempt = current_attempt()
         try:
             return self._pools[self._proxy(url)].urlopen(
@@ -204,7 +204,7 @@ class Fetcher:
             raise _explain(error, status=None) from error
 
     def _proxy(self, url: str) -> Proxy | None:
-        """The proxy that a request for the URL goes through; None: straight to its host."""
+        """The proxy that a request for the URL goes through; None where it goes straight to the host."""
         if self._proxies is None or len(self._pools) == 1:
             return None
         parts = parse_url(url)
@@ -261,7 +261,7 @@ def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
 
 
 def _read_robots(response: urllib3.BaseHTTPResponse) -> bytes:
-    """What counts of a robots.txt: its first `ROBOTS_BYTES`."""
+    """Read the first `ROBOTS_BYTES` of a robots.txt: no more counts."""
     text = b""
     for chunk in _chunks(response):
         text += chunk
@@ -271,10 +271,10 @@ def _read_robots(response: urllib3.BaseHTTPResponse) -> bytes:
 
 
 def _take_rest(response: urllib3.BaseHTTPResponse) -> bool:
-    """Read and forget a short body that nobody wants, so that its connection can serve the next request.
+    """Read and drop a short unwanted body, so that its connection can be reused.
 
     Returns:
-        Whether it can. Not where the body is long, of unknown length, or does not come: the answer stands without it.
+        Whether it can. Not where the body is long, of unknown length, or does not come: the answer is whole without it.
     """
     declared = response.length_remaining
     if declared is None or declared > _CHUNK:
@@ -319,7 +319,7 @@ def _retry_after(header: str | None) -> float | None:
 
 
 def _explain(error: HTTPError | TimeoutError, status: int | None) -> FetchError:
-    """The error for what urllib3 raised; `status` is None where no answer had begun."""
+    """The FetchError for what urllib3 raised; `status` is None where no answer had begun."""
     match error:
         case TimeoutError() | PoolTimeoutError():
             return failed(Outcome.TIMEOUT, "no answer in time" if status is None else "body too slow", status)
@@ -338,7 +338,7 @@ def _explain(error: HTTPError | TimeoutError, status: int | None) -> FetchError:
 
 
 def _words(error: HTTPError) -> str:
-    """The system's words for what lies under an exception of urllib3, without its object addresses."""
+    """The system's words for the cause of a urllib3 exception, without object addresses."""
     inner = error.args[-1] if error.args else error
     match inner:
         case http.client.IncompleteRead(partial=bytes(partial), expected=int(missing)):

@@ -1,4 +1,4 @@
-"""What this process has learnt of the network: which hosts are down, and whether there is a network at all.
+"""Health of hosts and of the network, as learned from attempts.
 
 Both are judged by failures in a row. A host whose URLs keep ending without an answer is left alone for a while; and
 when attempt after attempt finds nothing alive anywhere, the fault is likely ours: then everything pauses instead of
@@ -36,13 +36,13 @@ class NetworkGoneError(StageError):
 
 
 def host_of(url: str) -> str:
-    """The server that a URL names, with its port: what limits per host count by."""
+    """The server that a URL names, with its port; limits per host count by it."""
     return urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 @dataclass
 class _Trouble:
-    """URLs of one host that ended badly in a row, and until when the host is left alone (monotonic seconds)."""
+    """A host's failed URLs in a row, and the end of its rest (monotonic seconds)."""
 
     failures: int = 0
     down_until: float = 0.0
@@ -81,7 +81,7 @@ class Network:
     # --- one host ---
 
     def down(self, host: str) -> str | None:
-        """Why a host is left alone just now; None where a URL of it may be requested.
+        """Why a host is left alone just now; None where its URLs may be requested.
 
         When its time is over the next caller gets None, and the others wait for what comes of that one request.
         """
@@ -95,7 +95,7 @@ class Network:
             return f"not requested: {trouble.failures} URLs in a row of this host ended so: {trouble.detail}"[:200]
 
     def attempt_ended(self, host: str, error: FetchError | None, is_last: bool = True) -> None:
-        """Note how an attempt at a URL ended; `error` is None where it was fetched.
+        """Record how an attempt at a URL ended; `error` is None where it was fetched.
 
         Any answer counts at once, but a failure only where it is the URL's last.
         """
@@ -116,7 +116,7 @@ class Network:
     # --- the network itself ---
 
     def heard(self, url: str) -> None:
-        """Note that the host of a URL is there."""
+        """Record that the host of a URL answers."""
         with self._lock:
             self._silent = 0
             self._silent_urls.clear()
@@ -126,7 +126,7 @@ class Network:
                 self._alive.extend([*others, url])
 
     def silence(self, url: str) -> None:
-        """Note an attempt that found nothing alive."""
+        """Record an attempt that nothing answered."""
         with self._lock:
             self._silent += 1
             if len(self._silent_urls) < SILENT_HOSTS:
@@ -134,18 +134,18 @@ class Network:
 
     @property
     def is_silent(self) -> bool:
-        """True where the last attempt found nothing alive."""
+        """True where nothing answered the last attempt."""
         with self._lock:
             return self._silent > 0
 
     @property
-    def num_witnesses(self) -> int:
-        """Hosts that have answered, up to a number that tells more than enough."""
+    def num_live_hosts(self) -> int:
+        """Number of hosts that have answered, up to a limit that is more than enough."""
         with self._lock:
             return len(self._alive)
 
     def is_suspect(self, num_hosts: int) -> bool:
-        """True where so much silence in a row, at so many hosts, may be the network's fault.
+        """True where so much silence, at so many hosts, may be the network's fault.
 
         Args:
             num_hosts: hosts that are asked in all: of a list with one host, one is many.
@@ -156,7 +156,7 @@ class Network:
             return self._silent >= SILENT_ATTEMPTS or all(self._has_failed(host) for host in self._silent_urls)
 
     def forgive(self, hosts: set[str]) -> None:
-        """Forget the trouble of hosts that were only victims of an outage."""
+        """Forget the trouble of hosts that only an outage made fail."""
         with self._lock:
             for host in hosts:
                 self._trouble.pop(host, None)
@@ -168,7 +168,7 @@ class Network:
 
         Args:
             stopped: set when nobody waits for the finding any more.
-            unasked: URLs of other hosts. They bear witness where none has answered yet: a list may begin with a long
+            unasked: URLs of other hosts. They are probed where none has answered yet: a list may begin with a long
                 run of dead links.
 
         Returns:
@@ -179,15 +179,15 @@ class Network:
         """
         with self._lock:
             silent = self._silent
-        strangers = deque(unasked)
+        unasked_urls = deque(unasked)
         begun = self._clock()
         fruitless = 0
         wait = _FIRST_PROBE_WAIT
         tried: dict[str, str] = {}  # host -> one of its URLs
         while not stopped.is_set():
-            witnesses = self._next_witnesses(strangers)
-            tried.update((host_of(url), url) for url in witnesses)
-            connected = next(filter(self._connects, witnesses), None)
+            probes = self._next_probes(unasked_urls)
+            tried.update((host_of(url), url) for url in probes)
+            connected = next(filter(self._connects, probes), None)
             if connected is not None:
                 if fruitless > 1:
                     self._notice(f"the network is back after {self._clock() - begun:.0f} s; going on")
@@ -195,7 +195,7 @@ class Network:
                 return fruitless > 0
             fruitless += 1
             gone = self._clock() - begun
-            # Once is nothing to speak of: the first answer of all may be on its way, and with it a witness.
+            # Once is nothing to speak of: the first answer of all may be on its way.
             if fruitless > 1 and gone > self._config.outage_patience_seconds:
                 raise NetworkGoneError(
                     f"the network has been gone for {gone:.0f} s: {silent} attempts in a row reached nothing, nor "
@@ -213,10 +213,10 @@ class Network:
             wait = min(2 * wait, _LONGEST_PROBE_WAIT)
         return fruitless > 0
 
-    def _next_witnesses(self, strangers: deque[str]) -> list[str]:
-        """URLs of hosts that prove the network when one of them can be connected to; the next call names others."""
+    def _next_probes(self, unasked_urls: deque[str]) -> list[str]:
+        """URLs of hosts to connect to next; one connection proves the network. Each call names others."""
         with self._lock:
-            known = self._alive or strangers
+            known = self._alive or unasked_urls
             chosen = list(known)[: -_PROBES - 1 : -1]
             known.rotate(_PROBES)
             return [*chosen, *self._silent_urls.values()]
@@ -240,7 +240,7 @@ def is_heard(error: FetchError) -> bool:
 
 
 def _counts_against_host(error: FetchError) -> bool:
-    """No answer at all, or the host asks to be left alone."""
+    """Whether a failure counts against its host: no answer at all, or the host asks to be left alone."""
     if error.outcome is Outcome.TIMEOUT:
         return error.status is None
     if error.outcome is Outcome.HTTP_5XX:

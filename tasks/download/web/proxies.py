@@ -28,9 +28,9 @@ class Proxy:
 
 
 class Proxies:
-    """HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case, as they stand when this is made.
+    """HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in either case, as set when this is made.
 
-    They mean what they mean to urllib.request: a name in NO_PROXY stands for its subdomains too, and `*` for all
+    They mean what they mean to urllib.request: a name in NO_PROXY includes its subdomains, and `*` for all
     hosts. ALL_PROXY serves the schemes that have no variable of their own.
 
     Raises:
@@ -51,7 +51,7 @@ class Proxies:
         return iter(set(self._by_scheme.values()))
 
     def for_host(self, scheme: str, host: str, port: int | None) -> Proxy | None:
-        """The proxy that a request goes through; None: straight to the host."""
+        """The proxy that a request goes through; None where it goes straight to the host."""
         proxy = self._by_scheme.get(scheme)
         if proxy is None or proxy_bypass_environment(host if port is None else f"{host}:{port}", self._environment):
             return None
@@ -59,7 +59,10 @@ class Proxies:
 
 
 def _parse(address: str, variable: str) -> Proxy:
-    """A proxy's address, with or without `http://`. Messages hold neither its password nor anything like one."""
+    """Parse a proxy's address, with or without `http://`.
+
+    Messages hold neither its password nor anything like one.
+    """
     try:
         parts = urlsplit(address if "://" in address else f"http://{address}")
         scheme, host, port = parts.scheme, parts.hostname, parts.port or 80
@@ -67,8 +70,8 @@ def _parse(address: str, variable: str) -> Proxy:
         scheme, host = "http", None
     if scheme != "http":
         raise UserError(
-            f"{variable} in the environment names a {scheme} proxy, and only http:// proxies are spoken to; "
-            "name one of these, or set download.env_proxies to false"
+            f"{variable} in the environment names a {scheme} proxy, and only http:// proxies are supported; "
+            "name one, or set download.env_proxies to false"
         )
     if not host:
         raise UserError(

@@ -1,4 +1,4 @@
-"""A connection to whichever of a host's addresses answers first, IPv6 and IPv4 in turn.
+"""Connect to whichever of a host's addresses answers first, IPv6 and IPv4 in turn.
 
 In the spirit of RFC 8305: the next address is tried where the last one fails or has not answered within a quarter of a
 second, and those before it are still waited for. So dead addresses of one family cost little and hide no live one.
@@ -24,7 +24,7 @@ _OURS = (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def connect_to_any(addresses: Sequence[str], port: int, seconds: float) -> socket.socket:
-    """A connection to one of the addresses, which come in order of preference; its timeout is `seconds`, too.
+    """Connect to one of the addresses, given in order of preference; `seconds` becomes the socket's timeout, too.
 
     Raises:
         TimeoutError: none has answered within so many seconds.
@@ -71,7 +71,10 @@ def connect_to_any(addresses: Sequence[str], port: int, seconds: float) -> socke
 
 
 def in_turn(addresses: Sequence[str]) -> list[str]:
-    """The addresses of both families in turn, each family in its order, beginning with that of the first."""
+    """The addresses of both families in turn, starting with the first one's family.
+
+    Each family keeps its order.
+    """
     kinds = [":" in address for address in addresses]
     preferred = [address for address, kind in zip(addresses, kinds, strict=True) if kind == kinds[0]]
     others = [address for address, kind in zip(addresses, kinds, strict=True) if kind != kinds[0]]
@@ -79,7 +82,7 @@ def in_turn(addresses: Sequence[str]) -> list[str]:
 
 
 def _begin(address: str, port: int) -> socket.socket:
-    """A socket that is on its way to an address."""
+    """A socket that is connecting to an address."""
     host, _, zone = address.partition("%")
     if ":" in host:
         scope = 0 if not zone else int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)

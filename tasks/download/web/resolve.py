@@ -1,4 +1,4 @@
-"""Host name -> addresses, within a time limit, and which of them belong to the public internet.
+"""Host name -> addresses, within a time limit, and which of them are public.
 
 The system's resolver cannot be interrupted, so look-ups run in a few daemon threads and callers wait for them: until
 their own deadline, no longer. A look-up that nobody waits for any more is left behind; it keeps neither the caller nor
@@ -41,7 +41,7 @@ _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NON
 
 @dataclass(frozen=True)
 class Lookup:
-    """What the name service said: addresses where it found some, else its words in `detail`."""
+    """The name service's answer: addresses where it found some, else its words in `detail`."""
 
     end: LookupEnd
     addresses: tuple[str, ...] = ()
@@ -50,14 +50,14 @@ class Lookup:
 
 @dataclass
 class _Job:
-    """One look-up in flight and how many callers wait for it."""
+    """One look-up in flight, and how many callers wait for it."""
 
     answer: Future[Lookup] = field(default_factory=Future)
     waiting: int = 0
 
 
 class Resolver:
-    """Looks names up, for any number of threads at once.
+    """Looks names up for any number of threads at once.
 
     Addresses are kept for 300 s and "no such name" for 60 s, both for the 20,000 names asked for last; temporary
     failures are not kept.
@@ -71,7 +71,7 @@ class Resolver:
         self._workers = 0
 
     def close(self) -> None:
-        """Let the threads end. A look-up that the system still works on ends with it, or with the process."""
+        """Let the threads end. A look-up in progress ends with its system call, or with the process."""
         with self._lock:
             workers, self._workers = self._workers, 0
         for _ in range(workers):
@@ -163,7 +163,7 @@ def _ask(host: str) -> Lookup:
 
 
 def refuse_without_descriptors(error: OSError) -> None:
-    """Pass on every error but one that is this machine's, not a server's.
+    """Raise a UserError for an error of this machine, not of a server; let any other pass.
 
     Raises:
         UserError: the process or the machine has no file descriptor left.
@@ -184,7 +184,7 @@ def _is_literal(host: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_public(address: str) -> bool:
-    """True for addresses of the public internet, looking through IPv6 forms that carry an IPv4 address."""
+    """True for public internet addresses, also within IPv6 forms that carry IPv4."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         carried = ip.ipv4_mapped or ip.sixtofour
@@ -198,7 +198,7 @@ def is_public(address: str) -> bool:
 
 
 def names_private_host(host: str) -> bool:
-    """True where the spelling alone says that a host is not public: `localhost`, or a literal private address.
+    """True where the spelling alone says that a host is private: `localhost`, or a literal private address.
 
     For when a proxy looks the name up. Old spellings of IPv4 addresses (`127.1`, `0x7f000001`) are seen through.
     """

@@ -1,4 +1,4 @@
-"""What web sites ask of robots: the X-Robots-Tag of an answer, and the robots.txt of a host."""
+"""What sites ask of robots: the X-Robots-Tag of an answer, and a host's robots.txt."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _VALUED = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-p
 
 
 def product_token(user_agent: str) -> str:
-    """The name that a site's rules know us by: the first product of the user agent, without its version."""
+    """Our name in a site's rules: the first product of the user agent, without its version."""
     return re.split(r"[\s/(;]", user_agent.strip(), maxsplit=1)[0].lower()
 
 
 def opts_out(headers: Iterable[str], directives: Collection[str], agent: str) -> str | None:
-    """The first directive of X-Robots-Tag headers that keeps us out, or None.
+    """The first X-Robots-Tag directive that keeps us out, or None.
 
     A header is a comma list; `agent:` before a directive limits it, and those after it, to that robot. `none` is short
     for `noindex, nofollow`. A date in `unavailable_after` may hold commas and colons, and limits nothing.
@@ -46,7 +46,7 @@ def opts_out(headers: Iterable[str], directives: Collection[str], agent: str) ->
 
 
 class RobotsRules:
-    """The robots.txt of every host asked about, each read once. Serves any number of threads at once.
+    """The robots.txt of every host asked about, each read once, for any number of threads.
 
     The rules of the 2,000 origins asked for last are kept for good; a failure to read some is told to all who wait for
     them and then forgotten, so that asking again can succeed. Crawl-delay is ignored: how many requests a host gets at

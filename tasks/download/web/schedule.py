@@ -1,4 +1,4 @@
-"""Which URL is requested next: so many per host, after a back-off that holds no thread, and not while all is silent."""
+"""Which URL is requested next: a few per host, after a back-off without a thread, and none while all is silent."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tasks.download.web.attempt import FetchError
 from tasks.download.web.network import SILENT_HOSTS, Network, NetworkGoneError, host_of, is_heard
 from tasks.records import Outcome
 
-# A URL that was silent in so many outages is no victim of them.
+# A URL that was silent in so many outages fails for a reason of its own.
 _MOST_OUTAGES = 3
 
 
 @dataclass(eq=False)
 class Job:
-    """One URL on its way. `seconds` is the time that its attempts took, together."""
+    """One URL on its way; `seconds` is the time of all its attempts."""
 
     key: str
     url: str
@@ -41,11 +41,11 @@ class Job:
 
     @property
     def silent(self) -> bool:
-        """The last attempt found nothing alive out there."""
+        """True where nothing answered the last attempt."""
         return self.error is not None and not self.error.alive
 
     def renew(self) -> None:
-        """Forget the attempts: they fell into an outage."""
+        """Forget the attempts that fell into an outage."""
         self.attempts, self.seconds, self.error = 0, 0.0, None
         self.outages += 1
 
@@ -88,20 +88,20 @@ class Schedule:
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._ready = deque(jobs)
-        self._parked: defaultdict[str, deque[Job]] = defaultdict(deque)  # by host that has its fill of requests
+        self._parked: defaultdict[str, deque[Job]] = defaultdict(deque)  # by host that is at its limit of requests
         # Heap, by the time they are due; of those due at once, first the ones that have been tried most.
         self._delayed: list[tuple[float, int, int, Job]] = []
         self._numbers = itertools.count()
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._active = 0  # sum of the above
-        self._resting: dict[str, float] = {}  # host -> until when it has asked for peace
+        self._resting: dict[str, float] = {}  # host -> until when it asked to be left alone
         self._probing = False
         self._back_at = float("-inf")  # when the last outage ended
-        # Failed without a sign of life since: only final once it is sure that the network is there.
+        # Failed while nothing answered since: final only once the network is known to be there.
         self._doubtful: list[tuple[Job, FetchError]] = []
 
     def stop(self) -> None:
-        """Hand out nothing more; whoever waits gets None."""
+        """Hand out nothing more; waiting threads get None."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
@@ -121,7 +121,7 @@ class Schedule:
             self._probe()
 
     def answered(self, job: Job) -> None:
-        """Report an attempt that brought an answer; the job has ended."""
+        """End the job of an attempt that brought an answer."""
         self._network.heard(job.url)
         self._network.attempt_ended(job.host, None)
         with self._changed:
@@ -130,7 +130,7 @@ class Schedule:
             self._changed.notify()
 
     def failed(self, job: Job, error: FetchError) -> None:
-        """Report an attempt that failed: the job is tried again later, or has ended."""
+        """Report a failed attempt: its job is tried again later, or has ended."""
         # Without the frames that it came through, which hold what was read so far: the job may wait for a minute.
         job.error = error.with_traceback(None)
         error.__cause__ = error.__context__ = None
@@ -160,13 +160,13 @@ class Schedule:
             self._probe()
 
     def _wait(self) -> Job | None:
-        """Wait for a job that may be requested now; None when nothing is left to wait for, or it is over."""
+        """Wait for a job that may be requested now; None when none is left or the schedule is stopped."""
         while not self._stopped.is_set():
             job = None if self._probing else self._next()
             if job is not None:
                 job.begun = self._clock()
                 if self._ready or self._delayed:
-                    self._changed.notify()  # Whoever is next takes what is ready, or waits for what will be.
+                    self._changed.notify()  # The next thread takes a ready job, or waits for one.
                 return job
             if not (self._delayed or self._active or self._probing):
                 # Nor is anything ready or parked: `_next` has taken all it could, and no host is busy.
@@ -211,13 +211,15 @@ class Schedule:
         heapq.heappush(self._delayed, (due, -job.attempts, next(self._numbers), job))
 
     def _retry_delay(self, job: Job, error: FetchError) -> float | None:
-        """Seconds until the next attempt: exponential with jitter, or what the server asked for; None for no other."""
+        """Seconds until the next attempt, by exponential back-off with jitter or the server's word; None for no
+        other.
+        """
         if not error.transient:
             return None
         if error.retry_after is not None:
             if error.retry_after > self._config.max_retry_after_seconds:
                 return None
-            # Asked of all of the host's URLs, even where this one is not tried again.
+            # The wait holds for all of the host's URLs, even where this one is not tried again.
             self._resting[job.host] = max(self._resting.get(job.host, 0.0), self._clock() + error.retry_after)
         if job.attempts > self._config.retries or job.seconds >= self._config.deadline_seconds:
             return None
@@ -225,8 +227,8 @@ class Schedule:
         return self._config.backoff_seconds * 2.0 ** (job.attempts - 1) * jitter
 
     def _end(self, job: Job, error: FetchError) -> None:
-        """The job is not tried again. Where that may be the network's fault, it is final only once that is known."""
-        if not error.alive and (self._must_be_there or self._network.num_witnesses):
+        """End a job. Where that may be the network's fault, it is final only once that is known."""
+        if not error.alive and (self._must_be_there or self._network.num_live_hosts):
             self._doubtful.append((job, error))
         else:
             self._on_final(job, error)
@@ -234,16 +236,16 @@ class Schedule:
     # --- when nothing answers ---
 
     def _is_suspect(self) -> bool:
-        if not (self._must_be_there or self._network.num_witnesses):
+        if not (self._must_be_there or self._network.num_live_hosts):
             return False
         return self._network.is_suspect(self._num_hosts)
 
     def _is_end_suspect(self) -> bool:
-        """Whether the last URLs were silent, too few for a suspicion, but enough hosts have answered to ask them."""
-        return bool(self._doubtful) and self._network.is_silent and self._network.num_witnesses >= SILENT_HOSTS
+        """Whether the last URLs were silent: too few for a suspicion, but enough other hosts can be asked."""
+        return bool(self._doubtful) and self._network.is_silent and self._network.num_live_hosts >= SILENT_HOSTS
 
     def _settle(self) -> None:
-        """There is life: what failed has failed. While that is being found out, the finding decides."""
+        """Make doubtful failures final, since something answers; while a probe runs, its finding decides."""
         if self._probing:
             return
         for job, error in self._doubtful:
@@ -251,7 +253,7 @@ class Schedule:
         self._doubtful.clear()
 
     def _probe(self) -> None:
-        """Find out whether the network is gone, in the thread that came to suspect it; the others wait."""
+        """Find out in this thread whether the network is gone, while the others wait."""
         with self._changed:
             unasked = {job.host: job.url for job in self._ready}
         try:
@@ -271,15 +273,15 @@ class Schedule:
     def _forgive(self) -> None:
         """Give every job that failed during an outage all of its attempts again."""
         ended, self._doubtful = self._doubtful, []
-        victims = []
+        affected = []
         for job, error in ended:
             if job.outages < _MOST_OUTAGES:
-                victims.append(job)
+                affected.append(job)
             else:
                 self._doubtful.append((job, error))
         delayed = (job for *_, job in self._delayed)
         waiting = [job for job in itertools.chain(self._ready, delayed, *self._parked.values()) if job.silent]
-        for job in itertools.chain(victims, waiting):
+        for job in itertools.chain(affected, waiting):
             job.renew()
-        self._network.forgive({job.host for job in itertools.chain(victims, waiting)})
-        self._ready.extendleft(reversed(victims))
+        self._network.forgive({job.host for job in itertools.chain(affected, waiting)})
+        self._ready.extendleft(reversed(affected))

@@ -24,7 +24,7 @@ from tasks.download.fetching import Session
 from tasks.download.journal import Journal
 from tasks.download.outcomes import RowOutcome, read_outcomes
 from tasks.download.settings import begun_datasets, check_settings, keep_settings, result_settings
-from tasks.download.shard import Again, download_shard, standing_shard
+from tasks.download.shard import Again, download_shard, finished_shard
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult
 from tasks.rows.manifest import list_shards, make_manifest
@@ -183,11 +183,11 @@ def test_files_match_their_digests_and_none_is_unfinished(server: Any, tmp_path:
 
 def test_shard_that_stands_asks_for_nothing(server: Any, tmp_path: Path) -> None:
     job = Job(str(tmp_path / "root"), [("a", f"{server.url}/ok/1"), ("b", f"{server.url}/404/1")])
-    assert standing_shard(job.root, job.dataset, job.ref(), CONFIG) is None
+    assert finished_shard(job.root, job.dataset, job.ref(), CONFIG) is None
     first, second = job.download(), job.download(threads=1, retries=0, deadline_seconds=9.0)
     assert (first.skipped, second.skipped) == (False, True)
     assert second.receipt == first.receipt
-    assert standing_shard(job.root, job.dataset, job.ref(), CONFIG) == second
+    assert finished_shard(job.root, job.dataset, job.ref(), CONFIG) == second
     assert server.requests == {"/ok/1": 1, "/404/1": 1}
 
 

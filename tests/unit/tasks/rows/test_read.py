@@ -402,7 +402,7 @@ def test_swapped_caption_and_file_name_are_told_by_the_folder(tmp_path: Path, ur
     lines = "".join("\t".join(pair if not url_first else pair[::-1]) + "\n" for pair in pairs)
     source = RowsConfig(rows=str(write(tmp_path, "rows.tsv", lines)), images=images, url_first=url_first)
     advice = "unset url_first" if url_first else "set url_first"
-    with pytest.raises(UserError, match=rf"caption and file name stand the other way round in .*rows.tsv; {advice}"):
+    with pytest.raises(UserError, match=rf"caption and file name are the other way round in .*rows.tsv; {advice}"):
         check_rows(source, "train", WHERE)
     check_rows(source.model_copy(update={"url_first": not url_first}), "train", WHERE)
 

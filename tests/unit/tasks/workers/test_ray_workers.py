@@ -31,7 +31,7 @@ from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage.root import Root
 from tasks.workers.events import Event, ShardEvent
 from tasks.workers.machines import RayConfig
-from tasks.workers.processes import Seat
+from tasks.workers.processes import Resources
 from tasks.workers.ray_actor import ShardActor
 from tasks.workers.reporting_pool import RAY_SETTINGS, ReportingPool
 from tests import ray_work
@@ -285,7 +285,7 @@ def test_a_local_path_is_refused_on_several_machines_that_do_not_share_it(
 def test_what_the_user_is_to_mend_on_another_machine_names_it() -> None:
     start = pickle.dumps((ray_work.start, ()))
     for driver, place in ((platform.node(), ""), ("another", f" (on {platform.node()})")):
-        actor = ShardActor(start, driver, str(Path.cwd()), True, Seat(0, 1, 1))
+        actor = ShardActor(start, driver, str(Path.cwd()), True, Resources(0, 1, 1))
         actor.begin(pickle.dumps((ray_work.fail, (UserError("no weights here"),), {})))
         events, ended = actor.news()
         assert ended is not None and not events
