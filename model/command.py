@@ -1,4 +1,4 @@
-"""What the three commands of this room share: read the job and its data, log to stderr, turn errors into exit codes."""
+"""Entry shared by this room's three commands: read the job and its data, log to stderr, map errors to exit codes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _end(error: str, bad_input: bool) -> int:
 def open_data(
     source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
 ) -> tuple[FeatureStore, Captions, TokenTable]:
-    """Feature store, captions and their tokens of one split."""
+    """Open one split: feature store, captions and their tokens."""
     store = open_store(source)
     captions = load_captions(source, store)
     return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)

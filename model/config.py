@@ -64,13 +64,13 @@ class WordRules(Config):
     @model_validator(mode="before")
     @classmethod
     def _one_form(cls, values: Any) -> Any:
-        """Rules that cut alike are equal, whichever way they were stated."""
+        """Bring rules that cut alike to one form, whichever way they were stated."""
         if isinstance(values, dict) and values.get("strip_accents") == values.get("do_lower_case", True):
             return values | {"strip_accents": None}
         return values
 
     def changed(self) -> dict[str, Any]:
-        """What is not as of bert-base-uncased: empty for the rules that runs had before there were others."""
+        """The rules that differ from bert-base-uncased's; empty for those of runs before there were others."""
         return self.model_dump(exclude_defaults=True)
 
     @property
@@ -152,7 +152,10 @@ class LoopConfig(Config):
 
 
 class LoaderConfig(Config):
-    """How features are read. Nothing here changes which samples a healthy data set gives, or their order."""
+    """How features are read.
+
+    Nothing here changes which samples a healthy data set gives, or their order.
+    """
 
     on_bad_shard: Literal["stop", "skip"] = Field(
         default="stop",
@@ -170,7 +173,7 @@ class LoaderConfig(Config):
 
 
 class FeatureSource(Config):
-    """Where a training or scoring job finds its regions and captions."""
+    """The regions and captions of a training or scoring job."""
 
     features_path: str = Field(
         description="folder with manifest.json and regions-*.tar; or its URI on an object store, such as s3://..."

@@ -1,4 +1,4 @@
-"""What the three programs of this room are given: one JSON file each, which is also the run's provenance."""
+"""Jobs of this room's three programs: one JSON file each, which is also the run's provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch is made of: regions and words as padded tensors."""
+"""Parts of a batch: regions and words as padded tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Movable:
-    """A record of tensors, or of other such records, that goes to a device as a whole (methods as Tensor's)."""
+    """A record of tensors that moves to a device as a whole (methods as Tensor's).
+
+    It may hold other such records.
+    """
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         return replace(
@@ -22,11 +25,11 @@ class Movable:
         )
 
     def pin_memory(self) -> Self:
-        """In page-locked memory, from which a GPU copies while the host goes on."""
+        """Copy to page-locked memory, from which a GPU copies while the host goes on."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Have the memory kept until this stream is done with it, though another one allocated it."""
+        """Keep the memory until this stream is done with it, though another one allocated it."""
         for f in fields(self):
             getattr(self, f.name).record_stream(stream)
 
@@ -36,7 +39,7 @@ class _Rows(Movable):
     """Tensors that share their first dimension."""
 
     def take(self, index: Tensor) -> Self:
-        """Rows by position, repeats allowed."""
+        """Select rows by position, repeats allowed."""
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
@@ -67,7 +70,7 @@ class Words(_Rows):
 
 
 def pad_words(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> Words:
-    """Token rows to one rectangle."""
+    """Pad rows of tokens to one rectangle."""
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), pad_id, np.int64)
     mask = np.zeros((len(rows), width), np.bool_)

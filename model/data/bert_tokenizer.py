@@ -1,4 +1,4 @@
-"""BERT's tokenizer, made of the `tokenizers` package: transformers, which makes the same, costs a second to import."""
+"""BERT's tokenizer from the `tokenizers` package: transformers makes the same, but takes a second to import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bert_tokenizer(
     sep_token: str = "[SEP]",  # noqa: S107
     mask_token: str = "[MASK]",  # noqa: S107
 ) -> Tokenizer:
-    """What `transformers.BertTokenizerFast` makes of the same arguments, to the last rule: see its test.
+    """The tokenizer that `transformers.BertTokenizerFast` makes of these arguments, to the last rule: see its test.
 
     Args:
         pieces: word pieces and their ids; all five special tokens are among them.

@@ -1,4 +1,4 @@
-"""Opening a split: its features, its captions and their tokens; and making batches ahead of their use.
+"""Open a split: its features, its captions and their tokens.
 
 What would cost a pass over the data is kept in the cache folder (`index.py`): opening 3 million samples takes a second
 once they are prepared. The order of samples is `order.py`'s, what a batch is made of `batch.py`'s.
@@ -26,7 +26,7 @@ from model.errors import InputError
 
 
 class Column(Sequence[str]):
-    """Strings of a Parquet column, read when one is first asked for and kept as Arrow keeps them."""
+    """Strings of a Parquet column, read on first use and kept as Arrow keeps them."""
 
     def __init__(self, source: FeatureSource, name: str, rows: Index) -> None:
         self._source, self._name, self._rows = source, name, rows
@@ -56,10 +56,10 @@ class Column(Sequence[str]):
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of one split, in row order, with the position of each one's image in the feature store.
+    """The captions of one split, in row order, with their images' positions in the feature store.
 
     Attributes:
-        digest: sha256 that stands for the data they were made from, features and captions; None if chosen by hand.
+        digest: sha256 of the data they were made from, features and captions; None if chosen by hand.
         index_folder: where tables made from them may be kept.
     """
 
@@ -81,7 +81,9 @@ class Captions:
 
 
 def load_captions(source: FeatureSource, store: FeatureStore) -> Captions:
-    """The captions whose image has regions. Rows of images whose extraction failed are left out.
+    """Load the captions whose image has regions.
+
+    Rows of images whose extraction failed are left out.
 
     Raises:
         InputError: the captions cannot be read, or none has an image in the feature set.
@@ -95,8 +97,8 @@ def load_captions(source: FeatureSource, store: FeatureStore) -> Captions:
 
 
 def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
-    """For each caption with an image, its row in the Parquet file and its image's row in the store."""
-    import pyarrow.compute as pc  # It makes its functions as it is imported; who finds the index needs none.
+    """For each caption with an image, its Parquet row and its image's row in the store."""
+    import pyarrow.compute as pc  # It makes its functions on import; with an index none is needed.
 
     keys = _read_strings(source, "image_key")
     members = pc.binary_join_element_wise(keys.cast(pa.binary()), b".rgn", b"")
@@ -110,7 +112,7 @@ def _match_captions(source: FeatureSource, store: FeatureStore) -> Arrays:
 
 
 def _read_strings(source: FeatureSource, name: str) -> Any:
-    """A column of the captions, every row a string."""
+    """Read a column of the captions, every row a string."""
     path = source.captions_path
     with fetching(path):
         try:
@@ -150,7 +152,7 @@ def _local_captions(source: FeatureSource) -> Path:
 
 
 def _captions_digest(source: FeatureSource) -> str:
-    """Sha256 of the file; on an object store, of what it says of this version of the file."""
+    """Sha256 of the file; on an object store, of the store's facts about this version of the file."""
     if "://" in source.captions_path:
         fs, path = connect(source.captions_path)
         try:

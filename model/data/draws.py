@@ -1,4 +1,6 @@
-"""Random numbers of many samples at once, each a function of (seed, purpose, epoch, sample, place) alone.
+"""Random numbers of many samples at once.
+
+Each is a function of (seed, purpose, epoch, sample, place) alone.
 
 So a sample's masks and partner are the same in any batch, on any rank, in any part. The numbers are SplitMix64's
 (Steele et al., 2014): a counter, mixed; a generator object for every sample would cost more than all else that makes a

@@ -1,4 +1,4 @@
-"""How a global batch is cut into parts, and how a process's parts get to its device before they are needed."""
+"""Split a global batch, and bring a process's parts to its device ahead of use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model.errors import InputError
 
 
 class Countable(Protocol):
-    """A batch that knows how many targets each loss has in it, and how many negatives were not found; it can move."""
+    """A movable batch that counts its targets for each loss, and the negatives not found."""
 
     @property
     def counts(self) -> Tensor: ...
@@ -50,7 +50,7 @@ class Split:
 
 
 def split_batch(batch_size: int, device_batch_size: int | None, processes: int) -> Split:
-    """Cut the batch into equal parts: one share for each process, in as few parts as the device demands.
+    """Split the batch equally among processes, each share in as few parts as fit.
 
     Raises:
         InputError: that does not come out even, or only with parts less than half as large as the device takes.
@@ -99,7 +99,9 @@ class Step(Generic[B]):
 def feed(
     make: Callable[[int, Part], B], parts: list[Part], device: torch.device, first: int, stop: int
 ) -> Iterator[Step[B]]:
-    """Steps first, ..., stop - 1, each made and copied by a thread while the device works on the one before.
+    """Yield the steps first, ..., stop - 1, prepared ahead.
+
+    A thread makes and copies each while the device works on the one before.
 
     A GPU's parts go through pinned memory on a stream of their own, beside the kernels of the step before.
     """
@@ -124,7 +126,7 @@ T = TypeVar("T")
 
 
 def prefetch(make: Callable[[int], T], first: int, stop: int, ahead: int = 2) -> Iterator[T]:
-    """make(first), ..., make(stop - 1), each prepared by one thread while the caller works on those before.
+    """Yield make(first), ..., make(stop - 1), prepared ahead by one thread.
 
     Where making a batch found that a shard is bad and is to be left out, it is made again without that shard.
 

@@ -1,4 +1,4 @@
-"""Files of a BERT from the Hugging Face hub, fetched once and kept in its cache.
+"""BERT files from the Hugging Face hub, fetched once and kept in its cache.
 
 Imported only where such a name is given: the hub's client takes its time.
 """
@@ -19,13 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 def fetch_words(name: str) -> Path:
-    """The folder of a BERT's word pieces and rules.
+    """Fetch the word pieces and rules of a BERT; return their folder.
 
     Raises:
         InputError: the hub does not give them.
     """
     try:
-        # Of every BERT; it tells where on this machine the rest comes to lie.
+        # Every BERT has one, and it tells in which local folder the rest will be.
         folder = Path(hf_hub_download(name, "config.json")).parent
         for file in _WORDS:
             _fetch(name, (file,))
@@ -38,7 +38,7 @@ def fetch_words(name: str) -> Path:
 
 
 def fetch_bert(name: str, weights: Sequence[str]) -> Path:
-    """The folder of a BERT: its config, the first of these files of weights that it has, and its word pieces.
+    """Fetch a BERT's config, first available weight file and word pieces; return their folder.
 
     Raises:
         InputError: the hub does not give them.

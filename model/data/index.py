@@ -1,4 +1,6 @@
-"""Tables derived from the data, kept on disk so that a run over millions of samples starts at once.
+"""Tables derived from the data, cached on disk.
+
+So a run over millions of samples starts at once.
 
 Three kinds are made: the keys of every shard (`keys`, see `store.py`), the image of every caption (`captions`, see
 `data.py`) and the tokens of every caption (`tokens`, see `tokenizer.py`). Each is a file KIND-NAME.idx in the cache
@@ -48,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 
 def load_or_make(folder: Path | None, kind: str, identity: Mapping[str, str], make: Callable[[], Arrays]) -> Arrays:
-    """The arrays of this identity, from the cache folder or from `make`, which they are then kept from.
+    """Load the arrays of this identity from the cache folder, or make and cache them.
 
     Of several processes that want them at once, one makes them and the others wait.
 
@@ -87,7 +89,7 @@ def load_or_make(folder: Path | None, kind: str, identity: Mapping[str, str], ma
 
 
 def index_path(folder: Path, kind: str, identity: Mapping[str, str]) -> Path:
-    """The file of an identity."""
+    """The cache file of an identity."""
     name = hashlib.sha256(json.dumps(dict(identity), sort_keys=True).encode()).hexdigest()
     return folder / f"{kind}-{name[:16]}.idx"
 
@@ -116,7 +118,7 @@ def write_index(path: Path, identity: Mapping[str, str], arrays: Arrays) -> None
 
 
 def read_index(path: Path, identity: Mapping[str, str]) -> Arrays | None:
-    """Map an index file; None, with a line in the log unless it is simply absent, where it is not to be trusted."""
+    """Map an index file; None where it is absent or, with a line in the log, cannot be trusted."""
     try:
         with path.open("rb") as stream:
             content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

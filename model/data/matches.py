@@ -1,4 +1,4 @@
-"""Which captions are true of which image, so that a negative never is: training would unlearn what is right."""
+"""Which captions match which image, so that no true pair serves as a negative: training would unlearn what is right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEGATIVE_TRIES = 16
 
 
 class Matches:
-    """True of an image are its own captions, any number of them, and others of the same word pieces as one of these."""
+    """Which captions match which image: its own captions, and others with the same tokens as one of these."""
 
     def __init__(self, image_rows: Index, tokens: TokenTable) -> None:
         """
@@ -36,7 +36,7 @@ class Matches:
         return self._text(caption) in self._texts_of(image)
 
     def table(self, images: Sequence[int], captions: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """`is_true` of each image (I,) with each caption (C,): (I, C)."""
+        """Whether each caption (C,) matches each image (I,): (I, C)."""
         texts = [self._text(caption) for caption in captions]
         true = [self._texts_of(image) for image in images]
         return np.array([[text in own for text in texts] for own in true], np.bool_).reshape(len(true), len(texts))

@@ -1,4 +1,4 @@
-"""The order in which samples are seen: a pure function of (seed, epoch, shards), so its whole state is a step number.
+"""The order of samples: a pure function of (seed, epoch, shards), so its whole state is a step number.
 
 The rule, so that anyone can reproduce it. N samples lie in shards 0 to S - 1; `uniform(n, k)` is the first n numbers
 of `masking.generator(seed, "order", epoch, k).random`, and argsort is stable.
@@ -46,25 +46,25 @@ class Part:
 WHOLE = Part()
 
 
-class Shelf(Protocol):
-    """What the order asks of the shards' keeper, and tells it: `FeatureStore` is one."""
+class ShardStore(Protocol):
+    """The order's view of the feature store, which knows bad shards and fetches expected ones."""
 
     skipped_samples: int
 
     @property
     def lost(self) -> int:
-        """How many shards were found bad so far: when it grows, windows are made anew."""
+        """Number of shards found bad so far; when it grows, windows are made anew."""
 
     def sound(self, shard: int) -> bool:
         """Whether a shard can be used."""
 
     def expect(self, shards: Sequence[int]) -> None:
-        """These shards will be read next, and no others for a while."""
+        """Expect these shards to be read next, and no others for a while."""
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Shards (S,) in the order of the epoch, the place (S,) of each in it, and the starts (W + 1,) of the windows."""
+    """The order of an epoch: shards (S,), their places (S,), and window starts (W + 1,)."""
 
     shards: Index
     place: Index
@@ -72,7 +72,7 @@ class _Epoch:
 
 
 class BatchOrder:
-    """Which samples make up step s, and which images lie in the window of a sample. Safe to share among threads."""
+    """The samples of step s, and the images in the window of a sample. Safe to share among threads."""
 
     def __init__(
         self,
@@ -81,24 +81,24 @@ class BatchOrder:
         shards: Index,
         images: Index,
         window_shards: int = WINDOW_SHARDS,
-        shelf: Shelf | None = None,
+        store: ShardStore | None = None,
     ) -> None:
         """
         Args:
             batch_size: B, over all parts.
             shards: (N,) the shard of each sample.
             images: (N,) the image of each sample, a row of the feature store; captions of one image share it.
-            shelf: the feature store. It is told which shards come next, and asked which are bad. None: all are good.
+            store: the feature store. It is told which shards come next, and asked which are bad. None: all are good.
         """
         self._seed, self._batch_size, self._window_shards = seed, batch_size, window_shards
-        self._shards, self._images, self._shelf = shards, images, shelf
+        self._shards, self._images, self._store = shards, images, store
         self._counts = np.bincount(shards)
         self._firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._counts)])
         self._by_shard = np.argsort(shards, kind="stable")
         self._expected: list[int] = []
         self._counted_step, self._counted = -1, dict[Part, int]()
         self._lock = threading.Lock()
-        # One set of caches an object, unlike a decorated method's.
+        # Each object has its own caches, unlike a decorated method.
         self._epoch = lru_cache(maxsize=4)(self._plan_epoch)
         self._window = lru_cache(maxsize=_WINDOWS_KEPT)(self._order_window)
         self._window_images = lru_cache(maxsize=_WINDOWS_KEPT)(self._collect_images)
@@ -113,13 +113,14 @@ class BatchOrder:
         size = self._batch_size // part.count
         first = step * self._batch_size + part.index * size
         found = [self._at(place) for place in range(first, first + size)]
-        if self._shelf is not None:
+        if self._store is not None:
             self._count(step, part, sum(skipped for _, _, skipped in found))
         return [(epoch, sample) for epoch, sample, _ in found]
 
     def whole(self, step: int) -> list[tuple[int, int]]:
-        """(epoch, sample) of every place of a step, for a look at the pairs of other parts: what is skipped counts
-        where it is trained on, in `step`.
+        """(epoch, sample) of every place of a step, on all processes.
+
+        Skipped samples count where they are trained on, in `step`.
 
         Raises:
             ShardError: as `step`.
@@ -136,12 +137,12 @@ class BatchOrder:
         return self._window_images(epoch, window, self._lost())
 
     def _count(self, step: int, part: Part, skipped: int) -> None:
-        """Add to the shelf's count; parts that are made again because a shard was lost count once."""
-        assert self._shelf is not None
+        """Add to the store's count of skipped samples; a part made again because a shard was lost counts once."""
+        assert self._store is not None
         with self._lock:
             if step != self._counted_step:
                 self._counted_step, self._counted = step, {}
-            self._shelf.skipped_samples += skipped - self._counted.get(part, 0)
+            self._store.skipped_samples += skipped - self._counted.get(part, 0)
             self._counted[part] = skipped
 
     def _at(self, place: int) -> tuple[int, int, bool]:
@@ -157,11 +158,11 @@ class BatchOrder:
         return epoch, window, position - int(starts[window])
 
     def _lost(self) -> int:
-        return 0 if self._shelf is None else self._shelf.lost
+        return 0 if self._store is None else self._store.lost
 
     def _tell(self, step: int) -> None:
-        """Tell the shelf the shards of the windows of this step and of the next window."""
-        if self._shelf is None:
+        """Tell the store the shards of this step's and the next windows."""
+        if self._store is None:
             return
         first, last = step * self._batch_size, (step + 1) * self._batch_size - 1
         epoch, window, position = self._locate(last)
@@ -176,7 +177,7 @@ class BatchOrder:
         with self._lock:
             if shards != self._expected:
                 self._expected = shards
-                self._shelf.expect(list(dict.fromkeys(shards)))
+                self._store.expect(list(dict.fromkeys(shards)))
 
     def _plan_epoch(self, epoch: int) -> _Epoch:
         shards = np.argsort(generator(self._seed, "order", epoch).random(len(self._counts)), kind="stable")
@@ -196,8 +197,8 @@ class BatchOrder:
         if len(shards) == 0:
             return self._by_shard[:0], np.zeros(0, np.bool_)
         members = np.sort(np.concatenate([self._by_shard[self._firsts[s] : self._firsts[s + 1]] for s in shards]))
-        shelf = self._shelf
-        bad = [] if shelf is None else [shard for shard in shards.tolist() if not shelf.sound(shard)]
+        store = self._store
+        bad = [] if store is None else [shard for shard in shards.tolist() if not store.sound(shard)]
         return members, np.isin(self._shards[members], bad)
 
     def _order_window(self, epoch: int, window: int, lost: int) -> tuple[Index, npt.NDArray[np.bool_]]:

@@ -1,4 +1,4 @@
-"""Region records as they lie in a shard, many at a time: what is wrong with them, and their fields as tensors."""
+"""Region records of a shard, many at a time: their faults, and their fields as tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN_BYTES = 24
 
 
 def find_fault(heads: Bytes, names: npt.NDArray[np.bytes_], layout: RegionLayout) -> tuple[int, str] | None:
-    """The first record that is not the expected member or not of this layout, and what is wrong with it.
+    """The first record that is not the expected member or layout, and its fault.
 
     Args:
         heads: (N, HEAD_BYTES or more), each from the beginning of its tar header.
@@ -55,7 +55,7 @@ def find_fault(heads: Bytes, names: npt.NDArray[np.bytes_], layout: RegionLayout
 
 
 def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple[int, str] | None:
-    """The first record with a label that the manifest does not know, or a box or scale that is no finite number.
+    """The first record with an unknown label, or a box or scale that is not finite.
 
     One of them would end a GPU's process, or make the gradient of a whole batch useless.
 
@@ -79,7 +79,7 @@ def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple
 
 
 def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
-    """Records to tensors; R is the most regions that one of them has, at least 1.
+    """Convert records to tensors; R is the most regions in one of them, at least 1.
 
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
@@ -106,7 +106,7 @@ def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
 
 
 class Buffers:
-    """Memory for features, used again once no tensor refers to it: fresh pages cost more than filling them."""
+    """Memory for features, reused once no tensor refers to it: fresh pages cost more than filling them."""
 
     def __init__(self) -> None:
         self._free: list[Bytes] = []
@@ -119,7 +119,7 @@ class Buffers:
             return self._free.pop(fits[0]) if fits else np.empty(size, np.uint8)
 
     def lend(self, buffer: Bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tensor:
-        """The beginning of a buffer as a tensor. When the last tensor on its storage is gone, the buffer comes back."""
+        """Wrap the beginning of a buffer as a tensor. The buffer comes back with the last tensor on its storage."""
         view = buffer[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
         # The storage keeps this very array, while arrays made from it would refer to the buffer directly.
         weakref.finalize(view, self._give_back, buffer).atexit = False
@@ -131,7 +131,7 @@ class Buffers:
 
 
 def _field(heads: Bytes, offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
-    """(B, columns) of what lies at this offset of each record."""
+    """One field (B, columns) of each record, at this offset."""
     first = TAR_HEADER + offset
     return heads[:, first : first + columns * np.dtype(dtype).itemsize].view(dtype)
 
@@ -142,7 +142,7 @@ def _valid(record: Bytes) -> npt.NDArray[np.int64]:
 
 @lru_cache
 def _empty_record(layout: RegionLayout) -> Bytes:
-    """A record without regions. What its header says of the layout, every other one says too."""
+    """A record without regions; the layout in its header is that of every other."""
     none, top = np.zeros(0, np.float32), np.zeros((0, layout.num_top), np.float32)
     sample = RegionSample(
         key="",

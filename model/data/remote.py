@@ -1,5 +1,7 @@
-"""Files on object stores: their drivers, and what goes wrong there as one sentence. Endpoint and credentials come from
-the environment that the driver reads, never from a URI."""
+"""Files on object stores: their drivers, and their errors as one sentence.
+
+Endpoint and credentials come from the environment that the driver reads, never from a URI.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": 
 
 
 def connect(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path on it. It remembers no listing: features may just have been made.
+    """The file system of a URI, and the path on it.
+
+    It caches no listing: features may just have been made.
 
     Raises:
         InputError: there is none of that kind, its driver is not installed, or the URI holds a password.
@@ -41,7 +45,7 @@ def connect(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def fetching(uri: str) -> Iterator[None]:
-    """Name the file in what a driver raises: some have exceptions of their own. FileNotFoundError passes.
+    """Name the file in a driver's errors, some of which have types of their own. FileNotFoundError passes.
 
     Raises:
         InputError: it cannot be fetched.

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class ShardCache:
-    """Shards under an fsspec URI, read through the cache folder. Sees to it that the expected ones are there.
+    """Shards under an fsspec URI, read through a cache folder that fetches expected ones ahead.
 
     Args:
         fs, base: the file system and the folder on it.
@@ -97,7 +97,9 @@ class ShardCache:
         return found
 
     def names(self, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
-        """One small range request per sample: for millions, prepare the index where the features are local."""
+        """Read the names by one small range request per sample: for millions, prepare the index where the features
+        are local.
+        """
         starts = [position * stride for position in range(self._entries[shard].samples)]
         path = self._remote(shard)
         ends = [start + NAME_BYTES for start in starts]
@@ -111,7 +113,7 @@ class ShardCache:
             self._changed.wait_for(lambda: shard not in self._busy)
             file = self._expected.get(shard)
             if file is None:
-                # Not left to the workers, who may all be waiting for room.
+                # Done here, not by the workers, which may all be waiting for room.
                 self._busy.add(shard)
         try:
             return file or self._fetch_claimed(shard)
@@ -121,7 +123,7 @@ class ShardCache:
 
     def expect(self, shards: Sequence[int]) -> None:
         with self._changed:
-            # What is dropped is closed, and its lock with it, when the last reader is done.
+            # A dropped shard is closed, and its lock with it, when the last reader is done.
             self._expected = {shard: self._expected.get(shard) for shard in shards}
             self._failed.clear()
             self._changed.notify_all()
@@ -132,7 +134,7 @@ class ShardCache:
         self.expect([])
 
     def _work(self) -> None:
-        """Fetch what is expected, in its order, until closed."""
+        """Fetch expected shards in their order, until closed."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._next() is not None)
@@ -143,7 +145,7 @@ class ShardCache:
             try:
                 self._fetch_claimed(shard)
             except (ShardError, InputError, CancelledError):
-                # Whoever comes to read it will meet the same, and say so.
+                # A reader will meet the same error, and raise it.
                 with self._changed:
                     self._failed.add(shard)
 
@@ -152,7 +154,7 @@ class ShardCache:
         return next((shard for shard in absent if shard not in self._busy and shard not in self._failed), None)
 
     def _fetch_claimed(self, shard: int) -> ShardFile:
-        """The shard, by the one thread that has noted it in `_busy`; kept open if it is expected."""
+        """Fetch a shard in the one thread that has claimed it in `_busy`; keep it open if it is expected."""
         try:
             file = self._acquire(shard)
             with self._changed:
@@ -168,7 +170,7 @@ class ShardCache:
         return f"{self._base}/{self._entries[shard].name}"
 
     def _acquire(self, shard: int) -> ShardFile:
-        """The shard, fetched if need be, with its lock shared for as long as it is open."""
+        """Open a shard, fetched if need be, and share its lock while it is open."""
         entry = self._entries[shard]
         path = self._folder / f"{entry.name.removesuffix('.tar')}.{entry.sha256[:16]}.tar"
         lock = Lock(path.with_name(path.name + ".lock"))
@@ -207,14 +209,14 @@ class ShardCache:
                     raise ShardError(f"{self._remote(shard)} is shorter than the {entry.bytes} bytes of the manifest")
                 digest.update(chunk)
                 stream.write(chunk)
-            # Here, so that nobody waits for the disk below.
+            # Sync here, so that nobody waits for the disk below.
             stream.flush()
             os.fsync(stream.fileno())
         if digest.hexdigest() != entry.sha256:
             part.unlink()
             raise ShardError(f"{self._remote(shard)} has not the sha256 of the manifest")
         with Lock(self._folder / "room.lock") as room:
-            # Whoever counts what is there meets this shard under one name, not none or both.
+            # A process that counts files finds this shard under one name, not none or both.
             room.hold()
             publish(path)
         with self._changed:
@@ -257,7 +259,7 @@ class ShardCache:
             time.sleep(_ROOM_POLL_SECONDS)
 
     def _give_up_last(self, shard: int) -> None:
-        """Expect one shard less: of those that are there, the last that is not `shard`."""
+        """Expect one shard less: the last one that is there and is not `shard`."""
         there = [other for other, file in self._expected.items() if file is not None and other != shard]
         if there:
             del self._expected[there[-1]]
@@ -283,7 +285,7 @@ class ShardCache:
 
 
 def _stat(path: Path) -> os.stat_result | None:
-    """None for a file that is not there, or no longer."""
+    """A file's status; None for one that is absent or no longer there."""
     try:
         return path.stat()
     except FileNotFoundError:
@@ -296,7 +298,7 @@ def _has_size(path: Path, size: int) -> bool:
 
 
 def _delete_unless_locked(path: Path, lock_path: Path) -> bool:
-    """Delete a file that nobody needs; whether it was deleted."""
+    """Delete a file that nobody uses; whether it was deleted."""
     with Lock(lock_path) as lock:
         if not lock.try_hold():
             return False

@@ -1,4 +1,4 @@
-"""Open shards: of a local folder here, of an object store in `shard_cache.py`."""
+"""Open shards of a local folder, and the interface that `shard_cache.py` shares."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from model.publish import Lock
 
 TAR_HEADER = 512
 NAME_BYTES = 100
-"""Of a tar header: the member's name, padded with zeros."""
+"""Bytes of a tar header that hold the member's name, padded with zeros."""
 _MOST_OPEN = 256
 
 
 class ShardFile:
-    """An open shard. Closed when nobody refers to it any more, so a thread can go on reading what a cache has dropped.
+    """An open shard, closed when nobody refers to it: a thread can go on reading what a cache has dropped.
 
     Raises:
         ShardError: missing, unreadable, or of another size than the manifest's.
@@ -48,22 +48,22 @@ class ShardFile:
 
 
 class Shards(Protocol):
-    """Where the shards of one feature set lie. Numbers are positions in the manifest. Safe to share among threads."""
+    """The shards of one feature set, numbered by position in the manifest. Safe to share among threads."""
 
     def faults(self) -> dict[int, str]:
-        """What is wrong with which shard, as far as a listing tells."""
+        """The shards with a fault that a listing shows, and the fault."""
 
     def names(self, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
-        """Name of the tar member that begins at each multiple of `stride` bytes, one per sample."""
+        """Tar members' names (samples,), one at each multiple of `stride` bytes."""
 
     def open(self, shard: int) -> ShardFile:
-        """The shard, ready to be read."""
+        """Open the shard for reading."""
 
     def expect(self, shards: Sequence[int]) -> None:
-        """These shards will be read next, in about this order, and no others for a while."""
+        """Expect these shards to be read next, in about this order, and no others."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
 
 
 class LocalShards:

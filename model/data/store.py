@@ -1,4 +1,4 @@
-"""Random access to the regions of one feature set, on a local disk or an object store.
+"""Random access to a feature set's regions, on a local disk or an object store.
 
 Records have one fixed size, so image i of a shard is arithmetic: no tar is parsed, and bytes go from the file straight
 into the rows of a batch (`os.preadv`, by threads). They stay uint8 until the device (`dequantise` in `encoder.py`).
@@ -39,11 +39,11 @@ _log = logging.getLogger(__name__)
 
 
 class LostShardError(ShardError):
-    """A shard went bad while in use and is left out from now on (on_bad_shard="skip"): make the batch again."""
+    """A shard went bad while in use and is skipped from now on (on_bad_shard="skip"): make the batch again."""
 
 
 class Keys(Sequence[str]):
-    """The key of every image, decoded when asked for."""
+    """The key of every image, decoded on demand."""
 
     def __init__(self, names: npt.NDArray[np.bytes_]) -> None:
         self._names = names
@@ -74,7 +74,7 @@ class FeatureStore:
     def __init__(
         self, folder: str | Path, cache_path: str | Path | None = None, loader: LoaderConfig | None = None
     ) -> None:
-        """Check all shards by a listing of the folder, and load or make the index of their keys.
+        """Check all shards by listing the folder, and load or make the index of their keys.
 
         Args:
             folder: a local folder, or a URI on an object store.
@@ -115,17 +115,17 @@ class FeatureStore:
 
     @cached_property
     def nameless(self) -> Index:
-        """Images whose key could not be read, because their shard was left out before it was known."""
+        """Images without a readable key, because their shard was left out before it was known."""
         return np.flatnonzero(self.names == b"")
 
     @property
     def index_folder(self) -> Path | None:
-        """Where tables derived from the keys may be kept: nowhere while some key is unknown."""
+        """Where tables derived from the keys may be cached; None while some key is unknown."""
         return None if len(self.nameless) else self._cache
 
     @property
     def lost(self) -> int:
-        """How many shards were left out so far."""
+        """Number of shards left out so far."""
         return len(self._left_out)
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class FeatureStore:
             return shard not in self._left_out
 
     def read(self, rows: Sequence[int] | Index, max_regions: int) -> Regions:
-        """The first `max_regions` regions of these images, in this order; R is the most that one of them has.
+        """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.
 
         Raises:
             LostShardError: a shard was just found to be bad, and is left out from now on.
@@ -164,7 +164,7 @@ class FeatureStore:
         heads = np.empty((len(numbers), TAR_HEADER + layout.features_offset), np.uint8)
         buffer = self._buffers.take(size)
         features = buffer[:size].reshape(len(numbers), size // max(1, len(numbers)))
-        # In the order of the disk, so that each thread opens few shards.
+        # Read in the order of the disk, so that each thread opens few shards.
         slots = np.lexsort((places, shards))
         shares = np.array_split(slots, max(1, min(self._loader.read_threads, len(slots))))
         if len(shares) == 1:
@@ -172,7 +172,7 @@ class FeatureStore:
         else:
             tasks = [self._pool.submit(self._fill, share, shards, places, heads, features) for share in shares]
             failures = [failure for task in tasks if (failure := task.exception()) is not None]
-            # Of several threads that met one bad shard, the first has lost it; to the others it was left out before.
+            # The first thread that meets a bad shard loses it; the others find it left out.
             for failure in sorted(failures, key=lambda failure: not isinstance(failure, LostShardError)):
                 raise failure
         if (fault := find_fault(heads, self.names[numbers], layout)) is not None:
@@ -221,7 +221,7 @@ class FeatureStore:
                 self.fetch_wait_seconds += time.monotonic() - begun
 
     def _leave_out(self, shard: int, fault: str) -> None:
-        """Note that a shard cannot be used, or stop where that is not wanted or would not help."""
+        """Leave a bad shard out from now on, or stop if that is unwanted or useless."""
         if self._loader.on_bad_shard == "stop":
             raise ShardError(f"{fault}; extract this shard again, or leave it out with on_bad_shard='skip'")
         with self._lock:
@@ -232,7 +232,7 @@ class FeatureStore:
         _log.warning("%s: left out, other samples of its window take the places of its samples", fault)
 
     def _lose(self, shard: int, fault: str) -> NoReturn:
-        """The same for a shard that was just about to be used."""
+        """Leave out a shard that was just about to be used."""
         self._leave_out(shard, fault)
         raise LostShardError(fault)
 
@@ -269,7 +269,7 @@ class FeatureStore:
         try:
             return load_or_make(self._cache, "keys", identity, lambda: {"names": self._read_all_names()})["names"]
         except LostShardError:
-            # Not kept: the next start may find the shard mended.
+            # Do not cache it: the next start may find the shard repaired.
             return self._read_names()
 
     def _read_all_names(self) -> npt.NDArray[np.bytes_]:
@@ -279,7 +279,7 @@ class FeatureStore:
         return names
 
     def _read_names(self) -> npt.NDArray[np.bytes_]:
-        """Name of every tar member, from the shards; empty in those that are left out, so that no caption finds them.
+        """Read the name of every tar member; empty in shards that are left out, so that no caption finds them.
 
         Raises:
             ShardError: a member is not where the layout says and on_bad_shard is "stop", or a key comes twice.
@@ -322,5 +322,5 @@ class FeatureStore:
 
 
 def open_store(source: FeatureSource) -> FeatureStore:
-    """The features of a split. Raises as `FeatureStore`."""
+    """Open the features of a split. Raises as `FeatureStore`."""
     return FeatureStore(source.features_path, source.cache_path, source.loader)

@@ -1,4 +1,4 @@
-"""Random numbers of a run: one generator for each purpose and step."""
+"""Random generators of a run: one for each purpose and step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PURPOSES: tuple[Purpose, ...] = ("order", "negatives")
 
 
 def generator(seed: int, purpose: Purpose, epoch: int, sample: int = 0) -> np.random.Generator:
-    """The random stream of one sample in one epoch: the same whatever the batch, rank or worker.
+    """The random generator of one sample in one epoch: the same whatever the batch, rank or worker.
 
     Counter-based (Philox), so that making one costs microseconds and no two streams overlap.
     """

@@ -1,4 +1,4 @@
-"""Captions to word-piece ids, with BERT's own tokenizer."""
+"""Turn captions into word-piece ids with BERT's own tokenizer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Vocabulary:
     @property
     def special_ids(self) -> tuple[int, ...]:
         ids = (self.tokenizer.token_to_id(token) for token in self.words.rules.special_tokens)
-        return tuple(number for number in ids if number is not None)  # All are there: `read_words` looks.
+        return tuple(number for number in ids if number is not None)  # `read_words` has checked that all are there.
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TokenTable:
 
 
 def load_vocabulary(source: str | Path, rules: WordRules | None = None) -> Vocabulary:
-    """Word pieces, and the rules by which captions are cut into them.
+    """Load word pieces, and the rules by which captions are cut into them.
 
     Args:
         source: a BERT vocab.txt, one word piece a line; a folder that has one; or a name on the Hugging Face hub.
@@ -86,7 +86,7 @@ def load_vocabulary(source: str | Path, rules: WordRules | None = None) -> Vocab
 
 
 def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int) -> TokenTable:
-    """`tokenize` of a split's captions, or what an earlier run kept of it.
+    """Tokenize a split's captions, or load what an earlier run kept of it.
 
     Raises:
         InputError: the cache folder cannot be written.
@@ -109,7 +109,7 @@ def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int
 
 
 def tokenize(vocabulary: Vocabulary, captions: Sequence[str], max_text_tokens: int) -> TokenTable:
-    """[CLS] words [SEP] of every caption; longer ones lose their last words, never the [SEP]. On all cores."""
+    """[CLS] words [SEP] of every caption, on all cores; longer ones lose their last words, never the [SEP]."""
     ids, lengths = [np.zeros(0, np.int32)], [np.zeros(1, np.int64)]
     begun = reported = time.monotonic()
     vocabulary.tokenizer.enable_truncation(max_text_tokens)

@@ -1,7 +1,9 @@
-"""Word pieces and the rules by which a text is cut into them, as a BERT's folder states them. Imports no torch.
+"""Word pieces and the rules for cutting text into them, as a BERT's folder states them.
 
-The rules are read as transformers reads them: tokenizer_config.json decides, special_tokens_map.json stands in for its
-special tokens and tokenizer.json for the rest; what none of them says is as of bert-base-uncased, so a vocab.txt alone
+Imports no torch.
+
+The rules are read as transformers reads them: tokenizer_config.json decides, special_tokens_map.json fills in its
+special tokens and tokenizer.json the rest; what none of them says is as of bert-base-uncased, so a vocab.txt alone
 is lower-casing. A setting that would cut captions in a way that is not ours is refused by name.
 """
 
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_extraction.weight_files import describe_stranger
+from feature_extraction.weight_files import content_problem
 from model.config import WordRules
 from model.errors import InputError
 
@@ -28,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WordPieces:
-    """The pieces, by id, and the rules; `source` is what to call them in messages."""
+    """The pieces, by id, and the rules; `source` names them in messages."""
 
     pieces: tuple[str, ...]
     rules: WordRules
@@ -37,7 +39,7 @@ class WordPieces:
 
 @dataclass(frozen=True)
 class WordFiles:
-    """Where word pieces lie: in `file`, None where only tokenizer.json has them; their rules are in `folder`."""
+    """Paths of word pieces: `file`, None where only tokenizer.json has them, and `folder` with their rules."""
 
     folder: Path
     file: Path | None
@@ -45,7 +47,7 @@ class WordFiles:
 
 
 def find_words(source: str | Path) -> WordFiles:
-    """The files of a vocabulary.
+    """Find the files of a vocabulary.
 
     Args:
         source: a vocab.txt, whatever its name; a folder, such as a BERT's or a checkpoint; or a name on the Hugging
@@ -74,14 +76,14 @@ def find_words(source: str | Path) -> WordFiles:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether this can name a repository on the hub, and does not look like a file or folder that is missing."""
+    """Whether this can name a repository on the hub, not a missing file or folder."""
     parts = source.split("/")
     is_path = source.endswith((".txt", ".json")) or Path(source).is_absolute() or Path(source).exists()
     return not is_path and len(parts) <= 2 and all(part.strip(".~") == part and part for part in parts)
 
 
 def read_words(source: str | Path, rules: WordRules | None = None) -> WordPieces:
-    """Pieces and rules of a vocabulary; arguments are those of `find_words`.
+    """Read pieces and rules of a vocabulary; arguments are those of `find_words`.
 
     Args:
         rules: to go by, instead of the folder's.
@@ -116,7 +118,7 @@ def read_words(source: str | Path, rules: WordRules | None = None) -> WordPieces
 
 
 def warn_of_case(words: WordPieces) -> None:
-    """Say so in the log where lower-casing never reaches pieces with capitals: it is a cased vocabulary, then."""
+    """Warn of a cased vocabulary: lower-casing never reaches pieces with capitals."""
     if not words.rules.do_lower_case:
         return
     special = set(words.rules.special_tokens)
@@ -133,7 +135,7 @@ def warn_of_case(words: WordPieces) -> None:
 
 
 def words_identity(source: str) -> tuple[Path | str, dict[str, Any]]:
-    """What a run with this vocabulary is known by.
+    """The vocabulary's part in a run's identity.
 
     Returns:
         The file whose bytes count, or the name on the hub, which counts for what it names; and the rules that differ
@@ -149,7 +151,7 @@ def words_identity(source: str) -> tuple[Path | str, dict[str, Any]]:
 
 
 def save_words(words: WordPieces, folder: Path) -> None:
-    """Write them as `read_words`, and transformers' `from_pretrained`, read them."""
+    """Write pieces and rules as `read_words`, and transformers' `from_pretrained`, read them."""
     (folder / VOCABULARY).write_text("\n".join(words.pieces) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "BertTokenizer", **words.rules.model_dump(mode="json")}
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
@@ -159,7 +161,7 @@ def save_words(words: WordPieces, folder: Path) -> None:
 
 
 def differing_pieces(one: tuple[str, ...], other: tuple[str, ...]) -> str | None:
-    """The first difference, or None."""
+    """The first difference in pieces, or None."""
     for number, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return f"line {number + 1} differs, {a!r} against {b!r}"
@@ -177,12 +179,12 @@ def differing_rules(one: WordRules, other: WordRules) -> str | None:
 
 
 def differing_words(one: WordPieces, other: WordPieces) -> str | None:
-    """What differs between two vocabularies, or None where they cut every text alike."""
+    """The difference between two vocabularies, or None where they cut every text alike."""
     return differing_pieces(one.pieces, other.pieces) or differing_rules(one.rules, other.rules)
 
 
 def shown(value: object) -> str:
-    """A value as JSON has it, which is how settings are written."""
+    """A value in JSON, as settings are written."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -190,7 +192,7 @@ def shown(value: object) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, None where there is no such file.
+    """Read a JSON object; None where there is no such file.
 
     Raises:
         InputError: it cannot be read, or is something else.
@@ -198,8 +200,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        if (stranger := describe_stranger(path)) is not None:
-            raise InputError(f"{path} {stranger}")
+        if (problem := content_problem(path)) is not None:
+            raise InputError(f"{path} {problem}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except InputError:
         raise
@@ -211,12 +213,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def states_rules(folder: Path) -> bool:
-    """Whether a folder says by which rules its words are cut."""
+    """Whether a folder states the rules by which its words are cut."""
     return any((folder / name).is_file() for name in (SETTINGS, WHOLE))
 
 
 def read_rules(folder: Path) -> WordRules:
-    """The rules that a folder states; where it states none, those of bert-base-uncased.
+    """Read the rules that a folder states; where it states none, bert-base-uncased's.
 
     Raises:
         InputError: a file of it cannot be read, or asks for a rule that is not ours.
@@ -271,7 +273,10 @@ def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_whole(whole: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The normalizer of tokenizer.json. Raises InputError where that file cuts words in another way than BERT."""
+    """Check the normalizer of tokenizer.json and return it.
+
+    Raises InputError where that file cuts words in another way than BERT.
+    """
     if not whole:
         return {}
     model, normalizer, pre = (whole.get(name) or {} for name in ("model", "normalizer", "pre_tokenizer"))
@@ -291,7 +296,7 @@ def _check_whole(whole: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 def _check_added(
     settings: Mapping[str, Any], special: Mapping[str, Any], whole: Mapping[str, Any], rules: WordRules, folder: Path
 ) -> None:
-    """Raise InputError where tokens beside the five are cut from a text before all else: ours would not do so."""
+    """Raise InputError where added tokens beside the five are cut before all else: ours would not do so."""
     decoder = settings.get("added_tokens_decoder") or {}
     added = [
         *(decoder.values() if isinstance(decoder, Mapping) else ()),
@@ -312,8 +317,8 @@ def _check_added(
 def _lines(path: Path) -> tuple[str, ...]:
     """Pieces of a vocab.txt, one a line."""
     try:
-        if (stranger := describe_stranger(path)) is not None:
-            raise InputError(f"vocabulary {path} {stranger}")
+        if (problem := content_problem(path)) is not None:
+            raise InputError(f"vocabulary {path} {problem}")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"vocabulary {path} is not text in UTF-8; give a BERT vocab.txt") from error

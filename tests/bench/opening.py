@@ -126,7 +126,7 @@ def _open(folder: Path) -> dict[str, float]:
     tokens = load_tokens(vocabulary, captions, 43)
     marks.append(time.perf_counter())
     rows = captions.image_rows
-    order = BatchOrder(0, BATCH, store.shard_of[rows], rows, shelf=store)
+    order = BatchOrder(0, BATCH, store.shard_of[rows], rows, store=store)
     # In the middle of the third epoch, where a killed run might go on.
     turns = order.step(5 * SAMPLES // (2 * BATCH))
     marks.append(time.perf_counter())

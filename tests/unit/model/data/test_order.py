@@ -9,7 +9,7 @@ from model.data.order import WHOLE, BatchOrder, Part
 from model.data.streams import generator
 
 
-class Shelf:
+class ShardStore:
     """A keeper of shards that remembers what it was told."""
 
     def __init__(self, bad=()):
@@ -22,10 +22,10 @@ class Shelf:
         self.told.append(list(shards))
 
 
-def make_order(shards, seed=3, batch_size=4, images=None, window=16, shelf=None):
+def make_order(shards, seed=3, batch_size=4, images=None, window=16, store=None):
     shards = np.array(shards)
     images = np.arange(len(shards)) if images is None else np.array(images)
-    return BatchOrder(seed, batch_size, shards, images, window, shelf)
+    return BatchOrder(seed, batch_size, shards, images, window, store)
 
 
 def epoch_of(order, epoch, count, batch_size=4):
@@ -130,8 +130,8 @@ def test_a_split_of_one_image_has_a_window_of_one():
 
 def test_bad_shards_are_replaced_by_the_rule_and_counted():
     shards = np.repeat(np.arange(4), 6)
-    shelf = Shelf(bad=[1, 2])
-    order = make_order(shards, window=3, shelf=shelf)
+    store = ShardStore(bad=[1, 2])
+    order = make_order(shards, window=3, store=store)
     healthy = order_by_hand(3, 0, shards.tolist(), 3)
     expected = []
     for window in (healthy[:18], healthy[18:]):
@@ -143,58 +143,58 @@ def test_bad_shards_are_replaced_by_the_rule_and_counted():
                 lost += 1
             expected.append(sample)
     assert epoch_of(order, 0, 24) == expected
-    assert shelf.skipped_samples == 12
+    assert store.skipped_samples == 12
     assert set(shards[order.window(0, 0)]) <= {0, 3}
 
 
 def test_parts_agree_on_what_replaces_a_bad_shard():
     shards = np.repeat(np.arange(4), 6)
-    whole = make_order(shards, batch_size=8, shelf=Shelf([2])).step(1)
-    parts = [make_order(shards, batch_size=8, shelf=Shelf([2])).step(1, Part(index, 4)) for index in range(4)]
+    whole = make_order(shards, batch_size=8, store=ShardStore([2])).step(1)
+    parts = [make_order(shards, batch_size=8, store=ShardStore([2])).step(1, Part(index, 4)) for index in range(4)]
     assert list(chain.from_iterable(parts)) == whole
 
 
 def test_a_window_without_a_good_shard_stops():
     with pytest.raises(ShardError, match="window 0: none of its shards"):
-        make_order([0, 0, 1, 1], shelf=Shelf([0, 1])).step(0)
+        make_order([0, 0, 1, 1], store=ShardStore([0, 1])).step(0)
 
 
 def test_a_batch_made_again_counts_its_skipped_samples_once():
-    shelf = Shelf()
-    order = make_order(np.repeat(np.arange(4), 2), batch_size=8, shelf=shelf)
+    store = ShardStore()
+    order = make_order(np.repeat(np.arange(4), 2), batch_size=8, store=store)
     order.step(0)
-    shelf.bad, shelf.lost = {1}, 1
+    store.bad, store.lost = {1}, 1
     order.step(0)
     order.step(0)
-    assert shelf.skipped_samples == 2
+    assert store.skipped_samples == 2
 
 
 def test_parts_made_again_count_their_skipped_samples_once():
     """A process works off two parts; a shard is lost with the second, and both are made again."""
-    shelf = Shelf()
-    order = make_order(np.repeat(np.arange(4), 2), batch_size=8, shelf=shelf)
-    shelf.bad, shelf.lost = {1}, 1
+    store = ShardStore()
+    order = make_order(np.repeat(np.arange(4), 2), batch_size=8, store=store)
+    store.bad, store.lost = {1}, 1
     for _ in range(2):
         for index in range(2):
             order.step(0, Part(index, 2))
-    assert shelf.skipped_samples == 2
+    assert store.skipped_samples == 2
 
 
-def test_the_shelf_is_told_the_windows_of_the_step_and_the_next_one():
+def test_the_store_is_told_the_windows_of_the_step_and_the_next_one():
     shards = np.repeat(np.arange(6), 4)
-    shelf = Shelf()
-    order = make_order(shards, window=2, shelf=shelf)
+    store = ShardStore()
+    order = make_order(shards, window=2, store=store)
     first, second, third = np.array(epoch_of(make_order(shards, window=2), 0, 24)).reshape(3, 8)
     following = np.array(epoch_of(make_order(shards, window=2), 1, 24))[:8]
     for step in range(6):
         order.step(step)
     pairs = [(first, second), (second, third), (third, following)]
-    assert [set(told) for told in shelf.told] == [set(shards[now]) | set(shards[then]) for now, then in pairs]
-    assert [set(told[:2]) for told in shelf.told] == [set(shards[now]) for now, _ in pairs]
+    assert [set(told) for told in store.told] == [set(shards[now]) | set(shards[then]) for now, then in pairs]
+    assert [set(told[:2]) for told in store.told] == [set(shards[now]) for now, _ in pairs]
 
 
 def test_a_batch_of_many_windows_expects_them_all():
-    shelf = Shelf()
-    make_order(np.repeat(np.arange(6), 2), batch_size=12, window=1, shelf=shelf).step(0)
-    assert len(shelf.told) == 1
-    assert set(shelf.told[0]) == set(range(6))
+    store = ShardStore()
+    make_order(np.repeat(np.arange(6), 2), batch_size=12, window=1, store=store).step(0)
+    assert len(store.told) == 1
+    assert set(store.told[0]) == set(range(6))
