@@ -80,12 +80,12 @@ def run_scoring(job: ScoreJob) -> int:
 
 def _precision(folder: Path, config: ScoringConfig, processes: Processes, hidden_size: int) -> Taken:
     """What is asked for; of auto, that of the scores which the folder holds, or is begun with, else the devices'."""
-    standing = config.precision
-    if processes.is_first and standing == "auto":
+    precision = config.precision
+    if processes.is_first and precision == "auto":
         begun = [some for some in (folder, folder / FIRST_SCORES) if (some / PLAN).exists()]
-        standing = read_plan(begun[0]).identity.get("precision", "fp32") if begun else "auto"
+        precision = read_plan(begun[0]).identity.get("precision", "fp32") if begun else "auto"
     # The others must not look: by then the first one may have begun.
-    asked: Asked = _PRECISIONS[int(processes.add(torch.tensor(_PRECISIONS.index(standing) * processes.is_first)))]
+    asked: Asked = _PRECISIONS[int(processes.add(torch.tensor(_PRECISIONS.index(precision) * processes.is_first)))]
     taken = agree_on_precision(asked, processes, hidden_size)
     if processes.is_first:
         _log.info("scoring in %s%s", taken, "" if config.precision == taken else ", for precision=auto")

@@ -86,7 +86,7 @@ class PretrainBatches:
         self._max_regions, self._config = max_regions, config
         self._pieces = Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids)
         rows = captions.image_rows
-        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, shelf=store)
+        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
         self._pairing = Pairing(self._order, rows, tokens, config)
 
     def __call__(self, step: int, part: Part = WHOLE) -> PretrainBatch:
@@ -115,16 +115,16 @@ class PretrainBatches:
 
         regions = self._store.read([pair.image for pair in pairs], self._max_regions)
         present = regions.mask.numpy()
-        choice, fate = (
+        choice, treatment = (
             draw_uniforms(config.seed, purpose, turns, present.shape[1]) for purpose in ("region", "region_fate")
         )
-        fates = mask_regions(present & hides_regions, choice, fate, config.region_masking)
+        treatments = mask_regions(present & hides_regions, choice, treatment, config.region_masking)
         return PretrainBatch(
             words=Words(torch.from_numpy(np.where(hides_words, masked, ids)), words.mask),
             regions=regions,
-            hidden=self._replacements(pairs, turns, fates),
+            hidden=self._replacements(pairs, turns, treatments),
             word_targets=Targets.of(word_pairs, word_places, ids[word_pairs, word_places]),
-            region_targets=self._region_targets(regions, (fates != SEEN) & learns),
+            region_targets=self._region_targets(regions, (treatments != SEEN) & learns),
             matching=_NO_TARGETS
             if config.matching == "none"
             else Targets.of(np.flatnonzero(opposed), np.zeros(opposed.sum()), matched[opposed]),
@@ -135,7 +135,7 @@ class PretrainBatches:
         seed = self._config.seed
         return WordDraws(
             choice=draw_uniforms(seed, "word", turns, width),
-            fate=draw_uniforms(seed, "word_fate", turns, width),
+            treatment=draw_uniforms(seed, "word_fate", turns, width),
             piece=draw_uniforms(seed, "word_piece", turns, width),
         )
 
@@ -145,17 +145,17 @@ class PretrainBatches:
         pairs, places = np.nonzero(hidden & known.numpy())
         return Targets.of(pairs, places, regions.labels.numpy()[pairs, places])
 
-    def _replacements(self, pairs: Sequence[Pair], turns: Index, fates: npt.NDArray[np.int8]) -> Replacements:
+    def _replacements(self, pairs: Sequence[Pair], turns: Index, treatments: npt.NDArray[np.int8]) -> Replacements:
         """What hidden regions become. All swapped ones of a pair take features of one other image of its window.
 
         An image without regions gives zeros: its padding.
         """
-        seed, width = self._config.seed, fates.shape[1]
-        noise_pairs, noise_places = np.nonzero(fates == NOISED)
+        seed, width = self._config.seed, treatments.shape[1]
+        noise_pairs, noise_places = np.nonzero(treatments == NOISED)
         # A number below 2^63 for each, so that it fits torch's signed integers.
         noise_seeds = draw_bits(seed, "noise", turns, width)[noise_pairs, noise_places] >> np.uint64(1)
 
-        swap_pairs, swap_places = np.nonzero(fates == SWAPPED)
+        swap_pairs, swap_places = np.nonzero(treatments == SWAPPED)
         takers, numbers = np.unique(swap_pairs, return_inverse=True)
         draws = draw_uniforms(seed, "donor", turns[takers], 1)[:, 0].tolist()
         images = [self._pairing.another_image(pairs[at], draw) for at, draw in zip(takers, draws, strict=True)]
@@ -167,7 +167,7 @@ class PretrainBatches:
             torch.from_numpy((choices * donors.mask.sum(1).numpy()[numbers]).astype(np.int64)),
         )
         return Replacements(
-            zeroed=torch.from_numpy(fates == ZEROED),
+            zeroed=torch.from_numpy(treatments == ZEROED),
             noise_pairs=torch.from_numpy(noise_pairs),
             noise_places=torch.from_numpy(noise_places),
             noise_seeds=torch.from_numpy(noise_seeds.astype(np.int64)),

@@ -24,8 +24,8 @@ def hide_regions(regions: Regions, hidden: Replacements) -> Tensor:
         noise = seeded_normal(hidden.noise_seeds, features.shape[-1]) * spread.unsqueeze(-1)
         features = features.index_put((hidden.noise_pairs, hidden.noise_places), noise)
     if len(hidden.swap_pairs):
-        strangers = dequantise_rows(hidden.swap_features, hidden.swap_scales)
-        features = features.index_put((hidden.swap_pairs, hidden.swap_places), strangers)
+        swapped = dequantise_rows(hidden.swap_features, hidden.swap_scales)
+        features = features.index_put((hidden.swap_pairs, hidden.swap_places), swapped)
     return features
 
 

@@ -34,7 +34,7 @@ class WordDraws:
     """Draws in [0, 1) for each place, (B, T) each: whether it is chosen, what becomes of it, which random piece."""
 
     choice: npt.NDArray[np.float64]
-    fate: npt.NDArray[np.float64]
+    treatment: npt.NDArray[np.float64]
     piece: npt.NDArray[np.float64]
 
 
@@ -56,8 +56,8 @@ def mask_words(
         nearest = np.where(candidate, draws.choice, 2.0).argmin(1)
         lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
         chosen[lacking, nearest[lacking]] = True
-    is_masked = chosen & (draws.fate < rule.mask_share)
-    is_random = chosen & ~is_masked & (draws.fate < rule.mask_share + rule.random_share)
+    is_masked = chosen & (draws.treatment < rule.mask_share)
+    is_random = chosen & ~is_masked & (draws.treatment < rule.mask_share + rule.random_share)
     inputs = np.where(is_masked, pieces.mask_id, ids)
     inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]
     return inputs, chosen
@@ -66,18 +66,18 @@ def mask_words(
 def mask_regions(
     present: npt.NDArray[np.bool_],
     choice: npt.NDArray[np.float64],
-    fate: npt.NDArray[np.float64],
+    treatment: npt.NDArray[np.float64],
     rule: RegionMasking,
 ) -> npt.NDArray[np.int8]:
     """What becomes of each region: Unicoder-VL section 3.2.2.
 
     Args:
         present: (B, R) False at padding, which is never chosen.
-        choice, fate: (B, R) draws in [0, 1): whether it is chosen, and what becomes of it then.
+        choice, treatment: (B, R) draws in [0, 1): whether it is chosen, and what becomes of it then.
 
     Returns:
         (B, R) of SEEN, KEPT, ZEROED, NOISED or SWAPPED.
     """
     ends = np.cumsum([rule.zero_share, rule.noise_share, rule.swap_share])
-    fates = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, fate, side="right")]
-    return np.where(present & (choice < rule.rate), fates, np.int8(SEEN))
+    treatments = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, treatment, side="right")]
+    return np.where(present & (choice < rule.rate), treatments, np.int8(SEEN))

@@ -1,7 +1,7 @@
 """Which image meets which caption in pretraining: right pairs, and wrong ones for visual-linguistic matching.
 
-Unicoder-VL section 3.2.3: v1 puts a random image in the place of the caption's own, v3 a random image or caption. The
-stranger comes from the sample's window of shards, so that training reads one bounded set of shards at a time.
+Unicoder-VL section 3.2.3: v1 puts a random image in the place of the caption's own, v3 a random image or caption. It
+comes from the sample's window of shards, so that training reads one bounded set of shards at a time.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Pairing:
     """Makes the pairs of a sample, from (seed, epoch, sample) and the split alone.
 
     A wrong pair is never a true one: a wrong image is another image than the caption's own, a wrong caption belongs to
-    another image than the one shown. An image may have several captions, and two images may share a text; a stranger
-    that would make such a true pair is drawn again, up to 16 times. Where all draws would, as in a window of captions
+    another image than the one shown. An image may have several captions, and two images may share a text; a draw
+    that would make such a true pair is made again, up to 16 times. Where all draws would, as in a window of captions
     that read alike, the sample's right pair is shown and no match is asked of it, whichever of the two was its turn: so
     right pairs and wrong ones stay equally many, and that a caption occurs often does not give its pair away.
     """
@@ -57,12 +57,12 @@ class Pairing:
         """The right pair or a wrong one of each (epoch, sample); with matching="paired" both."""
         made = []
         draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * NEGATIVE_TRIES)
-        for (epoch, sample), (is_wrong, replaces_image, *strangers) in zip(turns, draws.tolist(), strict=True):
+        for (epoch, sample), (is_wrong, replaces_image, *draws_of_tries) in zip(turns, draws.tolist(), strict=True):
             right = Pair(epoch, sample, int(self._image_rows[sample]), sample, True)
             if self._config.matching == "none":
                 made.append(right)
                 continue
-            wrong = self._wrong(right, replaces_image, strangers)
+            wrong = self._wrong(right, replaces_image, draws_of_tries)
             if wrong is None:
                 made.append(replace(right, opposed=False))
             elif self._config.matching == "paired":
@@ -77,9 +77,9 @@ class Pairing:
         number = int(draw * (len(window) - 1))
         return int(window[number + (number >= np.searchsorted(window, pair.image))])
 
-    def _wrong(self, right: Pair, replaces_image: float, strangers: Sequence[float]) -> Pair | None:
-        """The first wrong pair; `strangers` holds two draws for each try: an image, and which of its captions."""
-        for image_draw, caption_draw in zip(strangers[::2], strangers[1::2], strict=True):
+    def _wrong(self, right: Pair, replaces_image: float, draws_of_tries: Sequence[float]) -> Pair | None:
+        """The first wrong pair; `draws_of_tries` holds two draws for each try: an image, and which of its captions."""
+        for image_draw, caption_draw in zip(draws_of_tries[::2], draws_of_tries[1::2], strict=True):
             other = self.another_image(right, image_draw)
             if self._config.negative == "image" or replaces_image < 0.5:
                 wrong = replace(right, image=other, matched=False)

@@ -24,7 +24,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
-from feature_extraction.weight_files import WeightsError, check_numbers, describe_stranger, plain_reason
+from feature_extraction.weight_files import WeightsError, check_numbers, content_problem, plain_reason
 from model.data.tokenizer import Vocabulary, load_vocabulary
 from model.data.word_pieces import WordPieces, save_words
 from model.errors import InputError, TrainingError
@@ -207,8 +207,8 @@ def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[
         _check_encoder(folder, encoder)
         settings = {"encoder": encoder.model_dump(mode="json")}
     try:
-        if (stranger := describe_stranger(file)) is not None:
-            raise CheckpointError(f"{file} {stranger}")
+        if (problem := content_problem(file)) is not None:
+            raise CheckpointError(f"{file} {problem}")
         # strict: a missing, unexpected or mis-shaped weight is an error, never a random layer. The weights are copied
         # into torch's own memory; views of the mapped file lie at any alignment, and by alignment the CPU's matrix
         # kernels may round differently, so that a resumed run would not equal the undisturbed one bit for bit.
@@ -271,8 +271,8 @@ def load_training(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     path = checkpoint.path / "optimizer.pt"
     try:
-        if (stranger := describe_stranger(path)) is not None:
-            raise WeightsError(stranger)
+        if (problem := content_problem(path)) is not None:
+            raise WeightsError(problem)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error) if isinstance(error, WeightsError) else plain_reason(error)

@@ -187,7 +187,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                 return None
             targets = targets.to(device, non_blocking=True)
             try:
-                with processes.company():
+                with processes.collective():
                     done = _backward(losses, batch, targets, processes, split, step, config)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(

@@ -48,13 +48,13 @@ class Processes:
         if self.count == 1:
             return values
         total = values.clone()
-        with self.company():
+        with self.collective():
             dist.all_reduce(total)
         return total
 
     @contextmanager
-    def company(self) -> Iterator[None]:
-        """Around what needs the other processes: their absence, however torch reports it, is a TrainingError."""
+    def collective(self) -> Iterator[None]:
+        """Run a collective operation: another process's absence, however torch reports it, is a TrainingError."""
         try:
             yield
         except RuntimeError as error:

@@ -59,7 +59,7 @@ def differs_from_first(slots: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Company:
+class _WholeBatch:
     """All B pairs of a step, on all processes, and the U images and C captions that occur in them, each read once.
 
     samples (B,) are captions in the order of the batch; images (U,) and captions (C,) ascend; true (U, C) says which
@@ -92,9 +92,9 @@ class RetrievalBatches:
         self._store, self._image_rows, self._tokens = store, rows, tokens
         self._vocabulary, self._max_regions, self._config = vocabulary, max_regions, config
         self._matches = Matches(rows, tokens)
-        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, shelf=store)
+        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
         # The parts of a step are made one after the other: what they share is read once.
-        self._company = lru_cache(maxsize=1)(self._meet)
+        self._whole_batch = lru_cache(maxsize=1)(self._read_whole_batch)
 
     def __call__(self, step: int, part: Part = WHOLE) -> RetrievalBatch:
         """The batch of a step, or one part of it."""
@@ -119,7 +119,7 @@ class RetrievalBatches:
     def _sample(self, epoch: int, sample: int) -> tuple[list[int], list[int]]:
         """Images and captions (1 + 2 N) of a pair and its negatives, from (seed, epoch, sample) alone.
 
-        A stranger that would make a true pair is drawn again, 16 times at most.
+        A negative that would make a true pair is drawn again, 16 times at most.
         """
         count, matches = self._config.negatives, self._matches
         rng = generator(self._config.seed, "negatives", epoch, sample)
@@ -133,8 +133,8 @@ class RetrievalBatches:
         def caption_of(image: int) -> int:
             return int(rng.choice(matches.captions_of(image)))
 
-        strangers = others[rng.integers(len(others), size=count)]
-        first_captions = [caption_of(image) for image in strangers.tolist()]
+        wrong_images = others[rng.integers(len(others), size=count)]
+        first_captions = [caption_of(image) for image in wrong_images.tolist()]
         first_images = others[rng.integers(len(others), size=count)].tolist()
         captions = [
             _first_wrong(first, lambda: caption_of(draw_image()), lambda caption: matches.is_true(caption, own), sample)
@@ -150,7 +150,7 @@ class RetrievalBatches:
 
         N is the number of distinct captions. So the candidates do not depend on how the batch is split.
         """
-        whole = self._company(step)
+        whole = self._whole_batch(step)
         size = len(whole.samples) // part.count
         samples = whole.samples[part.index * size : (part.index + 1) * size]
         image = np.searchsorted(whole.images, self._image_rows[samples])[:, None]
@@ -170,11 +170,11 @@ class RetrievalBatches:
             missing=torch.tensor(int(np.sum(sides))),
         )
 
-    def _meet(self, step: int) -> _Company:
+    def _read_whole_batch(self, step: int) -> _WholeBatch:
         samples = np.array([sample for _, sample in self._order.whole(step)], np.int64)
         captions = np.unique(samples)
         images = np.unique(self._image_rows[samples])
-        return _Company(
+        return _WholeBatch(
             samples=samples,
             images=images,
             captions=captions,

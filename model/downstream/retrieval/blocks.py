@@ -226,20 +226,20 @@ class _Meter:
     def __init__(self, stage: str, folder: Path, plan: Plan) -> None:
         self._stage, self._folder, self._plan = stage, folder, plan
         self._begun = self._reported = time.monotonic()
-        self._at_first = self._standing()
+        self._at_first = self._num_done()
         self._in_block = 0
 
     def add(self, pairs: int) -> None:
         self._in_block += pairs
         if time.monotonic() - self._reported > _REPORT_SECONDS:
-            self._report(self._standing() + self._in_block)
+            self._report(self._num_done() + self._in_block)
 
     def block_is_done(self) -> None:
         self._in_block = 0
-        if (done := self._standing()) == self._plan.images * self._plan.captions:
+        if (done := self._num_done()) == self._plan.images * self._plan.captions:
             self._report(done)
 
-    def _standing(self) -> int:
+    def _num_done(self) -> int:
         missing = missing_blocks(self._folder, self._plan)
         images = self._plan.images - sum(len(self._plan.rows_of(block)) for block in missing)
         return images * self._plan.captions

@@ -171,10 +171,10 @@ def begin_scores(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / PLAN).exists():
-        standing = read_plan(folder)
-        if standing.model_copy(update={"rows": plan.rows}) != plan:
+        present = read_plan(folder)
+        if present.model_copy(update={"rows": plan.rows}) != plan:
             raise InputError(f"{folder} holds scores of other weights or data; remove it, or score into another folder")
-        return standing
+        return present
     first_alike = np.arange(plan.images) if find_alike is None else find_alike()
     with part_of(folder / ITEMS).open("wb") as stream:
         np.savez(
@@ -200,8 +200,8 @@ def write_block(folder: Path, plan: Plan, block: int, scores: Floats) -> None:
 
 def missing_blocks(folder: Path, plan: Plan) -> list[int]:
     """Numbers of the blocks that are not there yet."""
-    standing = {path.name for path in folder.glob("scores-*.npy")}
-    return [block for block in range(plan.blocks) if block_name(block) not in standing]
+    present = {path.name for path in folder.glob("scores-*.npy")}
+    return [block for block in range(plan.blocks) if block_name(block) not in present]
 
 
 def block_name(block: int) -> str:

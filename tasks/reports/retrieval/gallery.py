@@ -10,8 +10,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from model.downstream.retrieval.ranked_queries import (
+    BEST,
+    BETWEEN,
+    WORST,
+    RankedQueries,
+    best_first,
+    choose,
+    rank_queries,
+)
 from model.downstream.retrieval.scores import Floats, Index, Scores
-from model.downstream.retrieval.standings import BEST, BETWEEN, WORST, Standing, best_first, choose, standings
 from model.errors import InputError
 from tasks.errors import UserError
 from tasks.reports.pictures import MIN_SCORE, MOST_DRAWN, Picture, find_pictures
@@ -104,7 +112,7 @@ def make_gallery(root: Root, evaluation: str, dataset: str, split: str, extracto
     """
     try:
         scores = Scores(local_copy(root).local(scores_folder(evaluation)))
-        of_images, of_captions = standings(scores, scores.caption_image)
+        of_images, of_captions = rank_queries(scores, scores.caption_image)
         texts = [_found_images(scores, of_captions, caption) for caption in choose(of_captions, scores.caption_image)]
         images = [_found_captions(scores, of_images, image) for image in choose(of_images)]
     except InputError as error:
@@ -152,17 +160,17 @@ def make_gallery(root: Root, evaluation: str, dataset: str, split: str, extracto
     )
 
 
-def _found_images(scores: Scores, standing: Standing, caption: int) -> _Found:
+def _found_images(scores: Scores, queries: RankedQueries, caption: int) -> _Found:
     found = scores.of_caption(caption)
     correct = np.arange(len(found)) == scores.caption_image[caption]
-    about = _about("Its image", standing, caption, len(found))
+    about = _about("Its image", queries, caption, len(found))
     return _Found(caption, _shown(best_first(found, correct), correct), found, about)
 
 
-def _found_captions(scores: Scores, standing: Standing, image: int) -> _Found:
+def _found_captions(scores: Scores, queries: RankedQueries, image: int) -> _Found:
     found = scores.of_image(image)
     correct = scores.caption_image == image
-    about = _about("Its best caption" if correct.sum() > 1 else "Its caption", standing, image, len(found))
+    about = _about("Its best caption" if correct.sum() > 1 else "Its caption", queries, image, len(found))
     return _Found(image, _shown(best_first(found, correct), correct), found, about)
 
 
@@ -173,8 +181,8 @@ def _shown(ranking: Index, correct: npt.NDArray[np.bool_]) -> tuple[tuple[int, i
     return tuple((int(ranking[place]), place + 1) for place in places)
 
 
-def _about(what: str, standing: Standing, query: int, candidates: int) -> str:
-    rank, margin = standing.ranks[query], standing.margins[query]
+def _about(what: str, queries: RankedQueries, query: int, candidates: int) -> str:
+    rank, margin = queries.ranks[query], queries.margins[query]
     if np.isneginf(margin):
         return f"{what} was not scored: the shortlist left it out."
     over = "" if np.isposinf(margin) else f", margin {margin:+.2f}"

@@ -87,8 +87,8 @@ def test_a_short_caption_has_a_target_unless_the_rule_says_otherwise_and_an_empt
 
 @pytest.mark.parametrize("rule", [RegionMasking(), V1_REGIONS, RegionMasking(rate=0.3, zero_share=1)])
 def test_region_masking_shares(rule):
-    fate = hide_all_regions(2000, 100, rule)
-    count = int((fate != SEEN).sum())
+    treatment = hide_all_regions(2000, 100, rule)
+    count = int((treatment != SEEN).sum())
     assert count > 20_000
     assert within_five_sigma(count, 200_000, rule.rate)
     kept = 1 - rule.zero_share - rule.noise_share - rule.swap_share
@@ -98,7 +98,7 @@ def test_region_masking_shares(rule):
         (SWAPPED, rule.swap_share),
         (KEPT, kept),
     ):
-        assert within_five_sigma(int((fate == what).sum()), count, share), what
+        assert within_five_sigma(int((treatment == what).sum()), count, share), what
 
 
 def test_a_regions_fate_does_not_depend_on_how_many_follow():
@@ -108,8 +108,8 @@ def test_a_regions_fate_does_not_depend_on_how_many_follow():
 
 def test_padding_is_never_chosen():
     draws = np.zeros((1, 3))
-    fate = mask_regions(np.array([[True, False, True]]), draws, draws, RegionMasking())
-    assert fate.tolist() == [[ZEROED, SEEN, ZEROED]]
+    treatment = mask_regions(np.array([[True, False, True]]), draws, draws, RegionMasking())
+    assert treatment.tolist() == [[ZEROED, SEEN, ZEROED]]
 
 
 def test_shares_above_one_are_refused():

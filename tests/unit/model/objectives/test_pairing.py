@@ -58,13 +58,13 @@ def test_strangers_come_from_the_samples_window_and_from_all_of_it():
     order, pairing = make_pairing(rows, rows, shards, window_shards=2, matching="paired")
     pairs = draw(pairing, 32)
     for right, wrong in zip(pairs[::2], pairs[1::2], strict=True):
-        stranger = wrong.image if wrong.image != right.image else wrong.caption
-        assert stranger in order.window(right.epoch, right.sample)
+        other = wrong.image if wrong.image != right.image else wrong.caption
+        assert other in order.window(right.epoch, right.sample)
         others = [pairing.another_image(right, number / 7) for number in range(7)]
         assert sorted(others) == sorted(set(order.window(right.epoch, right.sample).tolist()) - {right.image})
 
 
-def test_a_pair_does_not_depend_on_the_company_it_is_made_in():
+def test_a_pair_does_not_depend_on_the_others_of_its_batch():
     rows = np.arange(20)
     _, pairing = make_pairing(rows, rows)
     turns = [(epoch, sample) for epoch in range(5) for sample in range(20)]

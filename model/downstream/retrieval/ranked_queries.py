@@ -1,4 +1,4 @@
-"""How well each query of an evaluation found what belongs to it, and which queries a gallery shows."""
+"""Rank and margin of each query of an evaluation, and the queries that a gallery shows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _COMPARED_AT_ONCE = 2**22  # scores; a block may be a whole matrix in memory, an
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Of the queries of one direction: the rank of the best true candidate, and its margin.
+class RankedQueries:
+    """Rank and margin of the best true candidate, for the queries of one direction.
 
     Attributes:
         ranks: (queries,) 1 is best, ties count against.
@@ -36,12 +36,11 @@ class Standing:
         return np.lexsort((self.margins, -self.ranks))
 
 
-def standings(scores: ScoreMatrix, caption_image: Index) -> tuple[Standing, Standing]:
-    """Of the images that look for a caption, and of the captions that look for their image; over the whole matrix.
+def rank_queries(scores: ScoreMatrix, caption_image: Index) -> tuple[RankedQueries, RankedQueries]:
+    """Rank the images that look for a caption, and the captions that look for an image, over the whole matrix.
 
     Args:
-        scores: (images, captions); -inf stands for a pair that was left out. Gone through three times, a bounded part
-            at a time.
+        scores: (images, captions); -inf for a pair that was left out. Read three times, a bounded part at a time.
         caption_image: (captions,) the row of each caption's image; every image has a caption.
     """
     images, captions = scores.shape
@@ -49,18 +48,18 @@ def standings(scores: ScoreMatrix, caption_image: Index) -> tuple[Standing, Stan
     everything = Fold(range(images), np.arange(captions))
     (ranks,) = fold_ranks(scores, pairs, pairs, [everything], left_out=True)
     image_margins, caption_margins = _margins(scores, caption_image)
-    return Standing(ranks.image_to_text, image_margins), Standing(ranks.text_to_image, caption_margins)
+    return RankedQueries(ranks.image_to_text, image_margins), RankedQueries(ranks.text_to_image, caption_margins)
 
 
-def choose(standing: Standing, same: Index | None = None) -> list[int]:
+def choose(queries: RankedQueries, same: Index | None = None) -> list[int]:
     """The queries of a gallery, worst first: the first and the last of the order, and some in between.
 
     Args:
-        standing: of all queries.
+        queries: of one direction.
         same: (queries,) a number each; of queries with the same one, such as captions of one image, only the first met
             is shown.
     """
-    order = standing.order
+    order = queries.order
     groups = np.arange(len(order)) if same is None else same
     last = len(order) - 1
     chosen: dict[int, int] = {}  # place in the order -> query
