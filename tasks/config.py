@@ -1,4 +1,4 @@
-"""What a dataset is and how its images are fetched; and which machines train together."""
+"""Settings of a dataset's rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RowsForm = Literal["tsv", "csv", "parquet", "karpathy", "coco", "tokens"]
 
 
 class RowsConfig(Config):
-    """Where the rows of one split come from, and how they are written."""
+    """Source and form of the rows of one split."""
 
     rows: Uri = Field(
         min_length=1,

@@ -1,4 +1,4 @@
-"""What the command line prints without a traceback: errors that explain themselves."""
+"""Errors that explain themselves: the command line prints them without a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TAKES_NO_MORE = (*_FULL, errno.EFBIG, errno.EROFS)
 
 
 class UserError(ValueError):
-    """Bad input: the user can mend this. The message is one sentence: what, where, what to do. Exit code 2."""
+    """Bad input that the user can correct. The message is one sentence: what, where, what to do. Exit code 2."""
 
 
 class StageError(RuntimeError):
@@ -22,20 +22,20 @@ class StageError(RuntimeError):
 
 
 class StorageError(StageError):
-    """The store of a root that is no local folder does not answer: no shard could be done, whichever it is."""
+    """The root's object store does not answer, so no shard could be done."""
 
 
 class WorkersGoneError(StageError):
-    """No worker is left, and none can be had: no shard could be done, whichever it is."""
+    """No worker is left, and none can be had, so no shard could be done."""
 
 
 def is_disk_full(error: OSError) -> bool:
-    """True where there is no room left on a disk, or in someone's share of it."""
+    """True where a disk, or a user's quota on it, has no room left."""
     return error.errno in _FULL
 
 
 def disk_full_text(error: OSError) -> str:
-    """What is full, how full, and what to do; a sentence."""
+    """A sentence: which disk is full, how full, and what to do."""
     advice = "free some space and run the same command again, it goes on from here"
     if not error.filename:
         return f"the disk is full; {advice}"
@@ -46,7 +46,7 @@ def disk_full_text(error: OSError) -> str:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Have errors of a disk that takes no more name what was written: a write's do not."""
+    """Name the file in errors of a full disk: those of a write do not."""
     try:
         yield
     except OSError as error:

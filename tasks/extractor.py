@@ -1,4 +1,4 @@
-"""What an extractor is: the fingerprint of all that decides its features, and the record beside them. No torch."""
+"""An extractor's fingerprint over all that decides its features, and the record beside them. No torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = {"torchvision": ("torch", "torchvision"), "detectron2": ("torch", "t
 
 
 class ExtractorRecord(Record):
-    """What a folder of features was made with, and what its detector is. Written before its first shard."""
+    """The settings and the detector behind a folder of features, written before its first shard."""
 
     fingerprint: str
     details: dict[str, Any]
@@ -29,7 +29,7 @@ class ExtractorRecord(Record):
 
 
 def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]:
-    """What decides the bytes of a feature shard, beside its images. Imports no torch.
+    """The fingerprint of all that decides a feature shard's bytes, beside its images. Imports no torch.
 
     Files count by their content, so moving the weights changes nothing; weights at a URL count by its text. Versions
     are without their local part (`+cpu`), so a training machine with another build of torch finds the features of the

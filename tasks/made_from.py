@@ -1,11 +1,11 @@
-"""Whether captions and features were made from the rows and images that stand now. Every reader asks before it reads.
+"""Whether captions and features are of the root's present rows and images. Every reader asks before it reads.
 
 Rows can be replaced (`--accept-changes`) and images fetched again. Captions and features of before still look whole
 then, and give the images of the new rows the regions of others. Receipts tell: that of a feature shard holds the
 digest of its image shard in its fingerprint, that of the captions those of the manifest and of all image shards.
 
 So that not every receipt is read each time, finished features have a made-from.json (`MadeFrom`). Where it still
-speaks of the captions and rows that stand, as it mostly does, that is all that is read. Else one receipt an image
+speaks of the present captions and rows, as it mostly does, that is all that is read. Else one receipt an image
 shard and one a feature shard are.
 """
 
@@ -46,7 +46,7 @@ _IMPORTED = "imported_from"
 
 
 class MadeFrom(Record):
-    """made-from.json, beside the features of a split: what they were made from. Written before their manifest."""
+    """made-from.json: what a split's features were made from, written before their manifest."""
 
     features: str | None = Field(description="sha256 of their manifest.json; None while shards are being imported")
     rows: str | None = Field(default=None, description="digest of the split's rows; None where it has none")
@@ -59,18 +59,18 @@ class MadeFrom(Record):
 
 
 def features_fingerprint(extractor: str, images: Receipt) -> str:
-    """Of a feature shard.
+    """The fingerprint of a feature shard.
 
     Args:
         extractor: its fingerprint.
         images: receipt of the image shard.
     """
-    # Of the tar alone: the outcome table beside it also tells how long each request took, which changes no region.
+    # The tar alone counts: the outcome table beside it also tells how long each request took, which changes no region.
     return _features_fingerprint(extractor, _pictures(images) or "")
 
 
 def captions_fingerprint(rows: Receipt, shards: Iterable[Receipt], missing: Sequence[int]) -> str:
-    """Of a split's captions.
+    """The fingerprint of a split's captions.
 
     Args:
         rows: receipt of the manifest.
@@ -101,10 +101,10 @@ def _pictures(images: Receipt) -> str | None:
 def publish_features(
     root: Root, dataset: str, split: str, manifest: FeatureManifest, images: Mapping[int, str], by_order: bool = False
 ) -> None:
-    """Publish the list of a split's feature shards, after what they were made from.
+    """Publish what a split's features were made from, and then the list of their shards.
 
     Args:
-        root: where they stand.
+        root: where they are.
         dataset: its name.
         split: its name.
         manifest: the list.
@@ -127,7 +127,7 @@ def publish_features(
 
 
 def begin_import(root: Root, dataset: str, split: str, extractor: str, by_order: bool) -> None:
-    """Note before the first shard whether imported features belong to no rows: a download of the split is refused."""
+    """Record, before the first shard, whether imported features belong to no rows: then a download is refused."""
     path = made_from_path(extractor, dataset, split)
     about = root.read_model(path, MadeFrom)
     if by_order if about is None else about.by_order != by_order:
@@ -135,7 +135,7 @@ def begin_import(root: Root, dataset: str, split: str, extractor: str, by_order:
 
 
 def image_digests(root: Root, dataset: str, split: str, shards: Sequence[int]) -> dict[int, str]:
-    """Sha256 of image shards by number, as their receipts say; without those that have none."""
+    """Sha256 of image shards by number, from their receipts; shards without a receipt are left out."""
     found = _image_receipts(root, dataset, split, shards)
     return {shard: digest for shard, receipt in found.items() if (digest := _pictures(receipt)) is not None}
 
@@ -148,7 +148,7 @@ def made_from_path(extractor: str, dataset: str, split: str) -> str:
 
 
 def check_features(root: Root, dataset: str, split: str, extractor: str) -> None:
-    """Refuse finished features, and the captions beside them, if they were not made from what stands now.
+    """Refuse finished features and captions that are not of the root's present rows and images.
 
     What cannot be known is accepted: images whose receipts are gone, as where a disk was cleared of them.
 
@@ -167,14 +167,14 @@ def check_features(root: Root, dataset: str, split: str, extractor: str) -> None
 
 
 def stale_features(root: Root, dataset: str, split: str, extractor: str) -> list[int]:
-    """Those of a split's finished feature shards that `check_features` would refuse; ascending."""
+    """The shards of a split's finished features that `check_features` would refuse, ascending."""
     if _is_known(root, dataset, split, extractor):
         return []
     return stale_shards(root, dataset, split, extractor, _listed_receipts(root, dataset, split, extractor))
 
 
 def _is_known(root: Root, dataset: str, split: str, extractor: str) -> bool:
-    """Whether made-from.json says that finished features are of the rows and captions that stand."""
+    """Whether made-from.json says that finished features are of the present rows and captions."""
     about = root.read_model(made_from_path(extractor, dataset, split), MadeFrom)
     if about is None or about.features is None:
         return False
@@ -183,14 +183,14 @@ def _is_known(root: Root, dataset: str, split: str, extractor: str) -> bool:
     except FileNotFoundError:
         return False
     rows, captions = _rows(root, dataset, split), _captions(root, dataset, split)
-    standing = MadeFrom(
+    current = MadeFrom(
         features=hashlib.sha256(content).hexdigest(),
         rows=None if rows is None else rows.content_digest(),
         captions=None if captions is None else captions.fingerprint,
         images=about.images,
         by_order=about.by_order and rows is None,
     )
-    return standing == about
+    return current == about
 
 
 def _listed_receipts(root: Root, dataset: str, split: str, extractor: str) -> dict[int, Receipt]:
@@ -199,7 +199,7 @@ def _listed_receipts(root: Root, dataset: str, split: str, extractor: str) -> di
     try:
         manifest = parse_manifest(root.read_bytes(path), root.path(path))
     except (FileNotFoundError, ShardError):
-        return {}  # Whoever reads the features says so.
+        return {}  # Readers of the features report it.
     folder = features_folder(extractor, dataset, split)
     shards = [region_shard_number(entry.name) for entry in manifest.shards]
     found = root.read_models([f"{folder}/{region_receipt_name(shard)}" for shard in shards], Receipt)
@@ -207,7 +207,7 @@ def _listed_receipts(root: Root, dataset: str, split: str, extractor: str) -> di
 
 
 def check_shards(root: Root, dataset: str, split: str, extractor: str, receipts: Mapping[int, Receipt]) -> None:
-    """The same for some feature shards, finished or not, by their receipts. Raises as `check_features`."""
+    """Refuse feature shards, finished set or not, by their receipts. Raises as `check_features`."""
     if not receipts:
         return
     record = root.read_model(extractor_path(extractor), ExtractorRecord)
@@ -219,13 +219,13 @@ def check_shards(root: Root, dataset: str, split: str, extractor: str, receipts:
         some = f"{len(stale)} of {len(receipts)} shards, {stale[0]:05d} for one"
         advice = "`unicoder-vl import-features`" if imported else "`unicoder-vl extract` with the same parameters"
         raise UserError(
-            f"features of {dataset}/{split} ({extractor[:12]}) were made from other images than stand under {root.uri} "
+            f"features of {dataset}/{split} ({extractor[:12]}) were made from other images than are under {root.uri} "
             f"now ({some}): run {advice}"
         )
 
 
 def stale_shards(root: Root, dataset: str, split: str, extractor: str, receipts: Mapping[int, Receipt]) -> list[int]:
-    """Feature shards that were made from other images than those of their number now; ascending."""
+    """Feature shards made from other images than their number has now, ascending."""
     if not receipts:
         return []
     record = root.read_model(extractor_path(extractor), ExtractorRecord)
@@ -242,20 +242,20 @@ def stale_shards(root: Root, dataset: str, split: str, extractor: str, receipts:
 
 
 def check_captions(root: Root, dataset: str, split: str) -> None:
-    """Raise UserError if a split's captions were made from other rows or images than stand now."""
+    """Raise UserError unless captions are of the root's present rows and images."""
     rows, captions = _rows(root, dataset, split), _captions(root, dataset, split)
     if rows is None or captions is None:
         return
     images = _image_receipts(root, dataset, split, _image_shards(root, dataset, split))
     if captions_are_stale(rows, captions, images):
         raise UserError(
-            f"captions of {dataset}/{split} were made from other rows or images than stand under {root.uri} now: its "
+            f"captions of {dataset}/{split} were made from other rows or images than are under {root.uri} now: its "
             "download has not come to its end since; run `unicoder-vl download` with the same parameters"
         )
 
 
 def captions_are_stale(rows: Receipt, captions: Receipt, images: Mapping[int, Receipt]) -> bool:
-    """Whether captions were made from others than these.
+    """Whether captions were made from another manifest or other image shards.
 
     Args:
         rows: receipt of the manifest.
@@ -271,7 +271,7 @@ def captions_are_stale(rows: Receipt, captions: Receipt, images: Mapping[int, Re
 
 
 def check_no_order(root: Root, dataset: str, split: str) -> None:
-    """Refuse to download a split whose features were imported by order: they would be taken for those of its rows.
+    """Refuse to download a split whose features were imported by order: they would pass for those of its rows.
 
     Raises:
         UserError: names them, and the ways out.
@@ -301,7 +301,10 @@ def _is_of(receipt: Receipt, extractor: ExtractorRecord, images: Receipt) -> boo
 
 
 def _stale_imports(root: Root, dataset: str, split: str, extractor: str, images: Mapping[int, Receipt]) -> set[int]:
-    """Of imported shards, whose fingerprints cannot be made again without the files that they came from."""
+    """Imported shards made from other pictures.
+
+    Their fingerprints cannot be computed again without the files that they came from.
+    """
     about = root.read_model(made_from_path(extractor, dataset, split), MadeFrom)
     if about is None:
         captions = _captions(root, dataset, split)
@@ -316,7 +319,7 @@ def _stale_imports(root: Root, dataset: str, split: str, extractor: str, images:
 
 @cache
 def _warn_of_import(name: str, extractor: str) -> None:
-    """Once is enough."""
+    """Warn once of each feature set."""
     log.warning(
         "features of %s (%s) were imported by an older version, which did not note of which images: if its rows have "
         "changed since, import them again",
@@ -347,7 +350,7 @@ def _was_imported(root: Root, dataset: str, split: str, extractor: str) -> bool:
 
 
 def _beyond(root: Root, dataset: str, split: str, shards: Iterable[int]) -> set[int]:
-    """Those of the numbers that no image shard has any more, where rows have become fewer.
+    """The numbers without an image shard, where rows have become fewer.
 
     Nothing is said of a split whose images were cleared from the disk.
     """
@@ -369,7 +372,7 @@ def _image_shards(root: Root, dataset: str, split: str) -> list[int]:
 
 
 def _image_receipts(root: Root, dataset: str, split: str, shards: Sequence[int]) -> dict[int, Receipt]:
-    """Receipts of image shards by number; without those that have none."""
+    """Receipts of image shards by number; shards without one are left out."""
     found = root.read_models([image_receipt_path(dataset, split, shard) for shard in shards], Receipt)
     return {shard: receipt for shard, receipt in zip(shards, found, strict=True) if receipt is not None}
 

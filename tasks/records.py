@@ -18,9 +18,9 @@ class Record(BaseModel):
 
 
 class Outcome(StrEnum):
-    """What became of one caption row. Every input row ends as exactly one of these; the list is closed.
+    """The outcome of one caption row. Every input row ends as exactly one of these; the list is closed.
 
-    `duplicate` stands in a shard's own table only: the URL is an earlier row's, which fetches it for both. The
+    `duplicate` occurs in a shard's own table only: the URL is an earlier row's, which fetches it for both. The
     captions receipt counts such a row under the outcome of that fetch.
     """
 
@@ -50,7 +50,7 @@ class Outcome(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether trouble of this kind may pass: what `--only-failed` tries again unless told otherwise."""
+        """Whether this outcome may pass: `--only-failed` tries it again unless told otherwise."""
         return self in _RETRYABLE
 
 
@@ -80,14 +80,14 @@ class Stage(StrEnum):
 
 
 class FileDigest(Record):
-    """Size and sha256 of a file that a task has published."""
+    """Size and sha256 of a published file."""
 
     bytes: int
     sha256: str = Field(pattern=r"^[\w-]*$", description="names files of caches, so nothing that leads out of one")
 
 
 class Receipt(Record):
-    """The last thing written beside a shard. Same fingerprint: the work is done; other or absent: redo it.
+    """The last file written beside a shard. Same fingerprint: the work is done; other or absent: redo it.
 
     `counts` maps an outcome (or another named count, such as `regions`) to a number of rows.
     """
@@ -107,19 +107,19 @@ class Receipt(Record):
 
     @model_serializer(mode="wrap")
     def _leave_out_nothing_missing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A receipt of what is whole has the fields it had before anything could be missing."""
+        """Write a complete shard's receipt as before anything could be missing."""
         fields: dict[str, Any] = dump(self)
         if not self.missing:
             del fields["missing"]
         return fields
 
     def content_digest(self) -> str:
-        """Digest of what the shard holds, not of when it was made: equal bytes leave later stages valid."""
+        """Digest of the shard's content, not of its time: equal bytes leave later stages valid."""
         return fingerprint({name: digest.sha256 for name, digest in self.files.items()})
 
 
 class ShardResult(Record):
-    """What a shard's task hands back: its receipt, and whether the work had been done before."""
+    """The result of a shard's task: its receipt, and whether the work had been done before."""
 
     receipt: Receipt
     skipped: bool
@@ -138,7 +138,7 @@ class ShardRef(Record):
 
 
 class CheckpointRef(Record):
-    """A finished training run: where its final checkpoint lies, and what made it."""
+    """A finished training run: the place of its final checkpoint, and what made it."""
 
     run: str = Field(description="folder name of the run")
     stage: Stage
@@ -149,7 +149,7 @@ class CheckpointRef(Record):
 
 
 class HistoryRow(Record):
-    """One evaluation: metrics and where they came from. Appended, never changed."""
+    """One evaluation: metrics and their provenance. Appended, never changed."""
 
     setting: str = Field(description="zero-shot, task-specific, pretrain+finetune, ...")
     variant: str | None = Field(default=None, description="what an ablation changed, such as 3 layers; None: nothing")
@@ -169,7 +169,7 @@ class HistoryRow(Record):
 
     @property
     def name(self) -> str:
-        """Setting and variant: what is compared over time."""
+        """Setting and variant, the unit compared over time."""
         return self.setting if self.variant is None else f"{self.setting}, {self.variant}"
 
 

@@ -51,7 +51,7 @@ def open_regions(
     seed: int | None = None,
     partial: bool = False,
 ) -> FluidWrapper:
-    """The detected regions of a split's images, one sample an image. Images whose extraction failed have none.
+    """A pipeline of a split's detected regions, one sample an image. Images whose extraction failed have none.
 
     A sample is a dict of the fields of `RegionSample`: `key`; `size` (width, height); `boxes` (R, 4) f32; `labels` (R,)
     i16, see `read_labels`; `scores` and `background` (R,) f32; `features` (R, D) f32; and, where the extractor stored
@@ -72,7 +72,7 @@ def open_regions(
 
     Raises:
         UserError: there are no such features, several extractors made some, they are not whole, or were made from other
-            images than stand now.
+            images than the root has now.
         ShardError: while reading: a shard is damaged.
     """
     under = _as_root(root)
@@ -97,7 +97,7 @@ def open_images(
     seed: int | None = None,
     partial: bool = False,
 ) -> FluidWrapper:
-    """The downloaded images of a split, one sample an image.
+    """A pipeline of a split's downloaded images, one sample an image.
 
     A sample is a dict: `key`; `image`, an RGB `PIL.Image`, or without `decode` the bytes of its JPEG; `json`, a dict of
     its `caption`, `url`, `size` (width, height) and `sha256` of the bytes received; and with `captions`, as
@@ -125,7 +125,7 @@ def open_images(
 
 
 def read_labels(root: AnyRoot, split: str, extractor: str | None = None) -> tuple[str, ...]:
-    """Names of the labels that `open_regions` numbers. Arguments and errors as there."""
+    """Label names by the numbers in `open_regions`. Arguments and errors as there."""
     under = _as_root(root)
     _names(split)
     return _extractor_record(under, _one_feature_set(under, split, extractor)).labels

@@ -92,7 +92,7 @@ class PositivesTable(Record):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
+    """One evaluation: its history row, its tables, the main protocol's first, and whether all was there before."""
 
     row: HistoryRow
     tables: tuple[ProtocolTable, ...]
@@ -113,7 +113,7 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
     spec = with_precision(root, spec)
     protocols = spec.scoring.protocols
     with mirrored(root, scores_folder(spec.name), SCORES) as output:
-        metrics = _standing_metrics(output, protocols)
+        metrics = _stored_metrics(output, protocols)
         skipped = metrics is not None
         if metrics is None:
             metrics = _score(root, spec, output, on_progress)
@@ -159,7 +159,7 @@ def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable
     )
     processes = num_processes(spec.scoring)
     run_module("model.scoring", job, output / "job.json", output / "log.txt", on_progress, num_processes=processes)
-    metrics = _standing_metrics(output, spec.scoring.protocols)
+    metrics = _stored_metrics(output, spec.scoring.protocols)
     if metrics is None:
         raise StageError(f"model.scoring ended well but left no whole scores in {output}; see {output / 'log.txt'}")
     return metrics
@@ -279,7 +279,7 @@ def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> Sett
     )
 
 
-def _standing_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:
+def _stored_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:
     """The metrics of a folder's scores, if they are of exactly these protocols and every block is there.
 
     Raises:
@@ -295,7 +295,7 @@ def _standing_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] 
     except InputError as error:
         raise UserError(str(error)) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} holds no metrics; remove it and evaluate again: scores that stand are kept") from error
+        raise UserError(f"{path} holds no metrics; remove it and evaluate again: finished scores are kept") from error
     return metrics if whole and found == list(protocols) else None
 
 

@@ -1,7 +1,7 @@
-"""Measures scores that stand against ground truths with several true candidates a query, such as ECCV Caption's.
+"""Measures finished scores against ground truths with several true candidates a query, such as ECCV Caption's.
 
 What a ground truth measures lies beside the evaluation's metrics, as positives-DIGEST.json: the digest is that of its
-two files, so that several of them stand side by side, and the same one is found again.
+two files, so that several of them can be side by side, and the same one is found again.
 """
 
 from __future__ import annotations

@@ -77,9 +77,9 @@ def find_row(
 def append_history(root: Root, row: HistoryRow) -> HistoryRow:
     """Append a row, unless its setting, checkpoint, data and protocols stand there already; the row that stands."""
     with _append_lock, _alone(root):
-        for standing in read_history(root):
-            if _identity(standing) == _identity(row):
-                return standing
+        for former in read_history(root):
+            if _identity(former) == _identity(row):
+                return former
         _end_last_line(root)
         root.append_line(HISTORY, row.model_dump_json())
     return row

@@ -21,12 +21,12 @@ from tasks.storage.root import Root
 def write_feature_manifest(
     root: Root, dataset: str, split: str, config: ExtractorConfig, missing: Collection[int] = ()
 ) -> FeatureManifest:
-    """Publish the list of a split's feature shards, once all of them stand. Readers start from this file.
+    """Publish the list of a split's feature shards, once all are finished. Readers start from this file.
 
     Shards that the split's captions do without are not listed.
 
     Args:
-        root: where they stand.
+        root: where they are.
         dataset: its name.
         split: its name.
         config: the extractor.
@@ -78,7 +78,7 @@ def write_feature_manifest(
 
 
 def missing_shards(root: Root, dataset: str, split: str, config: ExtractorConfig) -> list[ShardRef]:
-    """The image shards of a split that have no regions of this extractor yet; of those that its captions have.
+    """The image shards in a split's captions that have no regions of this extractor yet.
 
     Raises:
         UserError: image shards themselves are missing.
@@ -93,7 +93,7 @@ def _region_receipt(root: Root, ref: ShardRef, config: ExtractorConfig) -> Recei
 
 
 def _image_shards(root: Root, dataset: str, split: str) -> list[ShardRef]:
-    """The split's image shards in order, as its captions have them: every one that the download saw through."""
+    """The image shards in the split's captions, in order: every one that the download completed."""
     folder = paths.image_receipt_path(dataset, split, 0).rpartition("/")[0]
     found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in root.names(folder)]
     captions = root.read_model(paths.captions_receipt_path(dataset, split), Receipt)

@@ -37,7 +37,7 @@ OnProgress = Callable[[Counter[str]], None]
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Names and fingerprints of one shard's work, and how many images it has."""
+    """File names and fingerprints of one shard's work, and its number of images."""
 
     extractor: str
     details: dict[str, Any]
@@ -48,10 +48,10 @@ class ShardPlan:
 
 
 def plan_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardPlan:
-    """What extracting a shard will write, and under which fingerprint.
+    """Plan one shard's extraction: which files, and under which fingerprint.
 
     Raises:
-        UserError: the image shard does not stand as its receipt says, or the extractor's files cannot be read.
+        UserError: the image shard is not as its receipt says, or the extractor's files cannot be read.
     """
     path = paths.image_receipt_path(ref.dataset, ref.split, ref.shard)
     images = root.read_model(path, Receipt)
@@ -69,8 +69,8 @@ def plan_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardPlan:
     )
 
 
-def standing_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardResult | None:
-    """The shard as an earlier run left it, or None where it is to be extracted.
+def finished_shard(root: Root, ref: ShardRef, config: ExtractorConfig) -> ShardResult | None:
+    """The shard as an earlier run left it; None where it is to be extracted.
 
     Raises:
         UserError: as `plan_shard`; or the features are imported ones, and this shard is not among them.
@@ -94,7 +94,7 @@ def extract_shard(
     num_threads: int = 1,
     on_progress: OnProgress | None = None,
 ) -> ShardResult:
-    """Turn one image shard into a feature shard, in this process; one that stands already is left as it is.
+    """Turn one image shard into a feature shard, in this process; skip a finished one.
 
     Writes `regions-NNNNN.tar`, one `.rgn` record per image in the order of the keys; `failed-NNNNN.parquet` (key,
     detail) where pictures failed; and the receipt, with counts `ok`, `failed` and `regions`.
@@ -112,14 +112,14 @@ def extract_shard(
         ShardError: the image shard is damaged, or its regions cannot be stored.
         StageError: another process is extracting this shard.
     """
-    standing = standing_shard(root, ref, config)
-    if standing is not None:
-        return standing
+    finished = finished_shard(root, ref, config)
+    if finished is not None:
+        return finished
     plan = plan_shard(root, ref, config)
     name = f"extract-{plan.extractor[:12]}-{ref.dataset}-{ref.split}-{ref.shard:05d}"
     with alone(root, name, f"extracting shard {ref}"):
-        standing = standing_shard(root, ref, config)  # Another process may just have done it.
-        return standing or _extract_alone(root, ref, config, plan, load or load_on_device, num_threads, on_progress)
+        finished = finished_shard(root, ref, config)  # Another process may just have done it.
+        return finished or _extract_alone(root, ref, config, plan, load or load_on_device, num_threads, on_progress)
 
 
 def _extract_alone(
@@ -169,7 +169,7 @@ def _extract_alone(
         except ValueError as error:
             raise ShardError(f"cannot extract {ref}: {error}") from error
     failed_name = paths.failed_regions_name(ref.shard)
-    # A table that an earlier run left is replaced even by an empty one: it would tell of pictures that are fine now.
+    # Even an empty table replaces an earlier run's, which would name pictures that are fine now.
     if failures or root.exists(f"{plan.folder}/{failed_name}"):
         files[failed_name] = root.publish_bytes(f"{plan.folder}/{failed_name}", failure_table(failures))
     receipt = Receipt(
@@ -188,7 +188,7 @@ def _extract_alone(
 
 
 def load_on_device(config: ExtractorConfig, worker: int = 0, num_workers: int = 1, num_cores: int = 1) -> Detector:
-    """The detector for this process, one of several workers.
+    """Load the detector of one of several workers onto its device.
 
     On a CPU the number of threads shows in the last bits of the features. The small detector gains nothing from a
     second thread, so it always has one, and its shards are the same bytes for any number of workers. The large
@@ -220,7 +220,7 @@ def load_on_device(config: ExtractorConfig, worker: int = 0, num_workers: int = 
 
 
 def _withdraw_manifest(root: Root, extractor: str, ref: ShardRef) -> None:
-    """Remove the list of the split's shards if this one is on it, as it was; it is written again once all stand.
+    """Remove the list of the split's shards if it has this one; it is written again once all are finished.
 
     A list without this shard, which could not be made before, stays true.
     """
@@ -230,7 +230,7 @@ def _withdraw_manifest(root: Root, extractor: str, ref: ShardRef) -> None:
 
 
 def _publish_extractor(root: Root, plan: ShardPlan, detector: Detector) -> None:
-    """Note beside the features what they are; every shard's worker would write the same."""
+    """Record the extractor beside its features; every shard's worker would write the same."""
     path = paths.extractor_path(plan.extractor)
     if not root.exists(path):
         record = ExtractorRecord(

@@ -18,7 +18,7 @@ _COLUMNS = ("caption_id", "image_key", "text")
 
 @dataclass(frozen=True)
 class _Columns:
-    """Arrow arrays: the image keys in ascending order, the row of each, and the two other columns by row."""
+    """Arrow arrays: image keys, ascending; the row of each; the two other columns by row."""
 
     keys: Any
     rows: Any
@@ -39,7 +39,7 @@ class CaptionTable:
         self._columns: _Columns | None = self._load()
 
     def find(self, key: str) -> tuple[list[str], list[str]]:
-        """Ids and texts of an image's captions, in the order of the table; none for an image without."""
+        """Ids and texts of an image's captions, in the order of the table; empty for an image without."""
         if self._columns is None:
             self._columns = self._load()
         found = self._columns
@@ -50,7 +50,7 @@ class CaptionTable:
         return found.ids.take(rows).to_pylist(), found.texts.take(rows).to_pylist()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the table: whoever unpickles this in another process reads it there."""
+        """Leave the table out: another process that unpickles this reads it again."""
         return self.__dict__ | {"_columns": None}
 
     def _load(self) -> _Columns:

@@ -1,4 +1,4 @@
-"""Our feature shards -> files for other programs: LXMERT's TSV, or a folder with one `.npz` a picture.
+"""Export feature shards for other programs: LXMERT's TSV, or a folder with one `.npz` a picture.
 
 Features are unpacked to float32: exact where they are stored as fp16, within the encoding's error where as sqrt8. We
 store no attributes, so LXMERT's attrs_id and attrs_conf are zeros; `.npz` files leave them out.
@@ -35,7 +35,7 @@ OnProgress = Callable[[int, int], None]
 
 
 class ExportSummary(Record):
-    """What was written."""
+    """What an export wrote."""
 
     path: str
     pictures: int
@@ -62,7 +62,7 @@ def export_features(
         on_progress: hears of every shard.
 
     Raises:
-        UserError: the features are not finished, or not of the images that stand now; something stands at `path`, or
+        UserError: the features are not finished, or not of the root's present images; something is at `path`, or
             names are not unique.
         ShardError: a shard is damaged.
     """
@@ -93,7 +93,7 @@ def export_features(
 
 
 def _names(root: Root, features: FeatureSet, shard: int) -> dict[str, str]:
-    """Key -> file name of the pictures of a shard.
+    """File names of a shard's pictures, by key.
 
     Raises:
         UserError: one of them can be no file, or no field of a TSV: URLs of the web hold whatever they like.
@@ -135,7 +135,7 @@ def _write_folder(folder: Path, samples: Iterator[tuple[str, RegionSample]]) -> 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` at the end; what a killed export left there is removed first."""
+    """A temporary path that becomes `path` at the end; what a killed export left there is removed first."""
     part = path.with_name(path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

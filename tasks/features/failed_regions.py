@@ -1,4 +1,4 @@
-"""The table of pictures that have no regions, beside a feature shard: key and why."""
+"""The table of pictures without regions, beside a feature shard: key and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which feature sets stand under a root: one for each extractor and split."""
+"""The feature sets under a root: one for each extractor and split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FEATURES = "features"
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of one split by one extractor, which the first twelve digits of its fingerprint name."""
+    """One extractor's features of one split; the extractor is named by its fingerprint's first twelve digits."""
 
     extractor: str
     dataset: str

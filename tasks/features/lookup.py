@@ -1,4 +1,4 @@
-"""Single regions, pictures and captions out of shards and tables, without reading what lies between them."""
+"""Read single regions, pictures and captions from shards and tables, skipping what lies between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RECORD_HEADER = 64
 
 
 def read_layout(stream: IO[bytes], shard: str) -> RegionLayout:
-    """The layout of a feature shard's records, as its first one says; the others have the same.
+    """The layout of a feature shard's first record, which all others share.
 
     Raises:
         ShardError: the shard is empty, or does not begin with a record of this format version.
@@ -45,7 +45,7 @@ def read_record(stream: IO[bytes], shard: str, layout: RegionLayout, position: i
 def find_records(
     stream: IO[bytes], shard: str, layout: RegionLayout, samples: int, keys: Collection[str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Key and record of those of the wanted images that are in this shard of so many samples."""
+    """Key and record of the wanted images in this shard of so many samples."""
     wanted = len(keys)
     for position in range(samples):
         if not wanted:
@@ -65,7 +65,7 @@ def _key(head: bytes, shard: str, position: int) -> str:
 
 
 def read_pictures(root: Root, dataset: str, split: str, shards: Mapping[int, Collection[str]]) -> dict[str, bytes]:
-    """Stored JPEGs by key. An image shard has the number of its feature shard.
+    """Read stored JPEGs by key. An image shard has the number of its feature shard.
 
     Args:
         root: where the image shards lie.
@@ -91,7 +91,7 @@ def read_pictures(root: Root, dataset: str, split: str, shards: Mapping[int, Col
 
 
 def read_captions(root: Root, dataset: str, split: str, keys: Collection[str]) -> dict[str, list[str]]:
-    """The captions of images by key, in the order of the table; nothing where a split has no table yet."""
+    """Captions of images by key, in the order of the table; empty where a split has no table yet."""
     captions: dict[str, list[str]] = {}
     path = captions_path(dataset, split)
     if not keys or not root.exists(path):

@@ -1,4 +1,4 @@
-"""A feature set that stands under a root, opened to be looked at: its extractor, receipts and shards."""
+"""Open a feature set for inspection: its extractor, receipts and shards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.storage.root import Root
 
 @dataclass(frozen=True)
 class OpenFeatures:
-    """The extractor that made the features, the receipts of the selected shards by number, and the records' form."""
+    """A feature set's extractor, the selected shards' receipts by number, and the layout."""
 
     root: Root
     features: FeatureSet
@@ -30,7 +30,7 @@ class OpenFeatures:
     receipts: dict[int, Receipt]
 
     def samples(self, shard: int) -> int:
-        """Images of a shard that have regions, or were found to have none."""
+        """Images of a shard with regions, or with none found."""
         return self.receipts[shard].counts.get("ok", 0)
 
     @contextmanager
@@ -45,14 +45,14 @@ class OpenFeatures:
         expected = self.receipts[shard].files[paths.region_shard_name(shard)].bytes
         size = self.root.size(path)
         if size is None:
-            raise ShardError(f"{name} is missing though its receipt stands; run: unicoder-vl extract")
+            raise ShardError(f"{name} is missing though its receipt is there; run: unicoder-vl extract")
         if size != expected:
             raise ShardError(f"{name} has {size:,} bytes, its receipt says {expected:,}; run: unicoder-vl extract")
         with self.root.open(path) as stream:
             yield stream, name
 
     def layout(self) -> RegionLayout:
-        """The form of the records, from the first shard that has any.
+        """The layout of the records, from the first shard that has any.
 
         Raises:
             UserError: none has.
@@ -72,7 +72,7 @@ def open_features(root: Root, features: FeatureSet, selects: Callable[[int], boo
 
     Raises:
         UserError: there is no such feature set, or none of its shards is selected; or one of them was made from other
-            images than stand now.
+            images than the root has now.
     """
     path = paths.extractor_path(features.extractor)
     record = root.read_model(path, ExtractorRecord)

@@ -1,4 +1,4 @@
-"""Which shards of a split can be read, and which are missing from it."""
+"""The readable shards of a split, and those missing from it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReadableShards:
 
 
 def find_region_shards(root: Root, features: FeatureSet, partial: bool) -> ReadableShards:
-    """The feature shards of one feature set.
+    """Find the feature shards of one feature set.
 
     Args:
         root: where they lie.
@@ -58,7 +58,8 @@ def find_region_shards(root: Root, features: FeatureSet, partial: bool) -> Reada
         partial: take an unfinished set, too, and warn of what is missing from it.
 
     Raises:
-        UserError: the set is not finished, or shards of it are gone; or it was made from other images than stand now.
+        UserError: the set is not finished, or shards of it are gone; or it was made from other images than the root's
+            present ones.
         ShardError: its manifest is damaged.
     """
     name = f"features of {features.dataset}/{features.split} ({features.extractor})"
@@ -81,16 +82,16 @@ def find_region_shards(root: Root, features: FeatureSet, partial: bool) -> Reada
         sizes = {n: receipt.files[paths.region_shard_name(n)].bytes for n, receipt in receipts.items()}
         expected = (expected - set(() if captions is None else captions.missing)) | set(sizes)
         unfinished = "the extraction or import has not come to its end"
-    standing = {n: size for n, size in sizes.items() if paths.region_shard_name(n) in there}
+    present = {n: size for n, size in sizes.items() if paths.region_shard_name(n) in there}
     advice = "run `unicoder-vl extract`, or `import-features`, with the same parameters"
-    _tell_missing(name, expected, standing, unfinished, partial, advice)
+    _tell_missing(name, expected, present, unfinished, partial, advice)
     return ReadableShards(
-        root.uri, features.folder, {paths.region_shard_name(n): size for n, size in sorted(standing.items())}
+        root.uri, features.folder, {paths.region_shard_name(n): size for n, size in sorted(present.items())}
     )
 
 
 def find_image_shards(root: Root, dataset: str, split: str, partial: bool) -> ReadableShards:
-    """The image shards of a split.
+    """Find the image shards of a split.
 
     Args:
         root: where they lie.
@@ -119,31 +120,31 @@ def find_image_shards(root: Root, dataset: str, split: str, partial: bool) -> Re
     numbers = sorted(_numbers(there, r"images-(\d{5,})\.json") & expected)
     receipts = _receipts(root, {n: paths.image_receipt_path(dataset, split, n) for n in numbers})
     names = {n: paths.image_shard_path(dataset, split, n).rpartition("/")[2] for n in receipts}
-    standing = {n: receipt.files[names[n]].bytes for n, receipt in receipts.items() if names[n] in there}
+    present = {n: receipt.files[names[n]].bytes for n, receipt in receipts.items() if names[n] in there}
     unfinished = "" if captions is not None else "the download has not come to its end"
     advice = "run `unicoder-vl download` with the same parameters"
-    _tell_missing(name, expected, standing, unfinished, partial, advice)
-    return ReadableShards(root.uri, folder, {names[n]: size for n, size in standing.items()})
+    _tell_missing(name, expected, present, unfinished, partial, advice)
+    return ReadableShards(root.uri, folder, {names[n]: size for n, size in present.items()})
 
 
 def _tell_missing(
-    name: str, expected: Collection[int], standing: Collection[int], unfinished: str, partial: bool, advice: str
+    name: str, expected: Collection[int], present: Collection[int], unfinished: str, partial: bool, advice: str
 ) -> None:
-    """Refuse a set that is not whole, or warn of it where part of one was asked for."""
-    missing = set(expected) - set(standing)
+    """Refuse an incomplete set, or warn where a part was asked for."""
+    missing = set(expected) - set(present)
     if not missing and not unfinished:
         return
     lacks = f"{len(missing)} of {len(expected)} shards are missing ({_listed(missing)})" if missing else ""
     said = f"{name} are not whole: {'; '.join(filter(None, [lacks, unfinished]))}"
-    if not standing:
+    if not present:
         raise UserError(f"{said}; {advice}")
     if not partial:
-        raise UserError(f"{said}; {advice}, or give partial=True to read what stands")
+        raise UserError(f"{said}; {advice}, or give partial=True to read what is there")
     log.warning("%s", said)
 
 
 def _expected_shards(root: Root, dataset: str, split: str) -> set[int]:
-    """Numbers of the image shards that a split has, or will have as its rows say; none where it was not downloaded."""
+    """Numbers of a split's image shards, also of those still to come; none where it was not downloaded."""
     folder = paths.image_receipt_path(dataset, split, 0).rpartition("/")[0]
     numbers = _numbers(root.names(folder), r"images-(\d{5,})\.json")
     rows = root.read_model(paths.manifest_receipt_path(dataset, split), Receipt)

@@ -1,4 +1,4 @@
-"""Is a feature set whole? Fast: receipts, sizes and counts. Deep: every byte and every record, too."""
+"""Verify a feature set. Fast: receipts, sizes and counts. Deep: every byte and every record, too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _RECORD = "extractor.json"
 
 
 class Problem(Record):
-    """What is wrong with one file, and what to do about it."""
+    """One damaged file, what is wrong with it, and what to do."""
 
     file: str
     what: str
@@ -40,7 +40,7 @@ class Problem(Record):
 
 
 class Verification(Record):
-    """What came of looking at one feature set."""
+    """The result of verifying one feature set."""
 
     extractor: str = Field(description="the first twelve digits of its fingerprint")
     dataset: str
@@ -55,7 +55,7 @@ class Verification(Record):
 def verify_features(
     root: Root, features: FeatureSet, deep: bool = False, on_progress: OnProgress | None = None
 ) -> Verification:
-    """Look at every shard of a feature set. Nothing is changed, and damage is a result, not an error.
+    """Check every shard of a feature set. Nothing is changed, and damage is a result, not an error.
 
     Fast, it reads receipts and 576 bytes of each shard. Deep, it reads everything: the checksum of each shard, its
     records, their order and their labels. A feature set without a manifest is looked at as far as it has come.
@@ -64,7 +64,7 @@ def verify_features(
 
 
 class _Check:
-    """One look at one feature set; collects problems."""
+    """One pass over one feature set, which collects problems."""
 
     def __init__(self, root: Root, features: FeatureSet, deep: bool) -> None:
         self.root, self.features, self.deep = root, features, deep
@@ -104,14 +104,14 @@ class _Check:
         )
 
     def _add(self, file: str, what: str, remove: Sequence[str] = (), again: bool = True) -> None:
-        """Note a problem of a file in the folder: which others to remove, and whether to run the stage again."""
+        """Record a problem of a file: which others to remove, and whether to run the stage again."""
         paths = tuple(self._path(name) for name in remove)
         steps = [f"remove {' and '.join(paths)}"] if paths else []
         if again:
             steps.append(f"run: unicoder-vl {'import-features' if self.imported else 'extract'} (as before)")
         problem = Problem(
             file=self._path(file),
-            what=what.partition("; ")[0],  # What to do, which some errors end with, is told in full here.
+            what=what.partition("; ")[0],  # Some errors end with advice; here it is given in full.
             remove=paths,
             command=" and ".join(steps),
         )
@@ -153,7 +153,7 @@ class _Check:
         return manifest
 
     def _manifest(self) -> tuple[FeatureManifest | None, str]:
-        """The manifest, and what is wrong with it. None: it is not there, or cannot be read."""
+        """The manifest, and what is wrong with it; None where it is absent or unreadable."""
         path = f"{self.folder}/manifest.json"
         if not self.root.exists(path):
             return None, ""
@@ -163,7 +163,7 @@ class _Check:
             return None, str(error).replace("it: not", "is not", 1)
 
     def _add_record_problem(self, what: str) -> None:
-        """extractor.json is written beside a shard: extraction writes it again with any one."""
+        """Record a problem of extractor.json, which extracting any one shard writes again."""
         receipts = [file for file in self.root.names(self.folder) if re.fullmatch(r"regions-\d{5,}\.json", file)]
         there = [_RECORD] if self.root.exists(paths.extractor_path(self.features.extractor)) else []
         self._add(_RECORD, what, there + ([] if self.imported else receipts[:1]))
@@ -222,13 +222,13 @@ class _Check:
 
     @cached_property
     def _stale(self) -> list[int]:
-        """Numbers of the shards that were made from other pictures than are here."""
+        """Numbers of the shards made from other pictures than are here."""
         if self.record is None:
             return []
         receipts = {}
         for name in self.root.names(self.folder):
             if re.fullmatch(r"regions-\d{5,}\.json", name):
-                with suppress(UserError):  # A damaged one is told of when its shard's turn comes.
+                with suppress(UserError):  # A damaged receipt is reported when its shard's turn comes.
                     receipt = self.root.read_model(f"{self.folder}/{name}", Receipt)
                     if receipt is not None:
                         receipts[receipt.shard] = receipt
@@ -236,7 +236,7 @@ class _Check:
         return stale_shards(self.root, features.dataset, features.split, features.extractor, receipts)
 
     def _read_layout(self, name: str, receipt: Receipt, manifest: FeatureManifest | None) -> RegionLayout | None:
-        """The layout in a shard's first record, which is all of theirs; None where it has no record.
+        """The layout of a shard's first record, which all share; None where it has no record.
 
         Raises:
             ShardError: it is of another format version or extractor, or the shard's size does not fit it.
@@ -265,7 +265,7 @@ class _Check:
             )
 
     def _read_all(self, name: str, receipt: Receipt, layout: RegionLayout | None) -> None:
-        """Raise ShardError unless checksums are right, every record decodes, and keys and labels are in order."""
+        """Raise ShardError unless checksums, records, keys and labels are right."""
         for file, stated in receipt.files.items():
             with self.root.open(f"{self.folder}/{file}") as stream:
                 _check_digest(stream, file, stated)

@@ -197,7 +197,7 @@ def _value(value: float, percent: bool) -> str:
 
 
 def _count(value: float) -> str:
-    """1,500,000 as 1.5M: it stands beside an axis."""
+    """1,500,000 as 1.5M: for a label beside an axis."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:g}{unit}"

@@ -32,7 +32,7 @@ from tasks.storage.root import Root, now
 
 @dataclass(frozen=True)
 class Scored:
-    """An evaluation that stands on the disk; `extractor` is the fingerprint of the one whose regions were scored."""
+    """A finished evaluation; `extractor` is the fingerprint of the one whose regions were scored."""
 
     row: HistoryRow
     extractor: str

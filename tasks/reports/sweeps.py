@@ -49,7 +49,7 @@ class Sweep(Record):
 
 
 class VariantsFailedError(StageError):
-    """Some variants of a sweep failed; the others stand in its table."""
+    """Some variants of a sweep failed; the others are in its table."""
 
     def __init__(self, sweep: Sweep) -> None:
         super().__init__(sweep)

@@ -1,4 +1,4 @@
-"""What a search takes where it is not told: which run, and which split."""
+"""Defaults of a search: run and split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("tasks.search")
 
 
 def newest_run(root: Root) -> RunRef:
-    """The complete finetuning run that ended last, of those that were pretrained if there is one.
+    """The complete finetuning run that ended last, of the pretrained ones if there are any.
 
     Raises:
         UserError: there is none.

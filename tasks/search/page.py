@@ -1,4 +1,4 @@
-"""What a search found, as one HTML page that needs nothing else: the report's gallery, and where each hit lies."""
+"""A search's result as one self-contained HTML page: the report's gallery, and the place of each hit."""
 
 from __future__ import annotations
 

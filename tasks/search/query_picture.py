@@ -1,4 +1,4 @@
-"""A picture on a disk to the record that it would have in a feature shard: upright JPEG, regions, encoding.
+"""Turn a picture on disk into the record that it would have in a feature shard.
 
 The detector and its settings are those that the feature set was made with: a score depends on them as on the weights.
 """
@@ -39,14 +39,14 @@ _PACKAGED_WEIGHTS = Path(tasks.world.__file__).parent / "detector.safetensors"
 
 @dataclass(frozen=True)
 class DetectorFiles:
-    """Files of the detector that a feature set knows by their digests only. None: it needs none, or the demo's."""
+    """The detector's files, of which a feature set knows only the digests; None: none needed, or the demo's."""
 
     weights: str | None = None
     config: str | None = None
 
 
 def picture_settings(root: Root, dataset: str, split: str) -> DownloadConfig:
-    """What the pictures of a split were made with, such as their shorter side."""
+    """The settings of a split's pictures, such as their shorter side."""
     begun = root.read_model(download_settings_path(dataset, split), DownloadSettings)
     settings = {} if begun is None else begun.settings
     return DownloadConfig.model_validate(
@@ -55,7 +55,7 @@ def picture_settings(root: Root, dataset: str, split: str) -> DownloadConfig:
 
 
 class PictureDetector:
-    """Finds regions in pictures as those of a feature set were found. The detector is loaded for the first one."""
+    """Finds regions in pictures as a feature set's extractor did. The first picture loads the detector."""
 
     def __init__(self, manifest: FeatureManifest, settings: DownloadConfig, files: DetectorFiles, device: str) -> None:
         """
@@ -69,7 +69,7 @@ class PictureDetector:
         self._loaded: tuple[ExtractorConfig, Detector] | None = None
 
     def read(self, path: Path) -> tuple[bytes, bytes]:
-        """The upright JPEG of a picture file of any common form, and its `.rgn` record.
+        """Read a picture file of any common form: its upright JPEG, and its `.rgn` record.
 
         Raises:
             UserError: the file is no picture for us; or the detector is not here, or is not the feature set's.
@@ -108,7 +108,7 @@ class PictureDetector:
 
 
 def extractor_config(manifest: FeatureManifest, files: DetectorFiles, folder: Path) -> ExtractorConfig:
-    """The settings that features were extracted with, from what their manifest says of them.
+    """The extractor's settings, from the details in a feature manifest.
 
     Args:
         manifest: of the features.
@@ -152,7 +152,7 @@ def _packaged_weights(sha256: str) -> str:
 
 
 def _check_same(config: ExtractorConfig, expected: dict[str, Any]) -> None:
-    """Raise UserError unless this is the detector of these details; warn where only its packages' versions differ."""
+    """Raise UserError unless this is the detector of these details; warn of other package versions."""
     _, found = extractor_fingerprint(config)
     for name, file in (("weights_sha256", config.weights), ("config", config.model)):
         if found[name] != expected[name]:
@@ -167,7 +167,7 @@ def _check_same(config: ExtractorConfig, expected: dict[str, Any]) -> None:
 
 @contextmanager
 def _own_threads() -> Iterator[None]:
-    """Let a detector choose torch's number of threads, and give back what it was."""
+    """Restore torch's number of threads after a detector has chosen its own."""
     import torch
 
     before = torch.get_num_threads()

@@ -46,7 +46,7 @@ OnPairs = Callable[[int, int], object]
 
 
 def _say_nothing(done: int, total: int) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class QueryPicture:
-    """A picture to find captions for: its file's name or its key, and its regions as a shard holds them."""
+    """A picture to find captions for: its file's name or key, and its regions as a shard holds them."""
 
     name: str
     jpeg: bytes | None
@@ -101,7 +101,7 @@ def open_search(
     scoring: ScoringConfig | None = None,
     detector_files: DetectorFiles | None = None,
 ) -> Search:
-    """Load a run's checkpoint, and open the split that is searched.
+    """Load a run's checkpoint, and open the split to search.
 
     Args:
         root: where runs and features lie.
@@ -196,7 +196,7 @@ class Search:
         self._store, self._captions = store, captions
 
     def images(self, text: str, top: int = 5, on_pairs: OnPairs = _say_nothing) -> list[Hit]:
-        """The pictures that fit a text best, best first; of equal scores, in the order of the split.
+        """The pictures that fit a text best, best first; equal scores come in the order of the split.
 
         Words that the vocabulary does not know, and a text longer than the model reads, are warned of in the log.
 
@@ -221,7 +221,7 @@ class Search:
         return [self._hit(row, score, self._first_caption(row)) for row, score in found]
 
     def captions(self, picture: str | Path | QueryPicture, top: int = 5, on_pairs: OnPairs = _say_nothing) -> list[Hit]:
-        """The captions that fit a picture best, best first; of equal scores, in the order of the split.
+        """The captions that fit a picture best, best first; equal scores come in the order of the split.
 
         A text that several captions have is listed once, with the picture of the first.
 
@@ -271,19 +271,19 @@ class Search:
         return QueryPicture(key, self.pictures.jpeg(key), self.pictures.record(key))
 
     def approximate(self, candidates: int) -> str | None:
-        """What a search among so many scores exactly, in words; None where it scores all."""
+        """How many candidates are scored exactly, in words; None where all are."""
         short = self._shortlist
         if short is None or not self._ranker.shortens(candidates):
             return None
         return f"only the best {short.size:,} of a first pass over {short.regions} regions were scored exactly"
 
     def _hit(self, row: int, score: float, caption: str) -> Hit:
-        """Of a picture, by its row in the feature store."""
+        """The hit for a picture, by its row in the feature store."""
         key = self._store.keys[row]
         return Hit(key, score, caption, self.pictures.path(key), self.pictures.jpeg)
 
     def _first_caption(self, row: int) -> str:
-        """Of a picture of the feature store; empty where it has none."""
+        """A picture's first caption; empty where it has none."""
         captions = np.flatnonzero(self._captions.image_rows == row)
         return self._captions.texts[int(captions[0])] if len(captions) else ""
 
@@ -296,7 +296,7 @@ class Search:
 
 @contextmanager
 def _input_errors_told() -> Iterator[None]:
-    """The model room's word for bad input becomes ours."""
+    """Raise the model room's InputError as a UserError."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""The pictures of a split that has features, by key: the file that each came from, its stored JPEG, its regions."""
+"""The pictures of a split with features, by key: original file, stored JPEG, regions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 class StoredPictures:
-    """Finds what lies on the disk of a picture. Its store knows the place of every key, so no shard is read through."""
+    """Finds a picture's files on the disk. The feature store knows the place of every key, so no shard is read
+    through.
+    """
 
     def __init__(self, root: Root, dataset: str, split: str, store: FeatureStore) -> None:
         self._root, self._dataset, self._split, self._store = root, dataset, split, store
@@ -55,7 +57,7 @@ class StoredPictures:
         return decode_regions(key, self.record(key))
 
     def jpeg(self, key: str) -> bytes | None:
-        """The stored picture; None where its shard is not there any more, as some users clear the disk of images.
+        """The stored picture; None where its shard was removed, as some users clear the disk of images.
 
         Raises:
             UserError: none has this key.
@@ -64,7 +66,7 @@ class StoredPictures:
         return read_pictures(self._root, self._dataset, self._split, {self._image_shard(key): [key]}).get(key)
 
     def path(self, key: str) -> str:
-        """The file or the URL that the manifest names; where there is no manifest, the image shard and its member.
+        """The file or URL in the manifest; without a manifest, the image shard and its member.
 
         Raises:
             UserError: none has this key; or the manifest is damaged.
@@ -84,16 +86,16 @@ class StoredPictures:
 
     @cached_property
     def _source_folder(self) -> str | None:
-        """Where the pictures lay on a disk; None where they came from the web."""
+        """The local folder that the pictures came from; None for the web."""
         begun = self._root.read_model(download_settings_path(self._dataset, self._split), DownloadSettings)
         return None if begun is None or begun.source.images is None else begun.source.images.rstrip("/")
 
     def _image_shard(self, key: str) -> int:
-        """An image shard has the number of its feature shard."""
+        """The image shard of a picture, which has the number of its feature shard."""
         return region_shard_number(self._store.manifest.shards[self._place(key)[0]].name)
 
     def _place(self, key: str) -> tuple[int, int]:
-        """The feature shard of a picture, by its place in the manifest, and the picture's position in it."""
+        """A picture's feature shard, by its place in the manifest, and the position in it."""
         found = np.flatnonzero(self._store.names == _member(key))
         if not len(found):
             raise UserError(f"{self._dataset}/{self._split} has no regions of a picture {key}; give another key")
@@ -103,5 +105,5 @@ class StoredPictures:
 
 
 def _member(key: str) -> bytes:
-    """Its name in a feature shard."""
+    """A picture's member name in a feature shard."""
     return f"{key}.rgn".encode()

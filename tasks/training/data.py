@@ -1,4 +1,4 @@
-"""Where the features and captions of a split lie, and what their bytes are: what training and scoring read."""
+"""The features and captions that training and scoring read: where they lie, and their digests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class ResolvedData:
-    """Where a split's features and captions lie, and what their bytes are.
+    """Paths of a split's features and captions, and their digests.
 
     Attributes:
         source: as the root has it; captions on an object store are fetched by `with_local_captions`.
@@ -45,14 +45,14 @@ def resolve_data(root: Root, data: DataSpec) -> ResolvedData:
     """Find a split's features and captions.
 
     Raises:
-        UserError: they are not there yet, or were made from other rows or images than stand now.
+        UserError: they are not there yet, or were made from other rows or images than the root has now.
     """
     extractor, _ = extractor_fingerprint(data.extractor)
     return resolve_features(root, data.dataset, data.split, extractor, data.loader)
 
 
 def resolve_features(root: Root, dataset: str, split: str, extractor: str, loader: LoaderConfig) -> ResolvedData:
-    """The same for an extractor that is known by its fingerprint."""
+    """Find the features and captions of an extractor known by its fingerprint."""
     name = f"{dataset}/{split}"
     manifest = feature_manifest_path(extractor, dataset, split)
     captions = root.read_model(captions_receipt_path(dataset, split), Receipt)

@@ -1,4 +1,4 @@
-"""Finds a training run under ROOT/runs by its name, one of its checkpoints, and the features that it can read."""
+"""Find a training run under ROOT/runs by name, one of its checkpoints, and the features that it can read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class RunRef:
-    """A training run, complete or not. `setting` is what its checkpoints are called in the recall table."""
+    """A training run, complete or not; `setting` names its checkpoints in the recall table."""
 
     name: str
     stage: Stage
@@ -69,12 +69,12 @@ class _ModelConfig(BaseModel):
 
 
 def run_names(root: Root) -> list[str]:
-    """Names of the runs that were begun under a root, sorted."""
+    """Sorted names of the runs begun under a root."""
     return [name for name in root.names("runs") if root.exists(f"{run_folder(name)}/job.json")]
 
 
 def find_run(root: Root, name: str) -> RunRef:
-    """The run of this name, or the only one whose name begins so.
+    """Find the run of this name, or the only one whose name begins with it.
 
     Raises:
         UserError: there is none, or several; the message names those that there are.
@@ -96,7 +96,7 @@ def find_run(root: Root, name: str) -> RunRef:
 
 
 def checkpoint_choice(text: str) -> CheckpointChoice:
-    """What a command line or a file of parameters says of a checkpoint.
+    """Parse a checkpoint as a command line or a file of parameters names it.
 
     Raises:
         UserError: it is none of the three.
@@ -111,7 +111,7 @@ def checkpoint_choice(text: str) -> CheckpointChoice:
 
 
 def choose_checkpoint(root: Root, run: RunRef, choice: CheckpointChoice) -> CheckpointRef:
-    """One checkpoint of a run.
+    """Choose one checkpoint of a run.
 
     Raises:
         UserError: it is not there; the message names the steps that are.
@@ -144,7 +144,7 @@ def choose_checkpoint(root: Root, run: RunRef, choice: CheckpointChoice) -> Chec
 
 
 def _weights_sha256(root: Root, folder: str, run: RunRef) -> str:
-    """Sha256 of a checkpoint's weights; on an object store, as their record says, or else by reading them through."""
+    """Sha256 of a checkpoint's weights; on an object store from their record, or else by reading them through."""
     weights = f"{folder}/{WEIGHTS}"
     if root.is_local:
         return file_sha256(root.path(weights), f"checkpoint of {run.name}")

@@ -1,4 +1,4 @@
-"""What decides which run is meant: settings and inputs of pretraining and finetuning."""
+"""Settings and inputs that decide which run of pretraining or finetuning is meant."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSpec(_Trained):
-    """What a pretraining run is."""
+    """Settings and inputs of a pretraining run."""
 
     pretrain: PretrainConfig
     stage: ClassVar[Stage] = Stage.PRETRAIN
@@ -44,7 +44,7 @@ class PretrainSpec(_Trained):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSpec(_Trained):
-    """What a finetuning run is; `pretraining` is the run it starts from, None for task-specific training."""
+    """Settings and inputs of a finetuning run; `pretraining` is its first run, None for task-specific training."""
 
     finetune: FinetuneConfig
     pretraining: PretrainSpec | None

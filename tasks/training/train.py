@@ -78,14 +78,14 @@ def _local_source(root: Root, data: DataSpec) -> FeatureSource:
 
 
 def _validation_source(root: Root, data: DataSpec | None, config: LoopConfig) -> FeatureSource | None:
-    """Where the held-out data lies, if the run looks at any."""
+    """The held-out data, if the run uses any."""
     return None if data is None or config.validation_steps is None else _local_source(root, data)
 
 
 def _train_alone(
     root: Root, run: str, spec: TrainSpec, on_progress: OnProgress, nodes: NodesConfig | None
 ) -> CheckpointRef:
-    """Train a run that nobody else on this machine trains, unless somebody just has."""
+    """Train a run under its lock, unless somebody else has just finished it."""
 
     def result() -> CheckpointRef | None:
         return finished_run(root, run, spec.stage)
@@ -122,7 +122,9 @@ def _train_alone(
 
 
 def num_processes(config: LoopConfig | ScoringConfig) -> int:
-    """Processes of this machine that train, or score, together: a GPU each, unless the config says how many."""
+    """Number of processes of this machine that train, or score, together: a GPU each, unless the config says how
+    many.
+    """
     if config.num_processes is not None:
         return config.num_processes
     return max(1, visible_gpus()) if config.device in ("auto", "cuda") else 1

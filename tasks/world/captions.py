@@ -1,4 +1,4 @@
-"""A small grammar that describes a scene: cleanly, as an annotator would, or noisily, as a web page's alt-text would.
+"""A small grammar of scene descriptions: clean as an annotator's, or noisy as a web page's alt-text.
 
 Captions are lower-case ASCII words with single spaces, so every word is one token of `vocabulary()`.
 """
@@ -81,14 +81,14 @@ def noisy_caption(scene: Scene, rng: np.random.Generator, other_scene: Scene) ->
 
 
 def vocabulary() -> list[str]:
-    """The special tokens of BERT, [PAD] first, then every word the grammar can emit, sorted: lines of a vocab.txt."""
+    """BERT's special tokens, [PAD] first, then every word of the grammar, sorted: lines of a vocab.txt."""
     words = {"a", "an", *SHAPES, *COLOURS, *SIZES, *SYNONYMS.values(), *JOINTS, *JUNK}
     words.update(word for relation in RELATIONS for word in relation.split())
     return [*SPECIAL_TOKENS, *sorted(words)]
 
 
 def relation(first: SceneObject, second: SceneObject) -> str:
-    """Where `first` stands, seen from `second`, along the axis on which their centres are further apart."""
+    """The place of `first`, seen from `second`, along the axis of larger distance."""
     (x0, y0), (x1, y1) = first.centre, second.centre
     if abs(x0 - x1) >= abs(y0 - y1):
         return "left of" if x0 < x1 else "right of"
@@ -96,7 +96,7 @@ def relation(first: SceneObject, second: SceneObject) -> str:
 
 
 def _some(scene: Scene, bounds: tuple[int, int], rng: np.random.Generator) -> list[SceneObject]:
-    """A random number of the scene's objects within the bounds, as far as it has that many, in random order."""
+    """A random number of the scene's objects within the bounds, in random order."""
     few, many = (min(bound, len(scene.objects)) for bound in bounds)
     chosen = rng.permutation(len(scene.objects))[: int(rng.integers(few, many + 1))]
     return [scene.objects[i] for i in chosen]

@@ -7,7 +7,7 @@
            vocabulary.txt                        every word of the captions
            world.json                            what was made and which URLs misbehave; written last
 
-Neither pictures nor rows tell where an object stands: whoever wants regions has to detect them.
+Neither pictures nor rows tell where an object is: whoever wants regions has to detect them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _ADDRESS = re.compile(r"\thttp://127\.0\.0\.1:\d+/")
 
 
 class WorldConfig(Config):
-    """How large a world is made, and from which seed."""
+    """Size and seed of a world."""
 
     pretraining_images: int = Field(default=8000, ge=20, le=900_000, description="web pictures, one noisy caption each")
     retrieval_train: int = Field(default=300, ge=1, le=900_000, description="retrieval pictures to finetune on")
@@ -59,7 +59,7 @@ class WorldConfig(Config):
 
 
 class Fault(StrEnum):
-    """How a URL misbehaves."""
+    """A URL's misbehaviour."""
 
     NOT_FOUND = "not_found"  # 404
     UNAVAILABLE_ONCE = "unavailable_once"  # 503 at the first request, well afterwards
@@ -89,19 +89,19 @@ class World(Record):
 
 @dataclass(frozen=True)
 class WorldFiles:
-    """Where a world's files lie."""
+    """Paths of a world's files."""
 
     folder: Path
     rows: dict[str, Path]
     """The TSVs of web/train, retrieval/train, retrieval/val and retrieval/test."""
     vocabulary: Path
     made: bool
-    """False if the pictures stood already."""
+    """False if the pictures were there before."""
 
 
 @dataclass(frozen=True)
 class _PictureSet:
-    """Pictures of one kind, and the rows about them. Its `number` keeps its random numbers apart from other sets'."""
+    """Pictures of one kind, and the rows about them. Its `number` separates its random numbers from other sets'."""
 
     number: int
     name: str
@@ -122,7 +122,7 @@ class _PictureSet:
 
 
 def make_world(folder: Path, config: WorldConfig, port: int) -> WorldFiles:
-    """Make the world, unless it stands already. A run that was killed is made good by the next one.
+    """Make the world unless it is there, completing what a killed call left.
 
     Args:
         folder: where to put it; made if absent.
@@ -135,8 +135,8 @@ def make_world(folder: Path, config: WorldConfig, port: int) -> WorldFiles:
     root = Root(str(folder))
     root.check_writable()
     sets = _picture_sets(config)
-    standing = _standing(root, config, sets)
-    if standing is None:
+    existing = _existing(root, config, sets)
+    if existing is None:
         (folder / WORLD).unlink(missing_ok=True)  # from here on the folder is unfinished
         _make_pictures_and_rows(root, folder, config, sets, port)
         faults = {item.url_path(row): fault for item in sets for row, fault in sorted(item.faults.items())}
@@ -147,13 +147,13 @@ def make_world(folder: Path, config: WorldConfig, port: int) -> WorldFiles:
             served = _ADDRESS.sub(f"\t{_address(port)}/", rows)
             if served != rows:
                 root.publish_bytes(item.rows_file, served.encode())
-        if standing.port != port:
-            root.publish_model(WORLD, standing.model_copy(update={"port": port}))
+        if existing.port != port:
+            root.publish_model(WORLD, existing.model_copy(update={"port": port}))
     return WorldFiles(
         folder=folder,
         rows={item.name: folder / item.rows_file for item in sets},
         vocabulary=folder / VOCABULARY,
-        made=standing is None,
+        made=existing is None,
     )
 
 
@@ -180,7 +180,7 @@ def _picture_sets(config: WorldConfig) -> tuple[_PictureSet, ...]:
 
 
 def _plan_faults(rows: int, seed: int) -> tuple[dict[int, Fault], dict[int, int]]:
-    """Which web rows misbehave, and which repeat an earlier row.
+    """Choose the web rows that misbehave, and those that repeat an earlier row.
 
     Shares are rounded up, so that a small world has every kind.
     """
@@ -192,7 +192,7 @@ def _plan_faults(rows: int, seed: int) -> tuple[dict[int, Fault], dict[int, int]
     return faults, {row: int(rng.choice(healthy[healthy < row])) for row in sorted(repeated)}
 
 
-def _standing(root: Root, config: WorldConfig, sets: Sequence[_PictureSet]) -> World | None:
+def _existing(root: Root, config: WorldConfig, sets: Sequence[_PictureSet]) -> World | None:
     """The finished world of this config, if it is there. Pictures are not looked for one by one."""
     world = root.read_model(WORLD, World)
     if world is None or world.format != FORMAT:
@@ -232,7 +232,10 @@ def _make_pictures_and_rows(
 
 
 def _with_bad_rows(lines: list[str]) -> list[str]:
-    """Three rows that broke off before the tab, at a quarter, half and three quarters of the way."""
+    """Add three rows that break off before the tab.
+
+    They come a quarter, half and three quarters of the way.
+    """
     mixed = list(lines)
     for nth in range(BAD_ROWS, 0, -1):
         mixed.insert(len(lines) * nth // (BAD_ROWS + 1), "free stock photo")
@@ -240,7 +243,7 @@ def _with_bad_rows(lines: list[str]) -> list[str]:
 
 
 def _run(jobs: Sequence[Callable[[], list[list[str]]]], workers: int) -> list[list[list[str]]]:
-    """Results in order of the jobs.
+    """Results in the order of the jobs.
 
     Processes are spawned, never forked: the caller may have threads. They die with this process, so that none of a
     killed run still writes into the folder when the next run does.
@@ -269,7 +272,7 @@ def _draw(folder: Path, seed: int, pictures: _PictureSet, rows: range) -> list[l
     for row in rows:
         rng = np.random.default_rng([seed, pictures.number, row, 1])
         shown = scene(pictures.repeats.get(row, row))
-        # A repeated picture stands under its earlier name; a missing one is nowhere, though it has a caption.
+        # A repeated picture has its earlier name; a missing one is nowhere, though it has a caption.
         if row not in pictures.repeats and pictures.faults.get(row) != Fault.NOT_FOUND:
             (target / f"{row:06d}.jpg").write_bytes(_jpeg(shown))
         if pictures.name == WEB:

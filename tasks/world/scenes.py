@@ -1,6 +1,6 @@
-"""Pictures of coloured shapes on cluttered backgrounds, with the truth about where each shape stands.
+"""Pictures of coloured shapes on cluttered backgrounds, with the truth about where each shape is.
 
-A stand-in for photographs: small enough to be drawn 500 times a second, hard enough that a detector has to be trained.
+They replace photographs: small enough to be drawn 500 times a second, hard enough that a detector has to be trained.
 Only the detector's training may see the truth; everything after it works from the picture alone.
 """
 
@@ -68,7 +68,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (RGB, 128 x 128) and its shapes, in the order in which they were drawn."""
+    """A picture (RGB, 128 x 128) and its shapes in drawing order."""
 
     image: Image.Image
     objects: tuple[SceneObject, ...]
@@ -104,7 +104,10 @@ def render_scene(rng: np.random.Generator, min_objects: int, max_objects: int) -
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-    """A dim gradient between four corners, crossed by 4 to 10 lines and arcs, at the supersampled size."""
+    """A dim gradient between four corners, crossed by 4 to 10 lines and arcs.
+
+    It has the supersampled size.
+    """
     side = SIDE * _SUPERSAMPLING
     corners = rng.integers(30, 125, (2, 2, 3), dtype=np.uint8)
     canvas = Image.fromarray(corners).resize((side, side), Image.Resampling.BILINEAR)
@@ -178,7 +181,7 @@ def _outlines() -> dict[str, Points]:
         "diamond": np.array([(0.0, -1.0), (0.75, 0.0), (0.0, 1.0), (-0.75, 0.0)]),
         "star": _polar(star_angles, np.where(np.arange(10) % 2 == 0, 1.0, 0.42)),
         "cross": np.array(cross),
-        # Round the rim, down to the hole, and back round it. The two edges between rim and hole stand upright, where
+        # Round the rim, down to the hole, and back round it. The two edges between rim and hole are upright, where
         # Pillow's row by row filling leaves no seam.
         "ring": np.concatenate([_polar(turn, 1.0), _polar(turn[::-1], 0.55)]),
         "heart": np.stack([heart_x, heart_y], axis=1),

@@ -1,4 +1,4 @@
-"""Serves a self-made world on this machine, and acts out its faults: the network of the demo and of the tests."""
+"""Serve a drawn world on this machine with its faults: the network of the demo and of the tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from types import TracebackType
 
 from tasks.world.dataset import PICTURES, Fault, read_world
 
-# What may be asked for. Nothing else reaches the file system, so no request can leave the folder.
+# The only paths served: nothing else reaches the file system, so no request can leave the folder.
 _PICTURE = re.compile(r"(?:/moved)?(/[a-z]+(?:/[a-z]+)?/[0-9]{6}\.jpg)")
 _PAGE = b"<!doctype html><html><title>Moved on</title><p>This picture is no longer shared here.</html>\n"
 
 
 class WorldServer:
-    """`with WorldServer(folder, port) as server:` serves the folder's pictures at http://127.0.0.1:{server.port}/.
+    """Serves a world's pictures at http://127.0.0.1:{server.port}/: `with WorldServer(folder, port) as server:`.
 
     Port 0 picks a free one. `requests` counts what was asked for, by URL path.
 
@@ -57,7 +57,7 @@ class WorldServer:
         self._thread.join()
 
     def answer(self, path: str) -> tuple[HTTPStatus, dict[str, str], bytes]:
-        """Status, headers and body for a URL path. Counts the request."""
+        """Status, headers and body for a URL path; counts the request."""
         with self._counting:
             self.requests[path] += 1
             first = self.requests[path] == 1
@@ -89,7 +89,7 @@ def _text(status: HTTPStatus) -> tuple[HTTPStatus, dict[str, str], bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    """Remembers its connections, so that leaving the block ends idle kept-alive ones as well."""
+    """A server that closes idle kept-alive connections, too, when its block ends."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -121,7 +121,7 @@ class _Server(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that hang up; the default prints a trace for any error."""
+        """Ignore clients that hang up; the default prints a trace for any error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -151,4 +151,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Thousands of requests are no news."""
+        """Log nothing: there are thousands of requests."""

@@ -45,7 +45,7 @@ class DetectorQuality:
 
 
 def train_small_detector(steps: int, seed: int) -> FasterRCNN:
-    """Train from random weights on `steps` batches of scenes that are never shown twice."""
+    """Train from random weights on `steps` batches of scenes, none shown twice."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 0])
     model = build_small_detector(len(LABELS)).train()
@@ -69,7 +69,9 @@ def train_small_detector(steps: int, seed: int) -> FasterRCNN:
 
 
 def measure_detector(weights: Path, scenes: int, seed: int) -> DetectorQuality:
-    """How well a stored detector finds the objects of fresh scenes, through the same path as extraction.
+    """Measure how well a stored detector finds the objects of fresh scenes.
+
+    The path is that of extraction.
 
     An object counts as found if the region that overlaps it most does so with an IoU of at least .5.
     """
@@ -113,7 +115,7 @@ def _truth(scene: Scene) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Train, measure on fresh scenes, and write the weights with what was measured in their metadata."""
+    """Train, measure on fresh scenes, and write the weights with the measures in their metadata."""
     parser = argparse.ArgumentParser(description="Train the demo's small detector.")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--steps", type=int, default=1000, help=f"batches of {SCENES_A_STEP} scenes")

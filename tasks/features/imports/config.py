@@ -1,4 +1,4 @@
-"""What an import is told, and what it tells."""
+"""Settings and summary of an import."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ class ImportConfig(BaseModel):
 
 
 class ImportSummary(Record):
-    """What an import came to. Counts are of the whole split, whenever its shards were made."""
+    """What an import did. Counts are of the whole split, whenever its shards were made."""
 
     extractor: str = Field(description="fingerprint of the feature set; its first twelve digits name the folder")
     folder: str = Field(description="where the feature shards lie")
     form: str = Field(description="whose form the files are of")
     shards: int = Field(description="of the split")
-    skipped: int = Field(description="shards that stood already")
-    replaced: int = Field(description="shards that stood already, made from other files or pictures")
+    skipped: int = Field(description="shards that were there before")
+    replaced: int = Field(description="shards that were there before, made from other files or pictures")
     counts: dict[str, int] = Field(
         description="pictures ok, failed and missing; regions; cut: pictures with more than R; "
         "reshaped: pictures whose stored shape is another than the file's; outside: pictures with boxes that are empty "

@@ -1,8 +1,8 @@
-"""Features that another program extracted -> our feature shards, so that training uses them as its own.
+"""Turn features that another program extracted into feature shards, which training uses as its own.
 
 A shard of a downloaded split holds the pictures of the image shard of its number, found by name, number or key;
 without a downloaded split, pictures are numbered in the order of the files. Every picture is accounted for: `ok`;
-`failed`, its row being damaged; or `missing`, there being no row for it. The last two stand in the shard's
+`failed`, its row being damaged; or `missing`, there being no row for it. The last two are in the shard's
 failed-NNNNN.parquet with the reason. Rows that no picture has are counted in the summary.
 
 The features' fingerprint says which detector made them, by the name that the user gives, and in which form they are
@@ -54,7 +54,7 @@ _COUNTS = ("ok", "failed", "missing", "regions", "cut", "reshaped", "outside")
 def import_features(
     root: Root, dataset: str, split: str, config: ImportConfig, on_progress: OnProgress | None = None
 ) -> ImportSummary:
-    """Import a split's features; shards that stand already are left as they are.
+    """Import a split's features, skipping finished shards.
 
     Writes what extraction writes: `regions-NNNNN.tar`, `failed-NNNNN.parquet` and a receipt per shard, extractor.json
     and, last, manifest.json.
@@ -73,7 +73,7 @@ def import_features(
 
 
 class _Importer:
-    """One import: what is the same for all of its shards."""
+    """One import, with the state that all its shards share."""
 
     def __init__(self, root: Root, dataset: str, split: str, config: ImportConfig, source: ForeignSource) -> None:
         self.root, self.dataset, self.split, self.config, self.source = root, dataset, split, config, source
@@ -112,20 +112,20 @@ class _Importer:
         skipped = 0
         try:
             for shard in range(self.pictures.shards):
-                receipt, stood = self._shard(shard)
+                receipt, existed = self._shard(shard)
                 receipts.append(receipt)
-                skipped += stood
+                skipped += existed
                 if on_progress is not None:
                     on_progress(shard + 1, self.pictures.shards)
         except UserError:
-            self._take_back()  # What is refused can never be finished; what is stopped can.
+            self._take_back()  # A refused import can never be finished; a stopped one can.
             raise
         self._publish_record()
         self._publish_manifest(receipts, images, by_order)
         return self._summary(receipts, skipped)
 
     def _mark(self, wanted: list[Picture]) -> None:
-        """Note which rows are used.
+        """Mark rows as used.
 
         Raises:
             UserError: two pictures have one row.
@@ -144,9 +144,9 @@ class _Importer:
     # --- one shard
 
     def _shard(self, number: int) -> tuple[Receipt, bool]:
-        """The shard's receipt, and whether it stood already."""
+        """The shard's receipt, and whether it was there before."""
         wanted = list(self.pictures.of_shard(number))
-        stamp = fingerprint(
+        shard_fingerprint = fingerprint(
             {
                 "format": REGION_FORMAT,
                 "extractor": self.extractor,
@@ -156,10 +156,10 @@ class _Importer:
             }
         )
         receipt_path = f"{self.folder}/{paths.region_receipt_name(number)}"
-        done = self.root.done(receipt_path, stamp)
+        done = self.root.done(receipt_path, shard_fingerprint)
         if done is not None:
             return done, True
-        stood = self.root.exists(receipt_path)
+        existed = self.root.exists(receipt_path)
         watch = Stopwatch()
         counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         failures: list[tuple[str, str]] = []
@@ -168,12 +168,12 @@ class _Importer:
 
         def write(out: IO[bytes]) -> None:
             write_tar(out, members)
-            # Nothing refuses the shard any more. The manifest promises all shards, and is written again when all stand.
+            # Nothing refuses the shard any more. The manifest promises all shards: it is written again after the last.
             self.root.remove(paths.feature_manifest_path(self.extractor, self.dataset, self.split))
             self._publish_record()
             begin_import(self.root, self.dataset, self.split, self.extractor, self.config.match == "order")
 
-        if not stood:
+        if not existed:
             self.added.append(number)
         files = {name: self.root.publish(f"{self.folder}/{name}", write)}
         failed_name = paths.failed_regions_name(number)
@@ -184,20 +184,20 @@ class _Importer:
             dataset=self.dataset,
             split=self.split,
             shard=number,
-            fingerprint=stamp,
+            fingerprint=shard_fingerprint,
             counts=dict(counts),
             files=files,
             seconds=watch.seconds,
             created_at=storage.now(),
         )
         self.root.publish_model(receipt_path, receipt)
-        self.replaced += stood
+        self.replaced += existed
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         logger.info("imported %s/%s %05d: %s", self.dataset, self.split, number, outcomes)
         return receipt, False
 
     def _reading(self) -> dict[str, object]:
-        """How the files are read; nothing where as ever, so that what was imported before this was told stands."""
+        """The file-reading settings in a fingerprint; empty for the defaults, so that older imports stay valid."""
         reading: dict[str, object] = {}
         if self.about.are_boxes_given or "normalised" in self.about.box_forms:
             reading["boxes"] = self.about.box_forms
@@ -224,7 +224,7 @@ class _Importer:
             yield f"{picture.key}.rgn", record
 
     def _record(self, picture: Picture, row: Row, counts: Counter[str]) -> bytes:
-        """The picture's record.
+        """Encode the picture's record.
 
         Raises:
             ForeignError, ShardError: its row is damaged.
@@ -255,7 +255,7 @@ class _Importer:
     # --- the whole split
 
     def _take_back(self) -> None:
-        """Remove what this import has added: its shards, and the record of a feature set that holds nothing else."""
+        """Remove this import's shards, and the record of a feature set that holds nothing else."""
         for number in self.added:
             self.root.remove(f"{self.folder}/{paths.region_receipt_name(number)}")
             for name in (paths.region_shard_name(number), paths.failed_regions_name(number)):
@@ -332,12 +332,12 @@ class _Importer:
 
 
 def _without_regions(regions: ForeignRegions, feature_dim: int) -> ForeignRegions:
-    """A picture where nothing was found: its form may not tell D."""
+    """A picture without regions, whose form may not tell D."""
     return replace(regions, features=np.zeros((0, feature_dim), np.float32))
 
 
 def _is_reshaped(own: tuple[int, int] | None, stored: tuple[int, int] | None) -> bool:
-    """True where a stored picture is not a resized copy of the one that the boxes are of: turned, or another one."""
+    """True where a stored picture is no resized copy of the boxes' picture."""
     if own is None or stored is None:
         return False
     return abs((own[0] * stored[1]) / (own[1] * stored[0]) - 1) > _SHAPE_CHANGE

@@ -1,4 +1,4 @@
-"""Imported features as the later stages see them: there already, or the import is still to be run."""
+"""Imported features, as the later stages see them: there already, or still to be imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tasks.storage.root import Root
 
 
 def imported_shard(root: Root, ref: ShardRef, extractor: str) -> ShardResult:
-    """What extraction would return for a shard: its receipt; it is never made here.
+    """The receipt of an imported shard, as extraction would return it; it is never made here.
 
     Args:
         root: where the features lie.
@@ -19,7 +19,7 @@ def imported_shard(root: Root, ref: ShardRef, extractor: str) -> ShardResult:
         extractor: the feature set's fingerprint, or its first twelve digits.
 
     Raises:
-        UserError: the shard was not imported, or its files do not stand as its receipt says.
+        UserError: the shard was not imported, or its files are not as its receipt says.
     """
     folder = paths.features_folder(extractor, ref.dataset, ref.split)
     path = f"{folder}/{paths.region_receipt_name(ref.shard)}"
@@ -30,7 +30,7 @@ def imported_shard(root: Root, ref: ShardRef, extractor: str) -> ShardResult:
 
 
 def imported_manifest(root: Root, dataset: str, split: str, extractor: str) -> FeatureManifest:
-    """The manifest that the import of a split has written.
+    """The manifest that a split's import has written.
 
     Raises:
         UserError: there is none, or it is not one.

@@ -1,4 +1,4 @@
-"""Which pictures a shard of imported features holds, and which row of the foreign files each of them has."""
+"""The pictures of each imported shard, and each one's row in the foreign files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Match = Literal["order", "name", "number", "key"]
 
 
 class Picture(Record):
-    """A picture of a shard. `size` is that of the stored image, `row` the number of its row; None where unknown."""
+    """A picture of a shard: `size` of the stored image, `row` of the files; None where unknown."""
 
     key: str
     name: str
@@ -38,7 +38,7 @@ class ShardPictures:
     def __init__(
         self, root: Root, dataset: str, split: str, match: Match, shard_size: int, source: ForeignSource
     ) -> None:
-        """Raises UserError where the split's pictures are needed and not complete, or there and not matched."""
+        """Raise UserError where the split's pictures are needed and incomplete, or present and unmatched."""
         self._root, self._dataset, self._split = root, dataset, split
         self._match, self._shard_size, self._source = match, shard_size, source
         if match == "order":
@@ -52,7 +52,7 @@ class ShardPictures:
             self.shards = self._image_shards()
 
     def _image_shards(self) -> int:
-        """How many there are; all of them are once the split's captions are."""
+        """Number of image shards, which are complete once the split's captions are."""
         folder = paths.image_receipt_path(self._dataset, self._split, 0).rpartition("/")[0]
         found = [re.fullmatch(r"images-(\d{5,})\.json", name) for name in self._root.names(folder)]
         numbers = sorted(int(match.group(1)) for match in found if match)
@@ -94,8 +94,10 @@ def picture_name(url: str) -> str:
 
 
 def name_function(match: Match) -> Callable[[str], str]:
-    """What has to be equal in an id and in a picture's name: all, but for a suffix that an id may have; or, with
-    `number`, the last number in them, so that 132417 is COCO_train2014_000000132417.
+    """The part of an id and of a picture's name that has to be equal.
+
+    That is all of it, but for a suffix that an id may have; or, with `number`, the last number in it, so that 132417 is
+    COCO_train2014_000000132417.
     """
     return _last_number if match == "number" else _without_suffix
 

@@ -1,4 +1,4 @@
-"""What feature files hold, seen from their first pictures: label names, D and R."""
+"""Label names, D and R of feature files, told from their first pictures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.sources import FIRST_ROWS, ForeignSource, Row
 
 _MOST_REGIONS = 100
-_GENERATED_CLASSES = 1600  # Of the Visual Genome vocabulary that nearly all such files are of.
+_GENERATED_CLASSES = 1600  # The size of the Visual Genome vocabulary, which nearly all such files use.
 _MOST_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Labels in class order, with a note where they are from; D; R; the number of each label name; how boxes are
-    measured in each file, and whether the user says so.
+    """The facts of feature files, told from their first pictures.
+
+    Labels in class order, with a note where they are from; D; R; the number of each label name; the unit of boxes in
+    each file, and whether the user says so.
     """
 
     labels: tuple[str, ...]
@@ -37,7 +39,7 @@ class Probe:
     are_boxes_given: bool
 
     def read(self, source: ForeignSource, row: Row) -> ForeignRegions:
-        """A picture's regions.
+        """Read a picture's regions.
 
         Raises:
             ForeignError: its row is damaged, or its boxes are not as those of the others.
@@ -46,12 +48,12 @@ class Probe:
         return in_form(regions, self.box_forms[row.source], self.are_boxes_given)
 
     def classes_of(self, regions: ForeignRegions) -> Mapping[str, int] | int:
-        """What `region_sample` needs to number these regions' labels."""
+        """The classes that `region_sample` needs to number these regions' labels."""
         return self.classes if isinstance(regions.labels, tuple) else len(self.labels)
 
 
 def probe(source: ForeignSource, config: ImportConfig) -> Probe:
-    """Look at the first pictures.
+    """Read the first pictures, and tell the facts of the files from them.
 
     Raises:
         UserError: the vocabulary cannot be read; most of the pictures looked at are not what their form and the
@@ -77,7 +79,7 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
             region_sample(regions, row.image_id, stored, 1, numbers)
         except ForeignError as error:
             problems.append(f"{row.image_id!r}: {error}")
-            continue  # It fails when its turn comes, and is counted there.
+            continue  # The picture fails when its turn comes, and is counted there.
         counts.add(len(regions.boxes))
         if len(regions.boxes):
             dims[regions.features.shape[1]] += 1
@@ -97,7 +99,7 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
 
 
 def _box_form(source: ForeignSource, number: int, num_classes: int) -> BoxForm:
-    """What the boxes of one file are measured in.
+    """The unit of the boxes of one file.
 
     Raises:
         UserError: it cannot be told.
@@ -116,7 +118,7 @@ def _box_form(source: ForeignSource, number: int, num_classes: int) -> BoxForm:
 
 
 def _labels(source: ForeignSource, vocabulary: Path | None) -> tuple[tuple[str, ...], str]:
-    """Label names in class order, and where they are from."""
+    """Label names in class order, and their source."""
     if vocabulary is not None:
         if source.form == "bottom-up":
             raise UserError("these files have no labels that a vocabulary could name; leave out --vocabulary")

@@ -1,4 +1,4 @@
-"""Feature files of other programs, by picture: which form they have, which pictures they hold, and one at a time.
+"""Other programs' feature files, read by picture: their form, their pictures, and one picture at a time.
 
 A TSV is read through once, for its digest and to note where each line begins; the notes lie in a temporary SQLite
 file (TMPDIR; about 100 bytes a picture) that has no name, so memory grows neither with the pictures nor with the
@@ -44,7 +44,7 @@ FIRST_ROWS = 64
 
 @dataclass(frozen=True)
 class ForeignFiles:
-    """What is to be imported: one form, and its files in the order given; `labels` beside each of VinVL's features."""
+    """The files to import, of one form and in the order given; `labels` lie beside each of VinVL's features."""
 
     form: Form
     paths: tuple[Path, ...]
@@ -52,7 +52,7 @@ class ForeignFiles:
 
 
 def recognise(sources: Sequence[Path]) -> ForeignFiles:
-    """Tell the form of feature files from what they hold.
+    """Tell the form of feature files from their content.
 
     Args:
         sources: TSV files; or one folder, of `.npz` files or with VinVL's TSVs.
@@ -122,7 +122,7 @@ def _labels_of(features: Path) -> Path:
             if (labels := features.with_name(f"{stem}{name}.tsv")).is_file():
                 return labels
     raise UserError(
-        f"{features} has no boxes and labels, and no label.tsv stands beside it; put the label.tsv (or "
+        f"{features} has no boxes and labels, and no label.tsv is beside it; put the label.tsv (or "
         "predictions.tsv) of the same run there, named as the feature file with label for feature"
     )
 
@@ -140,7 +140,7 @@ def _line(stream: IO[bytes], path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of the files: its number in their order, its id, and where it is."""
+    """One picture of the files: its number in their order, its id, and its place."""
 
     number: int
     image_id: str
@@ -175,14 +175,14 @@ class ForeignSource:
         """Rows, with repeated ones."""
         self.paths = files.paths
         self.float_types = tuple(self._float_type(number, feature_dim) for number in range(len(files.paths)))
-        """Of each file, the numbers that its features are written in; they say it of themselves in `.npz` files."""
+        """Number type of each file's features; `.npz` files state their own."""
 
     def row(self, number: int) -> Row | None:
         """A picture by its number in the order of the files; None for a repeated one, and beyond the end."""
         return self._one("SELECT number, id, source, at, labels_at FROM rows WHERE number = ?", number)
 
     def named(self, name: str) -> Row | None:
-        """A picture by its name, as `open_source` made it of the id."""
+        """A picture by the name that `open_source` made of its id."""
         return self._one("SELECT number, id, source, at, labels_at FROM rows WHERE name = ?", name)
 
     def first_rows(self, source: int) -> Iterator[Row]:
@@ -196,7 +196,7 @@ class ForeignSource:
         return None if found is None else Row(*found)
 
     def read(self, row: Row, num_classes: int) -> ForeignRegions:
-        """A picture's regions.
+        """Read a picture's regions.
 
         Raises:
             ForeignError: the row is damaged.
@@ -235,7 +235,7 @@ class ForeignSource:
                     vinvl_feature_bytes(line, self._labels_line(row)) if self.form == "vinvl" else feature_bytes(line)
                 )
             except ForeignError:
-                continue  # It fails when its turn comes, and is counted there.
+                continue  # The picture fails when its turn comes, and is counted there.
             yield found
 
     def _labels_line(self, row: Row) -> bytes:
@@ -267,7 +267,7 @@ def open_source(
     background_first: bool = False,
     feature_dim: int | None = None,
 ) -> Iterator[ForeignSource]:
-    """Read the files through and note where each picture is.
+    """Read the files through and note each picture's place.
 
     Args:
         files: what `recognise` found.
@@ -311,7 +311,7 @@ def open_source(
 def _note_lines(
     files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any
 ) -> list[int]:
-    """Note where each row begins; returns the number of each file's first one, and how many there are."""
+    """Note where each row begins; return the number of each file's first one, and the number of rows."""
     number = 0
     starts = []
     for source, path in enumerate(files.paths):
@@ -332,7 +332,7 @@ def _note_lines(
 
 
 def _ids(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
-    """Where each line begins, and its first field."""
+    """The start and the first field of each line."""
     offset = 0
     with path.open("rb") as stream:
         while line := _line(stream, path):
@@ -343,7 +343,7 @@ def _ids(path: Path, digest: Any) -> Iterator[tuple[int, str]]:
 
 
 def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any) -> list[int]:
-    """Note the files in the order of their names; returns 0 and how many there are.
+    """Note the files in the order of their names; return 0 and their number.
 
     Their ends hold checksums: no more is read.
     """
@@ -360,7 +360,7 @@ def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[
 
 
 def _npz_names(folder: Path, inside: str, above: frozenset[Path] = frozenset()) -> Iterator[str]:
-    """Names of the `.npz` files below a folder, without the suffix, in no order; no link is followed back up."""
+    """Names of the `.npz` files below a folder, without suffix, in no order; no link is followed back up."""
     here = folder.resolve()
     if here in above:
         return
@@ -377,4 +377,4 @@ def _checksums(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             return " ".join(f"{info.filename}:{info.CRC:08x}" for info in archive.infolist())
     except (zipfile.BadZipFile, OSError):
-        return f"damaged:{path.stat().st_size}"  # Reading it tells what is wrong.
+        return f"damaged:{path.stat().st_size}"  # Reading the file tells what is wrong.

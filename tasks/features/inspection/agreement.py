@@ -1,4 +1,4 @@
-"""Tables of the page on features that hold labels against captions, and one feature set against another."""
+"""Two tables of the inspection page: labels against captions, and one feature set against another."""
 
 from __future__ import annotations
 

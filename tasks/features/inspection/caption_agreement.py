@@ -1,7 +1,7 @@
-"""Do a picture's labels and its captions speak of the same things?
+"""Agreement of a picture's labels with its captions, word by word.
 
 Means and histograms look alike with a wrong vocabulary or colour order; this does not. The words of a picture's labels
-should stand in its own captions more often than in those of other pictures, whatever the language of the web is like.
+should occur in its own captions more often than in those of other pictures, whatever the language of the web is like.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class WordAgreement(Record):
 
     @property
     def times(self) -> float | None:
-        """How many times what chance gives; None where chance gives nothing."""
+        """The ratio to what chance gives; None where chance gives nothing."""
         return self.own / self.others if self.others else None
 
     @property
     def is_judged(self) -> bool:
-        """True where chance would have enough captions hold the word, and enough not."""
+        """True where chance alone would give enough captions with the word, and enough without."""
         return min(self.others, 1 - self.others) * self.images >= _FEWEST_EXPECTED
 
     @property
@@ -49,7 +49,7 @@ class WordAgreement(Record):
 
 
 class CaptionAgreement(Record):
-    """All words of label names together, and the most frequent ones by themselves."""
+    """All words of label names together, and the most frequent ones singly."""
 
     images: int = Field(description="pictures with captions and regions")
     own: float
@@ -58,7 +58,7 @@ class CaptionAgreement(Record):
 
     @property
     def wrong_words(self) -> tuple[str, ...]:
-        """Words that do not fit, where they are a quarter or more: of a few, captions just do not speak."""
+        """Words that do not fit, if they are a quarter or more; captions may just not mention a few."""
         judged = sum(word.is_judged for word in self.words)
         wrong = tuple(word.word for word in self.words if word.is_wrong)
         return wrong if len(wrong) > 1 and len(wrong) >= _FEW_WORDS * judged else ()
@@ -108,7 +108,7 @@ def caption_agreement(
 
 
 def odds_ratio(share: float, chance: float) -> float:
-    """Odds of a share over those of another: 1 where they are equal, more where the first is larger."""
+    """Odds of one share over those of another: 1 where they are equal, more where the first is larger."""
     against = chance * (1 - share)
     return share * (1 - chance) / against if against else float("inf")
 

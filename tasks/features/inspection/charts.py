@@ -1,4 +1,4 @@
-"""Statistics of regions as charts: how many a picture has, their labels, scores, sizes and norms."""
+"""Charts of regions: number a picture, labels, scores, sizes and norms."""
 
 from __future__ import annotations
 

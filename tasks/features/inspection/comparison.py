@@ -1,4 +1,4 @@
-"""Two feature sets of the same pictures side by side: do they find the same regions, and call them the same?"""
+"""Compare two feature sets of the same pictures: the regions they find, and the labels they give."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_SWAPS = 12
 
 
 class LabelSwap(Record):
-    """What one set calls this, the other calls that."""
+    """One set's label, and the other set's for the same regions."""
 
     here: str
     there: str
@@ -94,7 +94,7 @@ def compare_features(here: OpenFeatures, there: OpenFeatures, keys: Mapping[int,
 def match_boxes(
     boxes: Float, others: Float, alike: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Places of the boxes (R, 4), and of the one that each overlaps most among `others` (S, 4): IoU 0.5 or more.
+    """For boxes (R, 4): those with IoU 0.5 or more among `others` (S, 4), and the best match of each.
 
     Of equal ones, as classwise selection has, one that is `alike` (R, S) is taken.
     """
@@ -117,7 +117,7 @@ def _tally(opened: OpenFeatures) -> RegionTally:
 def _read(
     opened: OpenFeatures, shard: int, keys: Collection[str], tally: RegionTally
 ) -> Iterator[tuple[str, RegionSample]]:
-    """The wanted regions that are in a shard, counted on the way."""
+    """Read the wanted regions of a shard, and count them."""
     if not opened.samples(shard):
         return
     with opened.shard(shard) as (stream, name):

@@ -1,4 +1,4 @@
-"""What `inspect` looks at."""
+"""Settings of `inspect`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tasks.records import Record
 
 
 class InspectConfig(Record):
-    """What is looked at."""
+    """Settings of one inspection."""
 
     shards: tuple[tuple[int, int], ...] | None = Field(
         default=None, description="(first, last) numbers of shards, both included; None: all"

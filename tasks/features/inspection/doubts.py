@@ -1,4 +1,4 @@
-"""What should make someone who looks at features doubt them: sentences for the page and the terminal."""
+"""Reasons to doubt features, as sentences for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SAME_VECTORS = 0.95  # cosine
 
 
 def warnings(details: Mapping[str, Any]) -> list[str]:
-    """What the extractor's details warn of; all who look at the features should know."""
+    """Warnings from the extractor's details, for all who look at the features."""
     named = [(name.rpartition(".")[2], str(value)) for name, value in flat(details)]
     found = [value for name, value in named if name in ("warning", "note")]
     is_random = any(name.startswith("weights") and value.startswith("random") for name, value in named)
@@ -27,13 +27,13 @@ def warnings(details: Mapping[str, Any]) -> list[str]:
 
 
 def doubts(inspection: Inspection) -> list[str]:
-    """What the numbers make doubtful: a vocabulary or colour order that is not the detector's."""
+    """Doubts that the numbers raise: a vocabulary or colour order that is not the detector's."""
     found = []
     captions = inspection.captions
     if captions is not None and captions.images >= _FEWEST_IMAGES:
         if odds_ratio(captions.own, captions.others) < _LEAST_ODDS:
             found.append(
-                f"labels have little to do with captions: their words stand in {captions.own:.1%} of their own "
+                f"labels have little to do with captions: their words occur in {captions.own:.1%} of their own "
                 f"pictures' captions and in {captions.others:.1%} of other pictures'; is the vocabulary the detector's?"
             )
         elif captions.wrong_words:
@@ -63,7 +63,7 @@ def comparison_text(compared: Comparison) -> str:
 
 
 def flat(details: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of nested details."""
+    """Flatten nested details to (dotted name, value)."""
     for name, value in details.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")

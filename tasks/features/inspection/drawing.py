@@ -1,4 +1,4 @@
-"""Pictures with their regions drawn on them, one by one and together on a contact sheet."""
+"""Draw pictures with their regions, one by one and together on a contact sheet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PAPER, _INK = (251, 251, 250), (28, 29, 32)
 
 @dataclass(frozen=True)
 class DrawnRegion:
-    """A region as it is shown: box (x0, y0, x1, y1) in pixels of the stored image, label number and name, score.
+    """A region to draw: box (x0, y0, x1, y1) in pixels of the stored image, label number and name, score.
 
     `best` are its most likely labels with their probabilities, best first, where the extractor stored them.
     """
@@ -41,13 +41,15 @@ class DrawnRegion:
 
     @property
     def text(self) -> str:
-        """`stop sign 0.98`, long names cut."""
+        """The tag `stop sign 0.98`; long names are cut."""
         name = self.name if len(self.name) <= _LONGEST_NAME else self.name[: _LONGEST_NAME - 1] + "…"
         return f"{name} {self.score:.2f}"
 
 
 def draw_regions(jpeg: bytes | None, size: tuple[int, int], regions: Sequence[DrawnRegion]) -> Image.Image:
-    """A picture in the size of a page with boxes in their labels' colours, and a tag on each with name and score.
+    """Draw boxes in their labels' colours, tagged with name and score.
+
+    The picture gets the size of a page.
 
     Args:
         jpeg: the stored image; None where it is not there any more: the boxes are drawn on grey.
@@ -80,20 +82,20 @@ def draw_regions(jpeg: bytes | None, size: tuple[int, int], regions: Sequence[Dr
 
 
 def label_colour(label: int) -> Colour:
-    """A vivid colour for a label number, always the same one: neighbours differ by the golden ratio of a turn."""
+    """A vivid colour for a label number, always the same: neighbours differ by the golden ratio of a turn."""
     red, green, blue = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.8 if label % 2 else 0.6, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def to_jpeg(picture: Image.Image) -> bytes:
-    """Without colour subsampling, which smears coloured tags."""
+    """Encode without colour subsampling, which smears coloured tags."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=82, subsampling=0, optimize=True)
     return stream.getvalue()
 
 
 def contact_sheet(pictures: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Drawn pictures in rows of three, each with its caption below, cut to two lines."""
+    """Drawn pictures in rows of three, each above its caption, cut to two lines."""
     font = ImageFont.load_default(_CAPTION_FONT)
     caption_height = _CAPTION_LINES * (_CAPTION_FONT + 6)
     columns = min(_COLUMNS, len(pictures))
@@ -121,12 +123,12 @@ def _opened(jpeg: bytes, shape: tuple[int, int]) -> Image.Image:
 def _tag_place(
     box: Box, width: float, height: float, shape: tuple[int, int], taken: Sequence[Box]
 ) -> tuple[float, float]:
-    """Left and top of a tag at its box: above, inside or below, where it hides least of the tags placed before."""
+    """Left and top of a tag at its box: above, inside or below, where it hides least of earlier tags."""
     x0, y0, x1, y1 = box
-    wishes = [(x, y) for y in (y0 - height, y0, y1 - height, y1, (y0 + y1 - height) / 2) for x in (x0, x1 - width)]
+    candidates = [(x, y) for y in (y0 - height, y0, y1 - height, y1, (y0 + y1 - height) / 2) for x in (x0, x1 - width)]
     places = [
         (min(max(0.0, x), max(0.0, shape[0] - 1 - width)), min(max(0.0, y), max(0.0, shape[1] - 1 - height)))
-        for x, y in wishes
+        for x, y in candidates
     ]
 
     def hidden(place: tuple[float, float]) -> float:
@@ -145,7 +147,7 @@ def _fitting(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever is read more easily on a colour: relative luminance as in WCAG 2."""
+    """Black or white, whichever is easier to read on a colour: relative luminance as in WCAG 2."""
     linear = [(part / 255) ** 2.2 for part in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.18 else (255, 255, 255)

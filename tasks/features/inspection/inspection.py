@@ -1,6 +1,6 @@
-"""A look at the features of a split in numbers: statistics of its regions and shards, and the pictures that failed.
+"""Inspect a split's features in numbers: statistics of regions and shards, and failed pictures.
 
-Everything is read from the receipts and shards that stand, so a split can be looked at while it is being extracted.
+Everything is read from the finished receipts and shards, so a split can be looked at while it is being extracted.
 Memory depends on what is asked for, not on the size of the split.
 """
 
@@ -37,7 +37,7 @@ LabelsOf = dict[int, dict[str, tuple[int, ...]]]
 
 
 class FailedPicture(Record):
-    """A picture without regions, and why."""
+    """A picture without regions, and the reason."""
 
     shard: int
     key: str
@@ -70,7 +70,7 @@ class Inspection(Record):
 def inspect_features(
     root: Root, features: FeatureSet, config: InspectConfig, against: FeatureSet | None = None
 ) -> tuple[Inspection, list[ShownPicture]]:
-    """Read statistics and pictures of a split's features, and compare them with another set of that split.
+    """Read a split's statistics and pictures, and compare it with another feature set.
 
     Raises:
         UserError: no such features, shards or keys are there, or the two sets have no picture in common.
@@ -111,7 +111,7 @@ def inspect_features(
 def tally_regions(
     found: OpenFeatures, layout: RegionLayout, max_images: int
 ) -> tuple[dict[int, RegionTally], LabelsOf]:
-    """Counts and labels of each shard read, of so many images in all.
+    """Count regions and labels by shard, reading about `max_images` images in all.
 
     Too many images: evenly spaced ones; too few of each shard: evenly spaced shards.
 
@@ -140,7 +140,7 @@ def tally_regions(
 
 
 def spread_evenly(total: int, wanted: int) -> list[int]:
-    """So many different numbers below `total`, evenly spaced; all of them where fewer are there."""
+    """Numbers below `total`, evenly spaced; all of them where fewer are there."""
     if wanted >= total:
         return list(range(total))
     return [number * total // wanted for number in range(wanted)]
@@ -153,7 +153,7 @@ def _captions(root: Root, found: OpenFeatures, labels: LabelsOf) -> CaptionAgree
 
 
 def _compare(found: OpenFeatures, other: OpenFeatures, labels: LabelsOf) -> Comparison:
-    """The two sets on evenly spaced ones of the images read."""
+    """Compare the two sets on evenly spaced images."""
     read = [(shard, key) for shard, images in labels.items() if shard in other.receipts for key in images]
     keys: dict[int, set[str]] = {}
     for place in spread_evenly(len(read), _MOST_COMPARED):
@@ -175,7 +175,7 @@ def _shard_line(found: OpenFeatures, shard: int) -> ShardStatistics:
 
 
 def _read_failures(found: OpenFeatures) -> tuple[tuple[FailedPicture, ...], dict[str, int]]:
-    """The first failed pictures, and how often each reason occurs: the detail up to a colon, without its numbers."""
+    """The first failed pictures, and a count of each reason: its detail up to a colon, without numbers."""
     first: list[FailedPicture] = []
     reasons: Counter[str] = Counter()
     for shard, receipt in found.receipts.items():

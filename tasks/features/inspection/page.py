@@ -1,4 +1,4 @@
-"""The features of a split as one HTML page that needs nothing else: pictures, statistics, shards, failures."""
+"""A split's features as one self-contained HTML page: pictures, statistics, shards, failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_SHARDS = 100  # rows of the table; those that stand out are always shown
 _MOST_ABSENT = 200
 
 _KIND = ("imported_from", "detector", "config.backend", "config.model", "config.selection")
-"""Of the extractor's details, what says in short which one it is."""
+"""The details that tell in short which extractor it is."""
 
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("samples", "images", ",d"),

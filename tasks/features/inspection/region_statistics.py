@@ -1,4 +1,4 @@
-"""What regions look like in numbers: counts and histograms over many images.
+"""Statistics of regions: counts and histograms over many images.
 
 A wrong colour order, vocabulary, box scale or layer shows in these before anything is trained on them.
 """
@@ -21,24 +21,24 @@ Counts = npt.NDArray[np.int64]
 Edges = npt.NDArray[np.float64]
 
 SHARE_EDGES: Edges = np.linspace(0, 1, 21)
-"""Of scores and background probabilities."""
+"""Edges for scores and background probabilities."""
 AREA_EDGES: Edges = np.array([0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
-"""Of a box's share of its picture."""
+"""Edges for a box's share of its picture."""
 NORM_EDGES: Edges = np.concatenate([[0.0], np.geomspace(1e-3, 1e6, 217)])
-"""Of feature norms: 24 bins a factor of ten, and one for all below a thousandth."""
+"""Edges for feature norms: 24 bins a factor of ten, and one for all below a thousandth."""
 
 _OUTSIDE = 1.0  # pixels a box may reach over the edge of its picture: rounding, not another scale
 
 
 class Histogram(Record):
-    """Counts between edges, one edge more than counts; what lies beyond the edges counts in the outer bins."""
+    """Counts between edges, one edge more than counts; values beyond the edges count in the outer bins."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 class LabelCount(Record):
-    """How many regions have a label. Names may repeat in a vocabulary; numbers do not."""
+    """Number of regions with a label. Names may repeat in a vocabulary; numbers do not."""
 
     label: int
     name: str
@@ -46,7 +46,7 @@ class LabelCount(Record):
 
 
 class RegionStatistics(Record):
-    """Sums over the images that were read."""
+    """Sums over the images read."""
 
     images: int
     regions: int
@@ -71,7 +71,7 @@ class RegionStatistics(Record):
 
 @dataclass
 class RegionTally:
-    """Counts that regions are added to, one image at a time, in memory that does not grow with their number."""
+    """Running counts of regions, in memory that does not grow with the images."""
 
     num_labels: int
     max_regions: int
@@ -139,7 +139,7 @@ class RegionTally:
             counts += _binned(values, edges)
 
     def merge(self, other: RegionTally) -> None:
-        """Add what another tally of the same feature set counted."""
+        """Add the counts of another tally of the same feature set."""
         for name, value in vars(other).items():
             if name in ("num_labels", "max_regions"):
                 assert value == getattr(self, name)
@@ -180,7 +180,10 @@ class RegionTally:
 
 
 def boxes_outside(boxes: Float, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Which of the boxes (R, 4) are empty, or leave their picture of `size` (width, height) by more than a pixel."""
+    """Which boxes (R, 4) are empty, or leave their picture by more than a pixel.
+
+    `size` is the picture's (width, height).
+    """
     x0, y0, x1, y1 = boxes.T
     over = np.maximum.reduce([-x0, -y0, x1 - size[0], y1 - size[1]])
     return np.asarray((over > _OUTSIDE) | (x1 <= x0) | (y1 <= y0))
@@ -218,7 +221,7 @@ def _histogram(edges: Edges, counts: Counts) -> Histogram:
 
 
 def _median(counts: Counts) -> float:
-    """Of numbers of which `counts[n]` are n; between the two middle ones where their number is even."""
+    """The median of numbers of which `counts[n]` are n; an even number of them has it between the middle two."""
     total = int(counts.sum())
     if not total:
         return 0.0

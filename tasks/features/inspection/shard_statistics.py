@@ -1,4 +1,4 @@
-"""Feature shards side by side, and which of them differ: as those of another detector or colour order do."""
+"""Compare feature shards with each other: another detector or colour order shows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST = {"failed": 0.01, "label_shift": 0.5}
 
 
 class ShardStatistics(Record):
-    """One feature shard: whole numbers from its receipt, means over the images read from it (None: none was)."""
+    """One feature shard: whole numbers from its receipt, means over the images read from it (None: none read)."""
 
     shard: int
     samples: int
@@ -38,7 +38,7 @@ class ShardStatistics(Record):
 
 
 def with_means(line: ShardStatistics, shard: RegionTally, whole: RegionTally) -> ShardStatistics:
-    """A shard's line with the means of what was read from it; `whole` counts all shards, this one too."""
+    """A shard's line with the means of its images read; `whole` counts all shards, this one too."""
     if not shard.regions:
         return line.model_copy(update={"images_read": shard.images})
     return line.model_copy(
@@ -54,7 +54,7 @@ def with_means(line: ShardStatistics, shard: RegionTally, whole: RegionTally) ->
 
 
 def label_shift(shard: Counts, others: Counts) -> float | None:
-    """How much further a shard's label shares are from the others' than two draws from one urn would be.
+    """Distance of a shard's label shares from the others', in units of random draws.
 
     The distance is the total variation, half the sum of differences of shares. Chance's is its expectation for
     multinomial draws of n and m regions, the sum of sqrt(p (1 - p) (1/n + 1/m) / (2 pi)) over the labels. Regions of
@@ -73,7 +73,7 @@ def label_shift(shard: Counts, others: Counts) -> float | None:
 
 
 def mark_outliers(lines: Sequence[ShardStatistics]) -> list[ShardStatistics]:
-    """The lines with the fields named that lie far from the other shards': five robust spreads from the median.
+    """Mark fields five robust spreads or more from the other shards' median.
 
     The spread is 1.4826 times the median absolute deviation, a normal distribution's standard deviation. Differences
     of no consequence (2% of the median; of failures, a hundredth of the pictures; of label shifts, half of what chance

@@ -24,7 +24,7 @@ Found = dict[str, tuple[int, RegionSample]]
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """A picture with its regions drawn. `here` tells whether the image was on the disk; else it is grey."""
+    """A picture with its regions drawn; `here` is false, and the picture grey, where its image is not on the disk."""
 
     key: str
     shard: int
@@ -36,7 +36,7 @@ class ShownPicture:
 
 
 def show_pictures(opened: OpenFeatures, layout: RegionLayout, config: InspectConfig) -> list[ShownPicture]:
-    """The chosen pictures in the order of their shards, or in that of the keys given.
+    """The chosen pictures in the order of their shards, or of the keys given.
 
     Raises:
         UserError: a key has no regions in the selected shards.
@@ -59,7 +59,7 @@ def show_pictures(opened: OpenFeatures, layout: RegionLayout, config: InspectCon
 
 
 def _draw_at_random(opened: OpenFeatures, layout: RegionLayout, count: int, seed: int) -> Found:
-    """Images of all of the selected shards, each as likely as any other."""
+    """Draw images from all selected shards, each as likely as any other."""
     shards = list(opened.receipts)
     ends = np.cumsum([opened.samples(shard) for shard in shards])
     total = int(ends[-1])
@@ -75,7 +75,7 @@ def _draw_at_random(opened: OpenFeatures, layout: RegionLayout, count: int, seed
 
 
 def _find(opened: OpenFeatures, layout: RegionLayout, keys: Sequence[str]) -> Found:
-    """Images by key, in the order of the keys."""
+    """Find images by key, in the order of the keys."""
     found: Found = {}
     missing = set(keys)
     for shard in opened.receipts:

@@ -47,7 +47,7 @@ def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, spli
 
 
 def published_beside(row: SettingRow, dataset: str, split: str) -> list[PublishedRow]:
-    """The published rows that a row of ours may stand beside: of the same test set and number of ranked images."""
+    """The published rows that may be compared with a row of ours: of the same test set and number of ranked images."""
     name = _published_name(dataset)
     if name is None or split != "test" or row.positives is not None:
         return []

@@ -141,7 +141,9 @@ def test_readers_refuse_features_of_another_order_until_they_are_extracted_again
     shutil.rmtree(project.folder / "out", ignore_errors=True)
     project.list_rows([1, 0, 2, 3, 4])
     project.download()
-    expected = r"features of drawn/test .* made from other images than stand .*\(1 of 3 shards, 00000 for one\): run `"
+    expected = (
+        r"features of drawn/test .* made from other images than are under .*\(1 of 3 shards, 00000 for one\): run `"
+    )
     with pytest.raises(UserError, match=expected + "unicoder-vl extract`"):
         reader(project)
     assert not (project.folder / "out").exists()

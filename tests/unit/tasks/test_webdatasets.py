@@ -278,12 +278,12 @@ def test_features_of_other_images_than_stand_now_are_refused(root: Root) -> None
         receipt, re.sub(rb'("images-00001.tar": \{[^}]*"sha256": ")..', rb"\g<1>00", root.read_bytes(receipt))
     )
     root.remove(made_from_path(extractor_of(root), DATASET, SPLIT))
-    with pytest.raises(UserError, match="made from other rows or images than stand"):
+    with pytest.raises(UserError, match="made from other rows or images than are under"):
         open_regions(root, NAME)
-    with pytest.raises(UserError, match="made from other rows or images than stand"):
+    with pytest.raises(UserError, match="made from other rows or images than are under"):
         open_images(root, NAME)
     root.remove(captions_receipt_path(DATASET, SPLIT))
-    with pytest.raises(UserError, match=r"made from other images than stand.*1 of 3 shards, 00001"):
+    with pytest.raises(UserError, match=r"made from other images than are under.*1 of 3 shards, 00001"):
         open_regions(root, NAME)
 
 

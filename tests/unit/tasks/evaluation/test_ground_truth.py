@@ -1,4 +1,4 @@
-"""Scores that stand, measured by files of several true candidates: ids are found again, refusals name what is wrong."""
+"""Finished scores, measured by files of several true candidates: ids are found again, refusals name what is wrong."""
 
 from __future__ import annotations
 

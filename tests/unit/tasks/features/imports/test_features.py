@@ -305,7 +305,7 @@ def test_vinvls_pair_with_labels_in_another_order(root, tmp_path):
 
 def test_features_without_their_labels_say_which_file_is_missing(root, tmp_path):
     (tmp_path / "features.tsv").write_text(vinvl_lines("1", made(1, 1, 2048), ["dog"])[0])
-    with pytest.raises(UserError, match=r"no label\.tsv stands beside it"):
+    with pytest.raises(UserError, match=r"no label\.tsv is beside it"):
         import_features(root, "coco", "train", config(tmp_path / "features.tsv"))
 
 

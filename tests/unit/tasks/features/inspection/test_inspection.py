@@ -174,7 +174,7 @@ def test_wrong_vocabulary_is_told_from_the_captions(root: Root) -> None:
     found, _ = look(root, count=0)
     assert found.captions is not None and found.captions.own == 0
     (doubt,) = doubts(found)
-    assert doubt.startswith("labels have little to do with captions: their words stand in 0.0% of their own pictures'")
+    assert doubt.startswith("labels have little to do with captions: their words occur in 0.0% of their own pictures'")
     assert escape(doubt) in inspection_page(found, [], "")
 
 
@@ -215,7 +215,7 @@ def test_missing_cut_and_foreign_shards_are_named(root: Root) -> None:
     with pytest.raises(ShardError, match=r"regions-00002\.tar has [\d,]+ bytes, its receipt says [\d,]+; run"):
         look(root)
     root.remove(path)
-    with pytest.raises(ShardError, match=r"regions-00002\.tar is missing though its receipt stands"):
+    with pytest.raises(ShardError, match=r"regions-00002\.tar is missing though its receipt is there"):
         look(root)
     publish_features(root, 2, [regions_of(key(20))], encoding="fp16")
     with pytest.raises(ShardError, match=r"regions-00002\.tar: its records have another form"):
