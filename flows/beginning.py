@@ -1,4 +1,4 @@
-"""Ctrl-C before a command has begun its work, mostly during imports: one line and an end. Imports next to nothing."""
+"""Handle Ctrl-C before a command has begun its work, mostly during imports. Imports next to nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import FrameType
 
 
 def end_on_ctrl_c() -> None:
-    """Until a command says what its end means, end at once; where Ctrl-C is ignored, as under nohup, it stays so."""
+    """End at once on Ctrl-C, until a command says otherwise; where it is ignored, as under nohup, it stays so."""
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, end)
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """End without unwinding: an import that is interrupted may say anything."""
+    """End without unwinding: an interrupted import may say anything."""
     if sys.stderr is not None:
         print("interrupted before anything was begun", file=sys.stderr, flush=True)
     os._exit(128 + number)

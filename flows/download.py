@@ -1,4 +1,4 @@
-"""Caption/URL rows to image shards and captions."""
+"""The flow `download`: caption/URL rows to image shards and captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image shards to feature shards."""
+"""The flow `extract`: image shards to feature shards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def extract_task(root_uri: str, ref: ShardRef, config: ExtractorConfig, pool: Ex
 def feature_manifest_task(
     root_uri: str, dataset: str, split: str, config: ExtractorConfig, missing: Collection[int]
 ) -> int:
-    """Number of images with regions in the split."""
+    """Publish a split's feature manifest; return its number of images with regions."""
     manifest = write_feature_manifest(Root(root_uri), dataset, split, config, missing)
     return sum(shard.samples for shard in manifest.shards)
 

@@ -1,4 +1,4 @@
-"""Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
+"""The flow `finetune`: feature shards, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
 
 from __future__ import annotations
 

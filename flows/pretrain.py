@@ -1,4 +1,4 @@
-"""Feature shards to a pretrained checkpoint."""
+"""The flow `pretrain`: feature shards to a pretrained checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All stages, end to end: rows in, retrieval table and report out."""
+"""The flow `rebuild`: all stages, from rows to retrieval table and report."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from flows.views.artifacts import show_rebuild
 
 @flow(name="rebuild", flow_run_name="rebuild {params.name} in {params.root_uri}")
 def rebuild(params: RebuildParams, changes: Changes | None = None) -> RebuildResult:
-    """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
+    """Download, extract, pretrain, finetune, evaluate every setting, report. What is finished is not done again."""
     begin_run()
     params = with_changes(params, changes)
     # Prefect does not hand tags down to subflows.
     with rows_ready(params) as ready, tags(*flow_run.tags):
-        check_rebuild(ready)  # Not after days of downloading.
+        check_rebuild(ready)  # Check before the download, which may take days.
         return run_rebuild(ready, Steps(DataStages(download, extract), training_tasks, report_task, show_rebuild))
 
 

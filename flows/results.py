@@ -1,4 +1,4 @@
-"""What flows return: JSON, for the next flow, the command line and Prefect."""
+"""Results of flows as JSON, for the next flow, the command line and Prefect."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class FailedShard(Record):
 
 
 class StageSummary(Record):
-    """What one stage did for one split, or for one run."""
+    """One stage's work for one split, or for one run."""
 
     stage: Stage
     name: str = Field(description="dataset/split of shards; the run's folder, or the setting, of training and scoring")
     ran: int = Field(description="shards or runs worked on now")
-    skipped: int = Field(description="shards or runs that stood already")
+    skipped: int = Field(description="shards or runs that were finished before")
     counts: dict[str, int] = Field(
         default={},
         description="rows by outcome, samples, steps: what the stage counts. shard_failed: those of failed shards",
@@ -43,7 +43,7 @@ Tables = Callable[[Sequence[StageSummary]], None]
 
 
 def no_tables(summaries: Sequence[StageSummary]) -> None:
-    """Where Prefect is not there to show any."""
+    """Show no tables, where there is no Prefect page."""
 
 
 class EvaluationResult(Record):
@@ -65,7 +65,7 @@ class EvaluationResult(Record):
 
 
 class RebuildResult(Record):
-    """What a whole experiment came to."""
+    """The result of a whole experiment."""
 
     root_uri: str
     table: tuple[SettingRow, ...] = Field(description="chance first")
@@ -76,7 +76,7 @@ class RebuildResult(Record):
 
 
 class Made(Record):
-    """One thing that `setup` looked for on the Prefect server, and what it did about it."""
+    """One thing that `setup` checked on the Prefect server, and what it did about it."""
 
     kind: Literal["work pool", "deployment", "automation"]
     name: str

@@ -1,4 +1,4 @@
-"""Variants of one experiment, trained and scored beside each other: the paper's ablations."""
+"""The flow `sweep`: variants of one experiment, trained and scored side by side: the paper's ablations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.reports.sweeps import Sweep, VariantRow, sweep_text
 
 @flow(name="sweep", flow_run_name="sweep {params.ablation} of {params.base.name} in {params.base.root_uri}")
 def sweep(params: SweepParams, changes: Changes | None = None) -> Sweep:
-    """Download and extract once, train and evaluate every variant, compare. What stands already is not done again.
+    """Download and extract once, train and evaluate every variant, compare. What is finished is not done again.
 
     Raises:
         VariantsFailedError: some variants failed. The others were not held up, and the table is there.
@@ -35,14 +35,14 @@ def sweep(params: SweepParams, changes: Changes | None = None) -> Sweep:
     params = with_changes(params, changes)
     # Prefect does not hand tags down to subflows.
     with rows_ready(params.base) as base, tags(*flow_run.tags):
-        check_rebuild(base)  # Not after days of downloading.
+        check_rebuild(base)  # Check before the download, which may take days.
         make_data(base, DataStages(download, extract))
     return run_variants(params, training_tasks, compare_task)
 
 
 @task(name="compare", task_run_name="compare", cache_policy=NO_CACHE)
 def compare_task(params: SweepParams, rows: list[VariantRow]) -> Sweep:
-    """The table as a page, as JSON and as a Prefect artifact."""
+    """Write the table as a page, as JSON and as a Prefect artifact."""
     result = compare(params, rows)
     create_table_artifact(
         key=f"sweep-{params.ablation}",

@@ -1,4 +1,4 @@
-"""Runs training runs and evaluations as Prefect tasks."""
+"""Run trainings and evaluations as Prefect tasks."""
 
 from __future__ import annotations
 

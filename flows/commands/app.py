@@ -10,7 +10,7 @@ app = typer.Typer(
     name="unicoder-vl",
     cls=Commands,
     help="Vision-language pretraining from caption/URL rows to a retrieval table. Every command resumes where the last "
-    "one ended: what stands is not done again.",
+    "one ended: what is finished is not done again.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -19,4 +19,4 @@ app = typer.Typer(
 
 @app.callback()
 def _application() -> None:
-    """Commands are added when they are asked for; typer wants something to be there."""
+    """Give typer a callback; commands are added when they are asked for."""

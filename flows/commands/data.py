@@ -91,7 +91,7 @@ def download(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Caption/URL rows to image shards and captions; or, with --only-failed, another try for failed URLs.
+    """Turn caption/URL rows into image shards and captions; or, with --only-failed, try failed URLs again.
 
     With neither --rows, --recipe nor --params it goes on with what was begun under the root.
     """
@@ -154,7 +154,7 @@ def extract(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Image shards to feature shards: the regions of every picture.
+    """Turn image shards into feature shards: the regions of every picture.
 
     With neither --recipe nor --params it works on what was downloaded under the root.
     """

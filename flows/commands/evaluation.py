@@ -89,9 +89,9 @@ def evaluate(
     ] = None,
     json: Json = False,
 ) -> None:
-    """A checkpoint to recall at 1, 5 and 10, both ways, and one row of the history.
+    """Measure a checkpoint's recall both ways, and add a row to the history.
 
-    Scores that stand are not made again.
+    Scores that are there are not made again.
     """
     with exit_codes():
         choice = runs.checkpoint_choice(checkpoint)
@@ -123,7 +123,7 @@ def history(
     ] = None,
     json: Json = False,
 ) -> None:
-    """How recall moved: every evaluation under the root beside the earlier ones that it can be compared with."""
+    """Show how recall moved: every evaluation under the root beside earlier comparable ones."""
     with exit_codes():
         result = read_measures(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
         print(result.model_dump_json() if json else history_text(result))

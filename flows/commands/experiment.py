@@ -36,7 +36,7 @@ _DIGITS = (
 
 
 def demo(root: Root = None, seed: Seed = None, json: Json = False) -> None:
-    """Rows to retrieval table on a self-made small web, in minutes, without network or GPU."""
+    """Run every stage on a small drawn web, in minutes, without network or GPU."""
     with exit_codes():
         _rebuild(load_experiment("demo", None, root, seed), json)
         if not json:
@@ -51,7 +51,7 @@ def rebuild(
     set_: Changed = None,
     json: Json = False,
 ) -> None:
-    """All stages: download, extract, pretrain, finetune, evaluate, report."""
+    """Run all stages: download, extract, pretrain, finetune, evaluate, report."""
     with exit_codes():
         _rebuild(load_experiment(recipe, params, root, seed, set_), json)
 
@@ -59,7 +59,7 @@ def rebuild(
 def status(
     root: Root = None, recipe: Recipe = None, params: Params = None, seed: Seed = None, json: Json = False
 ) -> None:
-    """How far an experiment is, and the command that would come next. Changes nothing.
+    """Show how far an experiment is, and the command that comes next. Changes nothing.
 
     With neither --recipe nor --params it tells how far what is downloaded under the root is.
     """

@@ -1,4 +1,4 @@
-"""The commands that bring features in, hand them on and look whether they are whole. None of them needs Prefect."""
+"""The commands that import, export and verify features. None of them needs Prefect."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def import_command(
     ] = 1024,
     json: Json = False,
 ) -> None:
-    """Features of LXMERT, bottom-up attention or VinVL (TSV, .npz) into feature shards that training reads.
+    """Import features of LXMERT, bottom-up attention or VinVL (TSV, .npz) as feature shards for training.
 
     Stopped, the same command goes on at its shard.
     """
@@ -161,7 +161,7 @@ def export_command(
     features: _Features = None,
     json: Json = False,
 ) -> None:
-    """Feature shards to files for other programs, as float32. Attributes, which are not stored, are zeros."""
+    """Export feature shards for other programs, as float32. Attributes, which are not stored, are zeros."""
     with exit_codes():
         source = storage.Root(root or "data")
         _split_name(dataset)
@@ -185,7 +185,7 @@ def verify_command(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Are feature shards whole? Names each damaged one and what to run; the exit code is 1 if there is any."""
+    """Check that feature shards are whole. Names each damaged one and what to run; exit code 1 if there is any."""
     with exit_codes():
         source = storage.Root(root or "data")
         if dataset is not None:
@@ -230,7 +230,7 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _shards_logged(what: str) -> Callable[[int, int], None]:
-    """A progress line every hundredth shard."""
+    """Log a progress line every hundredth shard."""
 
     def heard(done: int, total: int) -> None:
         if done % 100 == 0 or done == total:

@@ -29,7 +29,7 @@ from tasks.storage.root import Root, now
 
 
 class InspectResult(Record):
-    """What --json prints."""
+    """The JSON that --json prints."""
 
     page: str = Field(description="full name of the HTML page")
     picture: str | None = Field(description="full name of the contact sheet")
@@ -84,7 +84,7 @@ def inspect(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Look at features: pictures with their regions, statistics of every shard, what failed. Reads what stands."""
+    """Show features: pictures with their regions, statistics of every shard, what failed. Reads what is finished."""
     with exit_codes():
         if picture is not None and not picture.lower().endswith(".png"):
             raise UserError(f"--picture {picture!r} is not the name of a .png file")
@@ -114,7 +114,7 @@ def inspect(
 
 
 def shard_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """`0-9,12` as ((0, 9), (12, 12)).
+    """Parse `0-9,12` to ((0, 9), (12, 12)).
 
     Raises:
         UserError: it is no such list.
@@ -129,7 +129,7 @@ def shard_ranges(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def inspect_text(result: InspectResult) -> str:
-    """What was found, for a terminal."""
+    """The inspection's result, for a terminal."""
     found, statistics = result.inspection, result.inspection.statistics
     lines = [f"warning: {text}" for text in (*warnings(found.details), *doubts(found))]
     lines.append(
@@ -145,7 +145,7 @@ def inspect_text(result: InspectResult) -> str:
     )
     if found.captions is not None:
         lines.append(
-            f"words of labels stand in {found.captions.own:.1%} of their own captions, {found.captions.others:.1%} of "
+            f"words of labels occur in {found.captions.own:.1%} of their own captions, {found.captions.others:.1%} of "
             "others"
         )
     if found.comparison is not None:
@@ -173,7 +173,7 @@ def _choose_features(
 
 
 def _place(path: str) -> tuple[Root, str]:
-    """A file anywhere, as its folder and its name."""
+    """Split a file's path into folder and name."""
     folder, slash, name = path.rpartition("/")
     if not name:
         raise UserError(f"{path!r} is a folder; give the name of a file")

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the first asks a command to end in order, a second one ends it at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first ends a command in order, a second one at once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def ends_in_order() -> Iterator[None]:
-    """Let each of these signals end the work as Ctrl-C does, with what is done kept and temporary files gone.
+    """Let each of these signals end the work as Ctrl-C does.
+
+    What is done is kept, and temporary files are removed.
 
     A second Ctrl-C or SIGTERM does not wait for that: it kills what was started, and this process.
     """
@@ -65,7 +67,7 @@ def ends_in_order() -> Iterator[None]:
 
 
 def _leave_terminal() -> None:
-    """Write what is still said to nowhere: on a closed terminal it would fail, and with it what remains to be done."""
+    """Redirect output to nowhere: on a closed terminal it would fail, and with it what remains to be done."""
     with Path(os.devnull).open("wb") as nothing:
         for descriptor in (1, 2):
             with suppress(OSError):
@@ -74,7 +76,7 @@ def _leave_terminal() -> None:
 
 
 def _end_at_once(number: int) -> None:
-    """Kill what this process has started, and end it; what is tethered to it dies with it (`tasks.workers.tether`)."""
+    """Kill all child processes and end; what is tethered to this one dies with it (`tasks.workers.tether`)."""
     kill_children()
     for worker in multiprocessing.active_children():
         worker.kill()

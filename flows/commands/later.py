@@ -1,4 +1,7 @@
-"""Every command, by name: imported once it is asked for, so that the others do not wait for what only it needs."""
+"""Commands by name, each imported once it is asked for.
+
+So no command waits for imports that only another one needs.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in self.commands:
-            self._add(*([cmd_name] if cmd_name in _GROUPS else _GROUPS))  # All of them, to suggest one of.
+            self._add(*([cmd_name] if cmd_name in _GROUPS else _GROUPS))  # Load all commands, to suggest one.
         return super().get_command(ctx, cmd_name)
 
     def _add(self, *names: str) -> None:

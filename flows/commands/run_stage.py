@@ -1,4 +1,4 @@
-"""How a command runs a stage: as a flow where a Prefect server is configured, else without Prefect."""
+"""Run a stage as a flow where a Prefect server is configured, else without Prefect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flows.params.shards import Params
 
 
 def run_stage(stage: str, params: Params) -> Any:
-    """Run download, extract, pretrain, finetune, evaluate, rebuild or sweep to its end; what its flow returns.
+    """Run download, extract, pretrain, finetune, evaluate, rebuild or sweep to its end; return what its flow returns.
 
     A run that no server is told of nobody would see, so without one Prefect is not even imported: a command that finds
     all done ends in a second, where a server of its own alone would cost several.

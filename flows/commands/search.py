@@ -1,4 +1,4 @@
-"""The command `search`: pictures for a text, captions for a picture. It needs no Prefect server: it is no flow."""
+"""The command `search`: pictures for a text, captions for a picture. It is no flow and needs no Prefect server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FoundLine(Record):
 
 
 class SearchResult(Record):
-    """What --json prints."""
+    """The JSON that --json prints."""
 
     query: str = Field(description="the text, or the name of the picture")
     run: str
@@ -120,7 +120,7 @@ def search(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Pictures that fit a text, or captions that fit a picture, by a trained run's scores."""
+    """Find pictures for a text, or captions for a picture, by a run's scores."""
     with exit_codes():
         _check_query(text, image, images, captions)
         if page is not None and (page.is_dir() or not page.name):
@@ -142,7 +142,7 @@ def search(
 
 
 def search_text(result: SearchResult) -> str:
-    """A line a hit: rank, score, key, path and caption; and what is to be known about them."""
+    """A line a hit: rank, score, key, path and caption; then remarks."""
     paths = [_printable(hit.path) for hit in result.hits]
     width = max(map(len, paths))
     lines = [
@@ -158,7 +158,7 @@ def search_text(result: SearchResult) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text of the web without what would steer a terminal."""
+    """Text of the web without terminal control characters."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
@@ -174,7 +174,7 @@ def _check_query(text: str | None, image: str | None, images: str | None, captio
 
 
 def _find(opened: Search, text: str | None, image: str | None, top: int, page: Path | None) -> SearchResult:
-    """`text` or `image` is there; see `_check_query`."""
+    """Search by `text` or `image`; see `_check_query`."""
     query = text if text is not None else opened.read_picture(str(image))
     count, what = (opened.num_captions, "captions") if text is None else (opened.num_images, "pictures")
     searched, step = f"{opened.dataset}/{opened.split}", opened.checkpoint.step

@@ -1,4 +1,4 @@
-"""The command `setup`: makes a Prefect server ready for `prefect deployment run`."""
+"""The command `setup`: prepares a Prefect server for `prefect deployment run`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def setup(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a Prefect server ready: work pool, deployments, and the automation that marks dead runs as crashed.
+    """Prepare a Prefect server: work pool, deployments, and the automation that marks dead runs as crashed.
 
-    Run it again after every update: what stands as it should is left alone. Deployed runs work in UNICODER_VL_HOME, or
+    Run it again after every update: what is as it should be is left alone. Deployed runs work in UNICODER_VL_HOME, or
     else in the folder where this command is run.
     """
     with exit_codes():
@@ -58,7 +58,7 @@ def setup(
 
 
 def setup_text(made: Sequence[Made], project: ProjectSpec, home: Path) -> str:
-    """A line for each thing, where runs work, and what takes them."""
+    """A line for each thing, the folder of runs, and the command of a worker."""
     lines = [f"{one.kind} {one.name}: {one.done}{one.remark and f' ({one.remark})'}" for one in made]
     workers = [f"start a worker with: unicoder-vl worker --pool {pool}" for pool in project.pools]
     return "\n".join([*lines, f"runs work in {home}", *workers])

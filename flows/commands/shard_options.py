@@ -1,4 +1,4 @@
-"""The options of the download, extract and evaluate commands -> their parameters."""
+"""Turn the options of download, extract and evaluate into their parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @dataclass(frozen=True)
 class RowsOptions:
-    """What describes the rows of --rows, as given; None, or False, where it was not."""
+    """The options that describe the rows of --rows; None, or False, where not given."""
 
     images: str | None = None
     form: str | None = None
@@ -36,7 +36,7 @@ class RowsOptions:
     shard_size: int | None = None
 
     def check_unused(self) -> None:
-        """Raise UserError where something was given though there are no --rows that it could describe."""
+        """Raise UserError where options describe --rows and there are none."""
         given = [f"--{field.replace('_', '-')}" for field, value in vars(self).items() if value not in (None, False)]
         if given:
             raise UserError(
@@ -71,7 +71,7 @@ def rows_params(
         source |= {"caption_column": caption, "url_column": url}
     if described.select is not None:
         source["select"] = _names_of(described.select, "--select", "a list of splits, such as train,restval")
-    # Validated by itself: of a union, pydantic would name every member that it is not.
+    # Validated by itself: pydantic would name every member of a union that it is not.
     found: dict[str, Any] = {"name": dataset, "splits": {split: RowsConfig.model_validate(source)}}
     if described.shard_size is not None:
         found["shard_size"] = described.shard_size
@@ -79,7 +79,7 @@ def rows_params(
 
 
 def begun_params(root_uri: str, only: Sequence[str] | None) -> DownloadParams:
-    """Parameters that go on with what was begun under a root.
+    """Parameters that continue a download begun under a root.
 
     Raises:
         UserError: nothing was, or splits were begun with different settings.
@@ -89,7 +89,7 @@ def begun_params(root_uri: str, only: Sequence[str] | None) -> DownloadParams:
 
 
 def retry_config(only_failed: bool, outcomes: str | None, older_than: str | None) -> RetryConfig | None:
-    """Which failures are to be tried again; None where none are.
+    """Which failures are tried again; None for none.
 
     Raises:
         UserError: an option cannot be read, or needs --only-failed.
@@ -123,7 +123,7 @@ def with_download_options(
     max_failed_share: float | None = None,
     ray: str | None = None,
 ) -> DownloadParams:
-    """The parameters with what the command line adds; validated again.
+    """Add the command line's options to the parameters, validated again.
 
     Raises:
         UserError: there is no such setting or it cannot be, shards cannot be read, or options contradict each other.
@@ -146,7 +146,7 @@ def with_download_options(
 
 
 def begun_extract_params(root_uri: str, only: Sequence[str] | None) -> ExtractParams:
-    """Parameters that extract what was downloaded under a root.
+    """Parameters that extract the downloads begun under a root.
 
     Raises:
         UserError: nothing was, or splits were begun with different settings.
@@ -165,7 +165,7 @@ def with_extract_options(
     max_failed_share: float | None = None,
     ray: str | None = None,
 ) -> ExtractParams:
-    """The parameters with what the command line adds; validated again.
+    """Add the command line's options to the parameters, validated again.
 
     Raises:
         UserError: there is no such setting or it cannot be, or shards or a part cannot be read.
@@ -185,7 +185,7 @@ def with_extract_options(
 
 
 def nodes_config(nnodes: int, node_rank: int | None, master_addr: str | None, master_port: int) -> NodesConfig | None:
-    """The machines that train together; None where this one is alone.
+    """The nodes that train together; None where this one is alone.
 
     Raises:
         UserError: one of them is missing.
@@ -204,7 +204,7 @@ def nodes_config(nnodes: int, node_rank: int | None, master_addr: str | None, ma
 
 
 def _ray_cluster(text: str) -> Any:
-    """What --ray says: an address, or all of a RayConfig as JSON."""
+    """Parse --ray: an address, or all of a RayConfig as JSON."""
     try:
         return json.loads(text) if text.startswith("{") else text
     except ValueError as error:
@@ -217,7 +217,7 @@ def _check_shards(shards: str | None) -> None:
 
 
 def _names_of(text: str, option: str, expected: str, number: int | None = None) -> list[str]:
-    """The names in a list with commas: so many of them, or at least one."""
+    """The names in a list with commas: exactly so many, or at least one."""
     names = [part.strip() for part in text.split(",")]
     if not all(names) or number not in (None, len(names)):
         raise UserError(f"{option} {text!r} is not {expected}")

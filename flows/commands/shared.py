@@ -1,4 +1,4 @@
-"""What every command has: the options they share, exit codes for what goes wrong, and an orderly end on a signal."""
+"""Parts that all commands share: options, exit codes for errors, and an orderly end on a signal."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MaxFailedShare = Annotated[
     float | None,
     typer.Option(
         "--max-failed-share",
-        help="Of each split's shards, so many may fail, such as 0.02: captions and features go on without them.",
+        help="Share of each split's shards that may fail, such as 0.02: captions and features go on without them.",
     ),
 ]
 Ray = Annotated[
@@ -67,7 +67,10 @@ MasterPort = Annotated[
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn what went wrong, or a signal, into an exit code and, where the message says it all, a line on stderr."""
+    """Turn an error or a signal into an exit code.
+
+    Where the message says it all, it is one line on stderr.
+    """
     log_to_stderr()
     try:
         with ends_in_order():

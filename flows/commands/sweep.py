@@ -1,4 +1,4 @@
-"""The command `sweep`: the paper's ablations, as variants of a recipe or of parameters of one's own."""
+"""The command `sweep`: the paper's ablations, as variants of a recipe or of the user's own parameters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sweep(
     set_: Changed = None,
     json: Json = False,
 ) -> None:
-    """One experiment in variants, beside each other: layers of the encoder, boxes read of an image, or settings.
+    """Run one experiment in variants side by side: encoder layers, boxes read of an image, or settings.
 
     Images and features are made once. A variant that was trained before, by a rebuild too, is not trained again.
     """
@@ -56,7 +56,7 @@ def sweep(
 
 
 def sweep_params(ablation: str, values: str | None, base: RebuildParams) -> SweepParams:
-    """What the command line says, validated.
+    """Validated parameters of the command line.
 
     Raises:
         UserError: there is no such ablation.

@@ -38,7 +38,7 @@ def pretrain(
     master_port: MasterPort = 29500,
     json: Json = False,
 ) -> None:
-    """Feature shards to a pretrained checkpoint.
+    """Train on feature shards to a pretrained checkpoint.
 
     Machines train it together where the same command is given on each, with --nnodes, --master-addr and its own
     --node-rank.
@@ -66,7 +66,7 @@ def finetune(
     master_port: MasterPort = 29500,
     json: Json = False,
 ) -> None:
-    """Feature shards, and a pretrained checkpoint, to a retrieval checkpoint. Several machines: as for pretrain."""
+    """Finetune a pretrained checkpoint on feature shards for retrieval. Several machines: as for pretrain."""
     with exit_codes():
         nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
         loaded = load_experiment(recipe, params, root, seed, set_)

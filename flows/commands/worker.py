@@ -1,4 +1,4 @@
-"""The command `worker`: takes runs of the deployments, and is stopped without loss."""
+"""The command `worker`: runs deployments, and can be stopped without loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def worker(
         typer.Option("--with-healthcheck", help="Answer /health on PREFECT_WORKER_WEBSERVER_PORT, on loopback."),
     ] = False,
 ) -> None:
-    """Take runs of the deployments, as `prefect worker start` does, and be stopped without loss.
+    """Run deployments, as `prefect worker start` does, and stop without loss.
 
     On SIGTERM or Ctrl-C its runs are asked to end first: training writes its checkpoint, and each run is marked as
     crashed at once, so that the next one can begin. A second signal kills them.

@@ -1,4 +1,4 @@
-"""What a run does first that a worker has started, without the command line."""
+"""Start of a run that a worker launches without the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.workers.tether import signal_at_parents_end
 
 
 def begin_run() -> None:
-    """Let the rooms' log lines through to Prefect, reach loopback, and end in order when the worker is gone."""
+    """Prepare a run: Prefect gets the rooms' log lines, loopback is reachable, and it ends with its worker."""
     let_rooms_speak()
     bypass_proxies_on_loopback()
     if os.environ.get("PREFECT__FLOW_RUN_ID") and threading.current_thread() is threading.main_thread():
@@ -22,7 +22,7 @@ def begin_run() -> None:
 
 
 def end_with_worker() -> None:
-    """Have this process end, as by a cancellation, when the worker that started it is killed (on Linux).
+    """End this process in order when its worker is killed (on Linux).
 
     Without its worker a run cannot be cancelled any more, and would hold its GPU while the next one begins.
     """
@@ -31,7 +31,7 @@ def end_with_worker() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """SIGTERM is a crash to Prefect's engine: training writes its checkpoint, and the run says that it has crashed."""
+    """End by SIGTERM, a crash to Prefect's engine: training writes its checkpoint, and the run counts as crashed."""
     # The worker read what is printed. Nobody does now, so printing would fail, and with it what the engine does next.
     with Path(os.devnull).open("wb") as nothing:
         for descriptor in (1, 2):

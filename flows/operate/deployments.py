@@ -27,19 +27,19 @@ _DEFAULT_HEARTBEAT_SECONDS = 180
 
 
 class PoolSpec(Params):
-    """Where runs of a deployment wait for a worker, and what the worker starts them with."""
+    """The work pool of a deployment, and the settings that its runs start with."""
 
     name: str
     job_variables: dict[str, Any] = Field(default={}, description="of the pool's type; env is the run's environment")
 
     @property
     def heartbeat_seconds(self) -> int:
-        """How often a run says that it lives."""
+        """How often a run sends a heartbeat."""
         return int(self.job_variables.get("env", {}).get(_HEARTBEAT, _DEFAULT_HEARTBEAT_SECONDS))
 
 
 class LimitSpec(Params):
-    """How many runs of a deployment there are at once, and what becomes of a further one."""
+    """The most runs of a deployment at once, and the treatment of a further one."""
 
     limit: int = Field(ge=1)
     collision_strategy: Literal["ENQUEUE", "CANCEL_NEW"] = "ENQUEUE"
@@ -55,12 +55,12 @@ class CronSpec(Params):
 
 
 class DeploymentSpec(Params):
-    """One entry of `deployments` in prefect.yaml: that part of Prefect's format which is used here."""
+    """One entry of `deployments` in prefect.yaml: the part of Prefect's format used here."""
 
     name: str
     description: str
     tags: tuple[str, ...]
-    entrypoint: str = Field(pattern=r"^\w+(\.\w+)+$", description="module and name of the flow, such as flows.a.a")
+    entrypoint: str = Field(pattern=r"^\w+(\.\w+)+$", description="MODULE.FLOW, such as flows.rebuild.rebuild")
     work_pool: PoolSpec
     concurrency_limit: LimitSpec | None = None
     schedules: tuple[CronSpec, ...] = ()
@@ -68,7 +68,7 @@ class DeploymentSpec(Params):
 
 
 class ProjectSpec(Params):
-    """What of prefect.yaml is registered with a server."""
+    """The parts of prefect.yaml that are registered with a server."""
 
     pull: tuple[dict[str, dict[str, Any]], ...] = Field(description="what a worker does before it imports the flow")
     deployments: tuple[DeploymentSpec, ...] = Field(min_length=1)
@@ -87,17 +87,17 @@ class ProjectSpec(Params):
 
     @property
     def heartbeat_seconds(self) -> int:
-        """How often the slowest of the runs says that it lives."""
+        """How often the slowest of the runs sends a heartbeat."""
         return max(one.work_pool.heartbeat_seconds for one in self.deployments)
 
 
 def home_folder() -> Path:
-    """The folder that deployed runs shall work in: UNICODER_VL_HOME, or else the current one."""
+    """The working folder of deployed runs: UNICODER_VL_HOME, or else the current one."""
     return Path(os.environ.get(HOME_VARIABLE) or Path.cwd()).resolve()
 
 
 def project_file() -> Path:
-    """The prefect.yaml that comes with the package, or lies in the checkout that is installed."""
+    """The prefect.yaml of the package, or of the installed checkout."""
     checkout = _PACKAGES / "prefect.yaml"
     return checkout if checkout.is_file() else Path(sys.prefix) / "share" / "unicoder-vl" / "prefect.yaml"
 
@@ -127,7 +127,7 @@ def read_project(path: Path, home: Path) -> ProjectSpec:
 
 
 def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:
-    """The same with every placeholder replaced.
+    """Replace every placeholder.
 
     Raises:
         KeyError: there is no such variable.

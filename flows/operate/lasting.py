@@ -1,4 +1,4 @@
-"""Makes Prefect's worker outlast a server that is away.
+"""Let Prefect's worker survive a server outage.
 
 Prefect's own stops to watch for cancellations after three failed polls, half a minute, for as long as a run lives; and
 after some minutes it ends, and its runs with it. This reaches into Prefect 3.8, so it is done in one place.
@@ -28,7 +28,7 @@ log = get_logger("worker.lasting")
 
 
 def outlast_outages() -> None:
-    """Have the worker of this process go on, and runs be cancelled, when a server that was away is there again."""
+    """Let this process's worker survive an outage of the server, and cancel runs after it."""
     for module in (prefect._internal.observers, prefect.workers.base):
         module.critical_service_loop = call_for_ever  # type: ignore[attr-defined]
     for observing in (prefect.runner._flow_run_executor, prefect.runner.runner, prefect.workers.base):
@@ -65,7 +65,9 @@ async def call_for_ever(
 
 
 class LastingObserver(FlowRunCancellingObserver):
-    """Looks for runs that are to be cancelled as long as there are runs, whether or not it is told of them too.
+    """Looks for runs to cancel as long as there are runs.
+
+    Prefect's own relies on being told of them.
 
     What a server tells is lost while it restarts.
     """
@@ -92,7 +94,7 @@ class LastingObserver(FlowRunCancellingObserver):
                 log.warning("the Prefect server does not say which runs are to be cancelled (%s)", error)
 
     def _start_polling_task(self, task: asyncio.Task[None]) -> None:
-        """Nothing: it runs already."""
+        """Do nothing: it runs already."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("the Prefect server tells of no cancellations any more (%s); they are looked for", error)
 

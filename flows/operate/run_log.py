@@ -8,10 +8,10 @@ from flows.views.terminal import ROOMS
 
 
 def let_rooms_speak() -> None:
-    """Let the rooms' lines through to Prefect: one per shard, and progress now and then.
+    """Pass the rooms' lines to Prefect: one per shard, and progress now and then.
 
     PREFECT_LOGGING_EXTRA_LOGGERS gives their loggers Prefect's handler, but not the level INFO. A level that somebody
-    has set stands.
+    has set stays.
     """
     for room in ROOMS:
         logger = logging.getLogger(room)

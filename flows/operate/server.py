@@ -1,4 +1,4 @@
-"""The Prefect server that is configured, if any: whose it is, how Prefect is set up for it, and whether it answers."""
+"""The configured Prefect server, if any: its address, Prefect's settings for it, and whether it answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.workers.loopback import bypass_proxies_on_loopback, is_loopback
 
 STARTUP_SECONDS = 120.0
 
-# What the user has set stands.
+# What the user has set stays.
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -36,7 +36,7 @@ def configure_prefect() -> None:
 
 
 def configured_api_url() -> str | None:
-    """The server that the environment or the active Prefect profile names; None where there is none."""
+    """URL of the server in the environment or the active Prefect profile; None without one."""
     if url := os.environ.get("PREFECT_API_URL"):
         return url
     home = _home()
@@ -51,23 +51,23 @@ def configured_api_url() -> str | None:
 
 
 def _home() -> Path:
-    """Where Prefect keeps its profiles and its database."""
+    """Prefect's folder of profiles and database."""
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect")
     try:
         return home.expanduser()
     except RuntimeError:
-        return home  # There is no home: neither in the environment, nor of this user.
+        return home  # Neither the environment nor this user has a home.
 
 
 def use_server() -> None:
-    """Get ready to speak to the configured server. Call before the flows, and so Prefect, are imported."""
+    """Prepare to use the configured server. Call before the flows, and so Prefect, are imported."""
     bypass_proxies_on_loopback()
     configure_prefect()
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "flows,tasks")
 
 
 def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to run without one") -> None:
-    """Return once the configured server answers.
+    """Wait until the configured server answers.
 
     Raises:
         StageError: it does not within two minutes. The message names it and ends with the advice.
@@ -85,7 +85,7 @@ def wait_for_server(advice: str = "start it, or unset PREFECT_API_URL to run wit
 
 
 def _bypass_proxies() -> None:
-    """Have Prefect's client read no proxies: it makes a transport of each, and some cannot be made.
+    """Keep Prefect's client from reading proxies: it makes a transport of each, and some cannot be made.
 
     NO_PROXY does not help: `ALL_PROXY=socks5://...` without the package for it is an error, wherever a request goes.
     """

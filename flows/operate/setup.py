@@ -1,6 +1,6 @@
-"""Makes what runs need on a Prefect server: work pool, deployments, and the automation that finds dead runs.
+"""Create what runs need on a Prefect server: work pool, deployments, and the automation that finds dead runs.
 
-Whatever stands as it should is left alone, so this may be run again at any time.
+Whatever is as it should be is left alone, so this may be run again at any time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ AUTOMATION = "unicoder-vl: mark runs without a heartbeat as crashed"
 
 
 def set_up(project: ProjectSpec) -> list[Made]:
-    """Make the pools, deployments and automation that are not there yet; change those that are declared otherwise now.
+    """Create missing pools, deployments and automation; change those that are declared otherwise now.
 
     Raises:
         UserError: the server wants a password, or a deployment's parameters do not fit its flow.
@@ -61,7 +61,7 @@ def set_up(project: ProjectSpec) -> list[Made]:
 
 
 def _load_flow(spec: DeploymentSpec) -> Flow[..., Any]:
-    """The flow of a deployment, its parameters checked."""
+    """Load the flow of a deployment and check its parameters."""
     module, _, name = spec.entrypoint.rpartition(".")
     try:
         flow = getattr(import_module(module), name)
@@ -153,7 +153,7 @@ def _make_automation(client: SyncPrefectClient, heartbeat_seconds: int) -> Made:
 
 
 def _automation(heartbeat_seconds: int) -> AutomationCore:
-    """Crashed: what becomes of a run that has said that it lives, and then nothing at all for three heartbeats.
+    """An automation that marks a run as crashed after three missed heartbeats.
 
     A worker tells the server of a run that died, but not where it is killed with the run, or its machine stops.
     """

@@ -1,4 +1,4 @@
-"""A Prefect worker that is stopped without loss.
+"""A Prefect worker that stops without loss.
 
 Asked to stop, Prefect's own worker kills its runs (SIGKILL) and is gone within a second: no checkpoint is written, and
 the runs stay Running on the server until the automation finds them. This one asks them first, as a cancellation does,
@@ -34,7 +34,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> int:
-    """Run `prefect worker start` with these arguments until it ends, or this process is asked to stop.
+    """Run `prefect worker start` until it ends, or this process is asked to stop.
 
     A second signal stops at once. The worker dies with this process, and its runs end when it does
     (`flows.operate.deployed`), even by SIGKILL.
@@ -50,7 +50,7 @@ def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> 
         stopping.set()
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
-    # In a session of its own: Ctrl-C in a terminal is for this process, which decides.
+    # A session of its own: Ctrl-C in a terminal reaches only this process, which decides.
     command = tether.command("flows.operate.worker_process", "worker", "start", *arguments)
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -67,7 +67,7 @@ def run_worker(arguments: Sequence[str], stop_seconds: float = STOP_SECONDS) -> 
 
 
 def _end_runs(worker: int, seconds: float) -> None:
-    """SIGTERM to each run, once, those that are begun meanwhile too; return when all have ended, or time is up."""
+    """Send SIGTERM to each run once, also to those begun meanwhile; return when all have ended, or time is up."""
     asked: set[int] = set()
     until = time.monotonic() + seconds
     while (runs := _children(worker)) and time.monotonic() < until:

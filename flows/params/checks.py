@@ -1,4 +1,4 @@
-"""Finds bad input before Prefect is imported and before anything is written."""
+"""Checks of parameters that find bad input before Prefect is imported and before anything is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tasks.workers.machines import NodesConfig
 
 
 def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str | None) -> RebuildParams:
-    """The parameters that a command line names: a recipe's, or a file's; the root overrides the file's.
+    """Load the parameters that a command line names: a recipe's or a file's. --root overrides the file's.
 
     Raises:
         UserError: neither or both are named, the recipe is unknown, or the file is not such parameters.
@@ -48,7 +48,7 @@ def load_params(recipe_name: str | None, params_path: Path | None, root_uri: str
 
 
 def read_params(path: Path) -> RebuildParams:
-    """Parameters from a JSON file, as `unicoder-vl params` prints them.
+    """Read parameters from a JSON file, as `unicoder-vl params` prints them.
 
     Raises:
         UserError: the file cannot be read, is not JSON, or a field of it is wrong; names the first such field.
@@ -66,7 +66,8 @@ def read_params(path: Path) -> RebuildParams:
 
 
 def validation_text(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
-    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are.
+    """The first problem, such as `pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many
+    more.
 
     Args:
         error: what pydantic says.
@@ -127,7 +128,7 @@ def check_extract(params: RebuildParams | ExtractParams) -> None:
 
 
 def check_downloaded(params: RebuildParams | ExtractParams) -> None:
-    """Raise UserError unless every split has been through the download at least as far as its manifest."""
+    """Raise UserError unless every split has been downloaded at least as far as its manifest."""
     for dataset in params.datasets:
         for split in dataset.splits:
             manifest_receipt(Root(params.root_uri), dataset.name, split)
@@ -141,13 +142,13 @@ def check_rebuild(params: RebuildParams) -> None:
 
 
 def check_pretrain(params: PretrainParams) -> None:
-    """Raise UserError unless what pretraining reads is there; StageError if another process trains this run."""
+    """Raise UserError unless pretraining's inputs are there; StageError if another process trains this run."""
     root = Root(params.root_uri)
     _check_run(root, run_name(root, params.spec()), params.nodes)
 
 
 def check_finetune(params: FinetuneParams) -> None:
-    """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too; and as `check_pretrain`."""
+    """Raise UserError unless finetuning's inputs are there, the pretrained checkpoint too; and as `check_pretrain`."""
     root = Root(params.root_uri)
     _check_run(root, run_name(root, params.spec()), params.nodes)
 

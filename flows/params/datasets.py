@@ -1,4 +1,4 @@
-"""The data that people report retrieval on: pictures on disk, with Karpathy's splits, and the protocols in use.
+"""Datasets that papers report retrieval on: pictures on disk, Karpathy's splits, and the protocols in use.
 
 Whatever else lies in a folder with captions is a `DatasetConfig` of your own, in a --params file.
 """
@@ -12,14 +12,14 @@ from tasks.config import DatasetConfig, RowsConfig
 
 
 class RetrievalData(NamedTuple):
-    """A dataset to finetune and to measure on, and over which of its test images recall is measured."""
+    """A dataset to finetune and to measure on, and the test images over which recall is measured."""
 
     dataset: DatasetConfig
     protocols: tuple[RecallProtocol, ...]
 
 
 def _karpathy(name: str, images: str) -> DatasetConfig:
-    """Karpathy's dataset_NAME.json, and the folder of pictures beside it, as the working directory has them."""
+    """Karpathy's dataset_NAME.json and the folder of pictures beside it, below the working directory."""
     rows = RowsConfig(rows=f"dataset_{name}.json", images=images)
     return DatasetConfig(name=name, splits=dict.fromkeys(("train", "val", "test"), rows))
 

@@ -1,4 +1,4 @@
-"""The demo: every stage on a small web that the project makes itself."""
+"""The demo's parameters: every stage on a small web that the project draws itself."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PACKAGED = Path(tasks.world.__file__).parent
 
 
 def world_path(root_uri: str) -> str:
-    """Where the small web of a root is: it is drawn, and served, on this machine."""
+    """The folder of a root's small web, which is drawn and served on this machine."""
     root = Root(root_uri)
     return f"{root_uri.rstrip('/')}/{WORLD_FOLDER}" if root.is_local else local_copy(root).path(WORLD_FOLDER)
 
 
 def demo(root_uri: str) -> RebuildParams:
-    """Minutes on two CPU cores: a self-made web of drawn scenes, a small detector that comes with the package.
+    """An experiment of minutes on two CPU cores: a web of drawn scenes, and the package's small detector.
 
     Sizes and rates were chosen on this world's validation pictures, so they say nothing about other data. Liberties
     against the paper, each a documented option: every caption is fed with its own and with another image; features

@@ -15,7 +15,7 @@ from tasks.training.runs import CheckpointChoice, checkpoint_choice
 
 
 class EvaluateParams(Params):
-    """A checkpoint and a retrieval split to one row of the history.
+    """Parameters of an evaluation: a checkpoint and a retrieval split to one row of the history.
 
     The checkpoint is one of a run that is described by its parameters (setting, extractor, and pretraining or
     finetuning), or of one that is named (run) and so says all that by itself.
@@ -57,7 +57,7 @@ class EvaluateParams(Params):
     @field_validator("checkpoint", mode="before")
     @classmethod
     def _read_checkpoint(cls, value: object) -> object:
-        """A step may be written as a text, as a command line does."""
+        """Accept a step as text, as a command line gives it."""
         return checkpoint_choice(str(value))
 
     @model_validator(mode="after")
@@ -87,5 +87,5 @@ class EvaluateParams(Params):
 
     @property
     def subject(self) -> str:
-        """What is scored, in a word."""
+        """The name of what is scored."""
         return self.run or self.setting or ""

@@ -1,4 +1,4 @@
-"""The parameters of every flow: frozen models, composed from the rooms' configs. They check that the rooms agree.
+"""Parameters of every flow: frozen models, composed from the rooms' configs, that check that the rooms agree.
 
 `RebuildParams` is a whole experiment. A stage's own parameters are a part of it, so one JSON file serves every
 command, deployment and history row.
@@ -98,7 +98,7 @@ class RebuildParams(Params):
         return self
 
     def _check_validation(self) -> None:
-        """Not after days of downloading."""
+        """Fail before the download starts, not after days of downloading."""
         pretraining, retrieval = self.pretraining_dataset, self.retrieval_dataset
         loops = (("pretrain", self.pretrain, pretraining), ("finetune", self.finetune, retrieval))
         for name, config, dataset in (*loops, ("task_specific", self.task_specific, retrieval)):
@@ -121,7 +121,7 @@ class RebuildParams(Params):
 
     @property
     def name(self) -> str:
-        """`cc3m to flickr30k`: what the experiment is, for people."""
+        """The experiment's name for people, such as `cc3m to flickr30k`."""
         return f"{self.pretraining_dataset.name} to {self.retrieval_dataset.name}"
 
     @property

@@ -77,7 +77,7 @@ _TEN_EPOCHS = 156_250
 
 
 def _finetuning(score: Literal["sigmoid", "logit"], margin: float, image_weight: float) -> FinetuneConfig:
-    """What both versions do alike, and their hinge.
+    """Finetuning as both versions do it, with their hinge.
 
     Neither says which checkpoint it reports. Here it is the one with the best recall sum on 200 held-out images:
     200,000 pairs to score each time, where all of Flickr30K's validation split were five million.
@@ -144,7 +144,7 @@ another name of the newest version."""
 
 
 def recipe(name: str, root_uri: str) -> RebuildParams:
-    """A recipe by name.
+    """The recipe of this name.
 
     Raises:
         UserError: there is none of that name.

@@ -19,7 +19,7 @@ class Params(BaseModel):
 
 
 class ShardParams(Params):
-    """Datasets under a root, and which of their splits and shards are worked on."""
+    """Datasets under a root, and the splits and shards of them to work on."""
 
     root_uri: Uri = Field(description="folder or fsspec URI under which everything is kept")
     datasets: tuple[DatasetConfig, ...] = Field(min_length=1, description="what each is and where its rows are")
@@ -61,7 +61,7 @@ class ShardParams(Params):
 
     @property
     def names(self) -> str:
-        """Of the datasets, for people."""
+        """Names of the datasets, for people."""
         return ", ".join(dataset.name for dataset in self.datasets)
 
     def selects_shard(self, shard: int) -> bool:
@@ -73,14 +73,14 @@ class ShardParams(Params):
 
 
 class DownloadParams(ShardParams):
-    """Caption/URL rows to image shards, for one or more datasets."""
+    """Parameters of a download: caption/URL rows to image shards, for one or more datasets."""
 
     download: Download = DownloadConfig()
     max_workers: int = Field(default=2, ge=1, description="shards downloaded at once, one process each")
     retry: RetryConfig | None = Field(
         default=None, description="try failures of finished shards again, and do nothing else; None: download"
     )
-    force: bool = Field(default=False, description="download the selected shards again though they stand")
+    force: bool = Field(default=False, description="download the selected shards again though they are finished")
     accept_changes: bool = Field(
         default=False,
         description="go on under a root begun with other rows or settings; what they change is downloaded anew",
@@ -94,17 +94,17 @@ class DownloadParams(ShardParams):
 
     @property
     def work(self) -> str:
-        """What is done, in a word."""
+        """The kind of work, in a word."""
         return "download" if self.retry is None else "retry failures of"
 
     @property
     def accepts_changes(self) -> bool:
-        """Whoever downloads all again accepts that rows or settings differ."""
+        """Whether other rows or settings are accepted, as they are by downloading all again."""
         return self.accept_changes or self.force
 
 
 class ExtractParams(ShardParams):
-    """Image shards to feature shards."""
+    """Parameters of an extraction: image shards to feature shards."""
 
     extractor: Extractor = ExtractorConfig()
     max_workers: int = Field(

@@ -62,7 +62,7 @@ class TrainParams(Params):
 
 
 class PretrainParams(TrainParams):
-    """Feature shards of the pretraining dataset to a pretrained checkpoint."""
+    """Parameters of pretraining: feature shards of the pretraining dataset to a pretrained checkpoint."""
 
     pretrain: Pretrain = PretrainConfig()
 
@@ -83,7 +83,7 @@ class PretrainParams(TrainParams):
 
 
 class FinetuneParams(TrainParams):
-    """Feature shards of a retrieval dataset, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
+    """Parameters of finetuning: feature shards, and perhaps a pretrained checkpoint, to a retrieval checkpoint."""
 
     validation_split: Name | None = Field(
         default="val", description="held-out split of the dataset, see finetune.validation_steps"

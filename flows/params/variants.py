@@ -26,7 +26,7 @@ class Variant(NamedTuple):
 
 
 class SweepParams(Params):
-    """An experiment, what of it is varied, and to which values."""
+    """An experiment, the thing that is varied, and its values."""
 
     ablation: Ablation = Field(
         description="layers: how many the encoder has (encoder.num_layers); boxes: how many regions of an image it "
@@ -59,13 +59,13 @@ class SweepParams(Params):
             raise ValueError(f"there is no setting {value!r} here; known are {', '.join(self.base.settings)}")
 
     def variants(self) -> list[Variant]:
-        """In the order of the values, each once."""
+        """The variants in the order of the values, each once."""
         values = self._default_values() if self.values is None else self.values
         return [self._variant(value) for value in dict.fromkeys(values)]
 
     @property
     def name(self) -> str:
-        """Of its files. Another recipe's sweep on the same root, dataset and seed takes their place."""
+        """Name of the sweep's files. Another recipe's sweep on the same root, dataset and seed replaces them."""
         seed = self.base.finetune.seed
         return f"{self.ablation}-{self.base.retrieval_dataset.name}" + (f"-seed{seed}" if seed else "")
 

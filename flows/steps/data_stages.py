@@ -1,4 +1,4 @@
-"""The two stages that an experiment's data goes through before anything is trained on it."""
+"""The two stages that make an experiment's data: download and extract."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger("flows.data")
 
 
 class DataStages(NamedTuple):
-    """The two, as functions: flows of Prefect, or those of `flows.steps.direct`."""
+    """The two stages as functions: Prefect flows, or those of `flows.steps.direct`."""
 
     download: Callable[[DownloadParams], list[StageSummary]]
     extract: Callable[[ExtractParams], list[StageSummary]]
 
 
 def make_data(params: RebuildParams, stages: DataStages) -> tuple[list[StageSummary], list[StageSummary]]:
-    """Download and extract; the summaries of both.
+    """Download and extract; return the summaries of both.
 
     Raises:
         StageError: more shards failed than may, or any of the split that is measured.
@@ -37,13 +37,13 @@ def make_data(params: RebuildParams, stages: DataStages) -> tuple[list[StageSumm
 
 
 def _log_done(stage: str, summaries: Sequence[StageSummary]) -> None:
-    """On Prefect's page, each stage's own lines are on the page of its own run."""
+    """Log the summaries: on Prefect's page, each stage's own lines are on the page of its own run."""
     now, before = sum(summary.ran for summary in summaries), sum(summary.skipped for summary in summaries)
     log.info("%s: %d shards done now, %d done before", stage, now, before)
 
 
 def check_measured(params: RebuildParams, extractions: Sequence[StageSummary]) -> None:
-    """Raise StageError unless the split that is measured is whole: recall over a part of it is another number."""
+    """Raise StageError unless the measured split is whole: recall over a part of it is another number."""
     name = f"{params.retrieval_dataset.name}/{params.evaluation_split}"
     for summary in extractions:
         if summary.name == name and summary.failed:

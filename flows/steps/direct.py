@@ -43,7 +43,7 @@ from tasks.workers.launch import stopping_children
 
 
 def download_directly(params: DownloadParams) -> list[StageSummary]:
-    """What the flow `download` does, in this process and its workers."""
+    """Run the flow `download` without Prefect, in this process and its workers."""
     return run_download(params, DOWNLOAD)
 
 
@@ -65,7 +65,7 @@ def _download_shards(root_uri: str, work: Work, pool: DownloadPool, again: Again
 
 
 def extract_directly(params: ExtractParams) -> list[StageSummary]:
-    """What the flow `extract` does, in this process and its workers."""
+    """Run the flow `extract` without Prefect, in this process and its workers."""
     return run_extract(params, EXTRACT)
 
 
@@ -91,13 +91,13 @@ def _as_they_end(
 
 
 def pretrain_directly(params: PretrainParams) -> CheckpointRef:
-    """What the flow `pretrain` does, in this process and a child."""
+    """Run the flow `pretrain` without Prefect, in this process and a child."""
     with stopping_children():
         return run_pretrain(params, no_bar)
 
 
 def finetune_directly(params: FinetuneParams) -> CheckpointRef:
-    """What the flow `finetune` does, in this process and a child."""
+    """Run the flow `finetune` without Prefect, in this process and a child."""
     with stopping_children():
         return run_finetune(params, no_bar)
 
@@ -112,12 +112,12 @@ def evaluate_directly(params: EvaluateParams) -> EvaluationResult:
 
 
 def rebuild_directly(params: RebuildParams) -> RebuildResult:
-    """What the flow `rebuild` does, for parameters that were checked and whose rows are served."""
+    """Run the flow `rebuild` without Prefect, for checked parameters whose rows are served."""
     return run_rebuild(params, REBUILD)
 
 
 def sweep_directly(params: SweepParams) -> Sweep:
-    """What the flow `sweep` does, for parameters that were checked and whose rows are served."""
+    """Run the flow `sweep` without Prefect, for checked parameters whose rows are served."""
     make_data(params.base, _DATA)
     return run_variants(params, trainings_directly, compare)
 
@@ -133,13 +133,13 @@ def trainings_directly(at_once: int) -> Iterator[Submit]:
     try:
         with stopping_children():
             yield submit
-    finally:  # It waits for its threads, and they for their children.
+    finally:  # The executor waits for its threads, and they for their children.
         pool.shutdown(cancel_futures=True)
 
 
 def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> CheckpointRef | EvaluationResult:
     for before in wait_for:
-        before.result()  # What it failed with, this fails with.
+        before.result()  # Raises the error that it failed with.
     match stage, params:
         case Stage.PRETRAIN, PretrainParams():
             return run_pretrain(params, no_bar)

@@ -1,4 +1,4 @@
-"""What downloading is, step by step, whoever runs the steps: Prefect tasks, or nothing but this process."""
+"""The steps of a download, for Prefect tasks or this process alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Work = Sequence[tuple[DatasetConfig, ShardRef]]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps, as functions. `shards` works on many at once; `captions` are told which shards to do without."""
+    """The steps as functions. `shards` takes many at once; `captions` is told which shards to leave out."""
 
     manifest: Callable[[str, DatasetConfig, str, bool], ShardResult]
     shards: Callable[[str, Work, DownloadPool, Again, int], Collected]
@@ -44,12 +44,12 @@ class Steps:
 
 
 def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
-    """Manifests, image shards, captions and the report; of all that is selected and not there yet.
+    """Make manifests, image shards, captions and the report, for all that is selected and missing.
 
     Raises:
         UserError: rows or settings are not those that the root was begun with; or nothing is selected.
         StageError: more shards of a split failed than may, or fewer rows than asked for ended with an image. What
-            stands has its captions and its report by then.
+            is finished has its captions and its report by then.
     """
     root = Root(params.root_uri)
     splits = params.selected_splits()
@@ -90,7 +90,7 @@ def check_success_rate(name: str, counts: Mapping[str, int], min_success_rate: f
 
 
 def _check_alone(root: Root, splits: Splits, params: DownloadParams) -> None:
-    """Raise UserError where another process is at work on one of the selected shards, before anything is changed."""
+    """Raise UserError early where another process works on one of the selected shards."""
     for dataset, split in splits:
         for shard in journaled_shards(root, dataset.name, split):
             ref = ShardRef(dataset=dataset.name, split=split, shard=shard)
@@ -110,7 +110,7 @@ def _begin_split(root: Root, dataset: DatasetConfig, split: str, params: Downloa
 
 
 def _select_shards(root: Root, splits: Splits, params: DownloadParams) -> list[tuple[DatasetConfig, ShardRef]]:
-    """The shards to work on. Failures are only tried again in shards that were begun."""
+    """The shards to work on. Failures are tried again only in shards that were begun."""
     selected = [
         (dataset, ref)
         for dataset, split in splits
@@ -135,7 +135,7 @@ def _is_begun(root: Root, ref: ShardRef) -> bool:
 
 
 def _rows_to_end(root: Root, work: Work, params: DownloadParams) -> int:
-    """Rows that this run sees to: all of the selected shards, or those whose failures are tried again."""
+    """Number of rows in this run: all of the selected shards, or the failures that are tried again."""
     if params.retry is None:
         rows = {(d.name, ref.split): manifest_receipt(root, d.name, ref.split).counts["rows"] for d, ref in work}
         return sum(_shard_rows(dataset, rows[dataset.name, ref.split], ref.shard) for dataset, ref in work)
@@ -150,11 +150,11 @@ def _receipt(root: Root, ref: ShardRef) -> Receipt | None:
 def _finish_split(
     root: Root, dataset: DatasetConfig, split: str, collected: Collected, params: DownloadParams, steps: Steps
 ) -> StageSummary:
-    """Captions, if all shards are there but those that may fail; and the summary, with rows per outcome."""
+    """Make captions if all shards but the permitted failures are there; return the summary, with rows per outcome."""
     name = f"{dataset.name}/{split}"
     summary = summarize(Stage.DOWNLOAD, name, collected.of(dataset.name, split))
     refs = list_shards(root, dataset, split)
-    # What stands of a failed shard may be of other rows or settings: those that failed because it was to be made anew.
+    # The old files of a failed shard may be of other rows or settings, where these were why it was to be made anew.
     lost = {
         one.ref.shard for one in summary.failed if published_receipt(root, dataset, one.ref, params.download) is None
     }
@@ -174,5 +174,5 @@ def _finish_split(
 
 
 def _shard_rows(dataset: DatasetConfig, rows: int, shard: int) -> int:
-    """How many of a split's rows a shard has."""
+    """Number of a split's rows in a shard."""
     return min(dataset.shard_size, rows - shard * dataset.shard_size)

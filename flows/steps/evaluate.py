@@ -1,4 +1,4 @@
-"""What an evaluation is, whoever runs it: a Prefect task, or nothing but this process."""
+"""The steps of an evaluation, for a Prefect task or this process alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
             root, done.row, done.tables, checkpoint_extractor(root, spec.checkpoint), done.positives
         )
     except (UserError, ShardError) as error:
-        # The numbers stand in the history by now; what is left of features and download may be too little to show.
+        # The numbers are in the history by now; what is left of features and download may be too little to show.
         no_report = str(error)
         log.warning("no page of this evaluation could be made: %s", error)
     return EvaluationResult(

@@ -1,4 +1,4 @@
-"""Training runs and their evaluations, several at once: what a rebuild and a sweep have in common."""
+"""Training runs and their evaluations, several at once, for a rebuild and a sweep."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _Result = TypeVar("_Result", covariant=True)
 
 
 class Future(Protocol[_Result]):
-    """What will come of a step: Prefect's future, or that of a thread."""
+    """The result of a step to come: Prefect's future, or a thread's."""
 
     def result(self) -> _Result:
-        """Wait for it; raises what the step failed with."""
+        """Wait for the result; raise what the step failed with."""
 
 
 Submit = Callable[[Stage, Params, Sequence[Future[Any]]], Future[Any]]
@@ -34,14 +34,14 @@ Trainings = Callable[[int], AbstractContextManager[Submit]]
 
 
 class Experiment(NamedTuple):
-    """One row of a table: what a model is trained with, and in which of the settings it is scored."""
+    """One row of a table: what a model is trained with, and the setting in which it is scored."""
 
     params: RebuildParams
     setting: Setting
 
 
 class Trained(NamedTuple):
-    """What came of an experiment: the checkpoints it needed, in the order of their making, and its evaluation."""
+    """An experiment's result: its checkpoints, in the order of their making, and its evaluation."""
 
     checkpoints: tuple[CheckpointRef, ...]
     evaluation: EvaluationResult
@@ -54,12 +54,12 @@ class Submitted(NamedTuple):
     evaluation: Future[EvaluationResult]
 
     def result(self) -> Trained:
-        """Wait for it. Where a training failed, this raises its error, not the one of what waited for it."""
+        """Wait for the result. Where a training failed, raise its error, not that of a step that waited for it."""
         return Trained(tuple(training.result() for training in self.trainings), self.evaluation.result())
 
 
 def submit_experiments(submit: Submit, experiments: Sequence[Experiment]) -> list[Submitted]:
-    """Start all that the experiments need, each run once, each step when the one before it is done.
+    """Start all trainings and evaluations, each run once, each step after its predecessor.
 
     A step that waits for another holds one of the threads, so all first steps are submitted before any second one:
     with any number of threads the queue moves on.
@@ -81,7 +81,7 @@ class _Step(NamedTuple):
 
 
 def _steps(experiment: Experiment) -> list[_Step]:
-    """The way of an experiment, its evaluation last."""
+    """The steps of an experiment, its evaluation last."""
     params, setting = experiment
     evaluation = _Step(Stage.EVALUATE, params.for_evaluate(setting))
     if setting == "task-specific":

@@ -1,4 +1,4 @@
-"""What extraction is, step by step, whoever runs the steps: Prefect tasks, or nothing but this process."""
+"""The steps of an extraction, for Prefect tasks or this process alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NO_IMAGES = "it has no images: its download failed; run: unicoder-vl download"
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps, as functions. `shards` works on many at once; `manifest` is told which shards to do without."""
+    """The steps as functions. `shards` takes many at once; `manifest` is told which shards to leave out."""
 
     shards: Callable[[str, Sequence[ShardRef], ExtractorConfig, ExtractorPool, int], Collected]
     manifest: Callable[[str, str, str, ExtractorConfig, Collection[int]], int]
@@ -36,7 +36,7 @@ class Steps:
 
 
 def run_extract(params: ExtractParams, steps: Steps) -> list[StageSummary]:
-    """Regions of all images that are selected and have none yet; and the manifest of each split that has all.
+    """Extract the missing regions of all selected images, and write complete splits' manifests.
 
     Shards that the download has gone on without count as failed here, too: `max_failed_share` is of what a split has
     to begin with.
@@ -67,7 +67,7 @@ def run_extract(params: ExtractParams, steps: Steps) -> list[StageSummary]:
 
 
 def _without_images(root: Root, params: ExtractParams) -> set[ShardRef]:
-    """The selected shards whose download failed, which the captions do without.
+    """The selected shards whose download failed, which the captions leave out.
 
     Raises:
         UserError: they are more than may fail.
@@ -89,7 +89,7 @@ def _without_images(root: Root, params: ExtractParams) -> set[ShardRef]:
 def _finish_split(
     root: Root, dataset: DatasetConfig, split: str, collected: Collected, params: ExtractParams, steps: Steps
 ) -> StageSummary:
-    """The manifest, if all shards are there but those that may fail; and the summary."""
+    """Write the manifest if all shards but the permitted failures are there; return the summary."""
     name = f"{dataset.name}/{split}"
     summary = summarize(Stage.EXTRACT, name, collected.of(dataset.name, split))
     if summary.failed:
@@ -112,7 +112,7 @@ def _finish_split(
 
 
 def _images(root: Root, refs: Sequence[ShardRef]) -> int:
-    """Images in these shards, as far as they were downloaded."""
+    """Number of downloaded images in these shards."""
     paths = [image_receipt_path(ref.dataset, ref.split, ref.shard) for ref in refs]
     receipts = [root.read_model(path, Receipt) for path in paths]
     return sum(receipt.counts.get("ok", 0) for receipt in receipts if receipt is not None)

@@ -1,4 +1,4 @@
-"""What a whole experiment is, stage by stage, whoever runs the stages: Prefect, or nothing but this process."""
+"""The stages of a whole experiment, for Prefect or this process alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Outcomes = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Steps:
-    """The stages, as functions. `report` writes the page, `show` is told the result in the end."""
+    """The stages as functions. `report` writes the page, `show` is told the result in the end."""
 
     data: DataStages
     trainings: Trainings
@@ -34,7 +34,7 @@ class Steps:
 
 
 def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
-    """Download, extract, pretrain, finetune, evaluate every setting, report. What stands already is not done again."""
+    """Download, extract, pretrain, finetune, evaluate every setting, report. What is finished is not done again."""
     watch = Stopwatch()
     downloads, extractions = make_data(params, steps.data)
     checkpoints, evaluations = _train_and_evaluate(params, steps.trainings)
@@ -73,7 +73,7 @@ def _train_and_evaluate(
 def write_rebuild_report(
     params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: Outcomes, lost: Sequence[str]
 ) -> str:
-    """The page, with the gallery of the last evaluation; its full name."""
+    """Write the page, with the gallery of the last evaluation; return its full name."""
     extractor, _ = extractor_fingerprint(params.extractor)
     title = f"{params.name}/{params.evaluation_split}"
     path = write_report(

@@ -1,4 +1,4 @@
-"""Maps a Prefect task over shards."""
+"""Map a Prefect task over shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many shards, whoever works on them: one log line per shard, and a broken shard does not stop the others."""
+"""Process many shards, with one log line each; a broken shard does not stop the others."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Collected:
-    """What came of many shards: the results of those that were made, in order, and those that failed."""
+    """Results of many shards: those that succeeded, in order, and those that failed."""
 
     results: Sequence[ShardResult]
     failed: Sequence[FailedShard]
 
     def of(self, dataset: str, split: str) -> Collected:
-        """The part that is of one split."""
+        """The results of one split."""
         return Collected(
             [one for one in self.results if (one.receipt.dataset, one.receipt.split) == (dataset, split)],
             [one for one in self.failed if (one.ref.dataset, one.ref.split) == (dataset, split)],
@@ -73,7 +73,7 @@ def collect_shards(
 
 
 def summarize(stage: Stage, name: str, collected: Collected) -> StageSummary:
-    """The summary of one split; its counts are the sums over the shards that were made."""
+    """Sum up one split; its counts are over the shards that were made."""
     counts: Counter[str] = Counter()
     for result in collected.results:
         counts.update(result.receipt.counts)
@@ -89,7 +89,7 @@ def summarize(stage: Stage, name: str, collected: Collected) -> StageSummary:
 
 
 def is_tolerable(summary: StageSummary, max_failed_share: float) -> bool:
-    """Whether what comes next may do without the failed shards of a split: so many of its shards may fail."""
+    """Whether the next step may go on without a split's failed shards."""
     return may_fail(len(summary.failed), num_shards(summary), max_failed_share)
 
 
@@ -99,7 +99,7 @@ def may_fail(failed: int, shards: int, max_failed_share: float) -> bool:
 
 
 def check_failed(summaries: Sequence[StageSummary], max_failed_share: float, logger: logging.Logger) -> None:
-    """Log what is gone on without.
+    """Log the failed shards that the stage goes on without.
 
     Raises:
         StageError: of some split, more shards failed than may.
@@ -131,7 +131,7 @@ def _shard_name(ref: ShardRef) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line, with the kind of an error that does not explain itself."""
+    """An error in one line, with its type where it does not explain itself."""
     text = " ".join(str(error).split())
     kind = "" if isinstance(error, StageError) else f"{type(error).__name__}: "
     return f"{kind}{text}"[:_REASON_CHARACTERS]
@@ -151,7 +151,7 @@ def _log_skipped(results: Sequence[ShardResult], logger: logging.Logger) -> None
 
 
 def _raise_if_hopeless(error: BaseException) -> None:
-    """Raise what the shards that wait would fail with, too: a list of thousands shall not end in so many lines."""
+    """Raise an error that the waiting shards would meet, too: thousands of equal lines help nobody."""
     if isinstance(error, UserError | NetworkGoneError | StorageError | WorkersGoneError):
         raise error
     if isinstance(error, OSError) and is_disk_full(error):

@@ -1,4 +1,4 @@
-"""What a sweep does with its variants, whoever runs them: Prefect tasks, or nothing but this process."""
+"""The steps of a sweep, for Prefect tasks or this process alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("flows.sweep")
 def run_variants(
     params: SweepParams, trainings: Trainings, compare: Callable[[SweepParams, list[VariantRow]], Sweep]
 ) -> Sweep:
-    """Train and evaluate every variant, once the data is there, and compare. What stands already is not done again.
+    """Train and evaluate every variant, once the data is there, and compare. What is finished is not done again.
 
     Raises:
         VariantsFailedError: some variants failed. The others were not held up, and the table is there.
@@ -40,7 +40,7 @@ def _train_and_evaluate(params: SweepParams, trainings: Trainings) -> list[Varia
 
 
 def _log_runs(variants: Sequence[Variant]) -> None:
-    """Progress is told by the names of runs: say whose they are."""
+    """Log which runs belong to which variant: progress lines name only runs."""
     for variant in variants:
         pretraining = variant.params.for_pretrain()
         run = run_name(Root(pretraining.root_uri), pretraining.spec())
@@ -60,7 +60,7 @@ def _outcome(variant: Variant, submitted: Submitted) -> VariantRow:
 
 
 def compare(params: SweepParams, rows: list[VariantRow]) -> Sweep:
-    """The table, as a page and as JSON."""
+    """Write the table as a page and as JSON."""
     root = Root(params.base.root_uri)
     result = Sweep(
         ablation=params.ablation,

@@ -1,4 +1,4 @@
-"""What a training run is, whoever runs it: a Prefect task, or nothing but this process."""
+"""The steps of a training run, for a Prefect task or this process alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _finetune_log = logging.getLogger("flows.finetune")
 
 
 def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
-    """Pretrain, or find that it was done."""
+    """Pretrain, or find the finished run."""
     root, spec = Root(params.root_uri), params.spec()
     run = run_name(root, spec)
     with bar(run) as show:
@@ -30,7 +30,7 @@ def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
 
 
 def run_finetune(params: FinetuneParams, bar: Bar) -> CheckpointRef:
-    """Finetune, or find that it was done."""
+    """Finetune, or find the finished run."""
     root, spec = Root(params.root_uri), params.spec()
     run = run_name(root, spec)
     label = f"{run} ({params.setting})"

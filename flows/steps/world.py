@@ -1,4 +1,4 @@
-"""The demo's own small web: made once under the root, and served from this machine while a command or a flow runs."""
+"""The demo's small drawn web: made once under the root, and served while a command or a flow runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def uses_world(params: RebuildParams) -> bool:
 
 @contextmanager
 def rows_ready(params: RebuildParams) -> Iterator[RebuildParams]:
-    """The same parameters, ready for a download: where the rows are those of the demo's web, it is served meanwhile.
+    """The parameters, ready for a download: rows of the demo's web are served meanwhile.
 
     Raises:
         UserError: as `world_served`; or the extractor's files are not there, which is looked at before anything is
@@ -52,14 +52,14 @@ def rows_ready(params: RebuildParams) -> Iterator[RebuildParams]:
 
 @contextmanager
 def world_served(params: RebuildParams, config: WorldConfig | None = None) -> Iterator[None]:
-    """Make the world unless it stands, and serve it while the block runs.
+    """Make the world unless it is there, and serve it while the block runs.
 
-    The rows name the port, so another port means downloading again. The port of the standing world is therefore kept;
+    The rows name the port, so another port means downloading again. The port of the existing world is therefore kept;
     where another program has taken it and nothing is left to download, the world is not served at all. Within a block
     that serves it, a further one does nothing.
 
     Args:
-        config: of a new world; one that stands keeps its own.
+        config: of a new world; an existing one keeps its own.
 
     Raises:
         UserError: the root cannot be written.
@@ -72,11 +72,11 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
         yield
         return
     root.check_writable()
-    standing = read_world(folder) if (folder / WORLD).exists() else None
-    if standing is None:
+    existing = read_world(folder) if (folder / WORLD).exists() else None
+    if existing is None:
         log.info("drawing the pictures of a small web in %s, once", folder)
-    config = standing.config if standing else config or WorldConfig()
-    port = standing.port if standing else _free_port()
+    config = existing.config if existing else config or WorldConfig()
+    port = existing.port if existing else _free_port()
     make_world(folder, config, port)
     server = _start(folder, port)
     if server is None and downloads_pending(params):
@@ -96,7 +96,7 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
 
 
 def _start(folder: Path, port: int) -> WorldServer | None:
-    """The running server; None where the port is taken."""
+    """Start the server; None where the port is taken."""
     from tasks.world.server import WorldServer
 
     server = WorldServer(folder, port)

@@ -44,7 +44,7 @@ def stage_tables(summaries: Sequence[StageSummary]) -> None:
         create_table_artifact(
             key="outcomes",
             table=[_outcomes_row(summary) for summary in summaries],
-            description="What became of the rows of each split, as far as its shards stand",
+            description="What became of the rows of each split, as far as its shards are finished",
         )
     failed = [one for summary in summaries for one in summary.failed]
     if failed:
@@ -71,7 +71,7 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
             {**row, "holds": counts_text(summary.counts)}
             for row, summary in zip(stage_rows(result.stages), result.stages, strict=True)
         ],
-        description="What was done by this run, and what stood already: shards, training runs and evaluations",
+        description="What was done by this run, and what was done before: shards, training runs and evaluations",
     )
     trained = [summary.name for summary in result.stages if summary.stage == Stage.PRETRAIN]
     create_markdown_artifact(

@@ -46,15 +46,15 @@ class SplitStatus(Record):
     name: str = Field(description="dataset/split")
     rows: int | None = Field(description="rows of the manifest; None before there is one")
     shards: int
-    downloaded: int = Field(description="image shards that stand")
+    downloaded: int = Field(description="finished image shards")
     begun: int = Field(description="image shards under way: begun, or begun again, and not finished")
-    outcomes: dict[str, int] = Field(description="rows by outcome, of the shards that stand")
+    outcomes: dict[str, int] = Field(description="rows by outcome, of the finished shards")
     download_done: bool
-    extracted: int = Field(description="feature shards of this extractor that stand")
+    extracted: int = Field(description="finished feature shards of this extractor")
     extract_done: bool
     without_images: int = Field(description="shards that captions go without, because their download failed")
     without_regions: int = Field(description="shards with images that the finished features go without")
-    of_other_images: int = Field(default=0, description="feature shards made from other images than stand now")
+    of_other_images: int = Field(default=0, description="feature shards made from other images than the root has now")
 
 
 class RunStatus(Record):
@@ -80,7 +80,7 @@ class Status(Record):
 def read_status(params: RebuildParams, options: str) -> Status:
     """Find out how far an experiment is.
 
-    A shard counts where its receipt stands. Whether the receipt still fits the parameters is decided when the stage
+    A shard counts where its receipt is there. Whether the receipt still fits the parameters is decided when the stage
     runs; a changed extractor or training config shows at once, since it has other folders.
 
     Args:
@@ -136,7 +136,7 @@ def read_download_status(root_uri: str) -> Status:
 
 
 def downloads_pending(params: RebuildParams) -> bool:
-    """True unless every split's shards and captions stand."""
+    """True unless every split's shards and captions are finished."""
     root = Root(params.root_uri)
     return not all(
         _split_status(root, dataset, split, None).download_done
@@ -158,7 +158,9 @@ def status_text(status: Status) -> str:
         if split.without_regions:
             lines.append(f"  features go without {_shards_text(split.without_regions)} with images")
         if split.of_other_images:
-            lines.append(f"  features of {_shards_text(split.of_other_images)} are of other images than stand now")
+            lines.append(
+                f"  features of {_shards_text(split.of_other_images)} are of other images than the root has now"
+            )
     if status.runs:
         lines.append("")
     for run in status.runs:
@@ -184,8 +186,8 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
     outcomes: Counter[str] = Counter()
     for receipt in receipts if captions is None else [captions]:
         outcomes.update({Outcome(name).value: number for name, number in receipt.counts.items()})
-    standing = {ref.shard: receipt for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
-    stale = manifest is not None and captions is not None and captions_are_stale(manifest, captions, standing)
+    present = {ref.shard: receipt for ref, receipt in zip(shards, found, strict=True) if receipt is not None}
+    stale = manifest is not None and captions is not None and captions_are_stale(manifest, captions, present)
     without_images = set() if captions is None else set(captions.missing)
     listed: set[int] | None = None
     extracted = of_others = 0
@@ -194,7 +196,7 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
         names = root.names(features_folder(extractor, dataset.name, split))
         of_others = len(stale_features(root, dataset.name, split, extractor))
         extracted = sum(re.fullmatch(r"regions-\d+\.json", name) is not None for name in names) - of_others
-    without_regions = set() if listed is None else set(standing) - without_images - listed
+    without_regions = set() if listed is None else set(present) - without_images - listed
     return SplitStatus(
         name=f"{dataset.name}/{split}",
         rows=None if manifest is None else manifest.counts["rows"],

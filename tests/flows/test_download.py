@@ -96,7 +96,7 @@ def test_failures_come_back_and_only_their_shards_are_extracted_again(server: An
 
 
 def extract(root: Path, shard: int) -> bool:
-    """Whether a shard's regions stood already."""
+    """Whether a shard's regions were there before."""
     return extract_shard(Root(str(root)), ShardRef(dataset="web", split="train", shard=shard), EXTRACTOR).skipped
 
 
