@@ -123,7 +123,7 @@ def history(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show how recall moved: every evaluation under the root beside earlier comparable ones."""
+    """How recall moved: every evaluation under the root beside the earlier ones that it can be compared with."""
     with exit_codes():
         result = read_measures(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
         print(result.model_dump_json() if json else history_text(result))

@@ -14,10 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Movable:
-    """A record of tensors that moves to a device as a whole (methods as Tensor's).
-
-    It may hold other such records.
-    """
+    """A record of tensors, or of other such records, that goes to a device as a whole (methods as Tensor's)."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         return replace(
@@ -25,7 +22,7 @@ class Movable:
         )
 
     def pin_memory(self) -> Self:
-        """Copy to page-locked memory, from which a GPU copies while the host goes on."""
+        """In page-locked memory, from which a GPU copies while the host goes on."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
     def record_stream(self, stream: torch.Stream) -> None:

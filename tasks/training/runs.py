@@ -29,7 +29,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class RunRef:
-    """A training run, complete or not; `setting` names its checkpoints in the recall table."""
+    """A training run, complete or not. `setting` is what its checkpoints are called in the recall table."""
 
     name: str
     stage: Stage
