@@ -91,7 +91,7 @@ def _end_worker(process: subprocess.Popen[bytes]) -> None:
 
 
 def _children(parent: int) -> set[int]:
-    """Processes that a process has started, and that have not ended."""
+    """Running child processes of a process."""
     try:
         children = psutil.Process(parent).children()
     except psutil.NoSuchProcess:

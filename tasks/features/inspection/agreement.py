@@ -12,12 +12,12 @@ from tasks.pages.page import render
 
 
 def captions_section(found: CaptionAgreement | None) -> Markup:
-    """How often captions hold the words of their pictures' labels. Empty where there are no captions."""
+    """A table of how often captions hold their pictures' label words; empty without captions."""
     return Markup() if found is None else render("features/inspection/captions.html", found=found)
 
 
 def comparison_section(found: Comparison | None) -> Markup:
-    """Two feature sets side by side, and what each calls differently. Empty where there is one alone."""
+    """A table of two feature sets and of what each labels differently; empty for one set alone."""
     if found is None:
         return Markup()
     text = comparison_text(found)

@@ -15,7 +15,7 @@ _LONGEST_NAME = 19  # characters beside a bar
 
 
 def region_charts(statistics: RegionStatistics) -> list[Markup]:
-    """A chart for each of the histograms. There must be a region."""
+    """A chart for each histogram, of at least one region."""
     return [
         regions_chart(statistics),
         _chart("Scores", statistics.scores, "score of a region"),
@@ -27,7 +27,7 @@ def region_charts(statistics: RegionStatistics) -> list[Markup]:
 
 
 def regions_chart(statistics: RegionStatistics) -> Markup:
-    """How many regions a picture has: one bar per number; of many numbers, a bar per equal group of them."""
+    """Regions per picture: one bar per number, or per equal group of many numbers."""
     first = statistics.min_regions
     counts = statistics.regions_per_image[first:]
     size = math.ceil(len(counts) / _MOST_BARS)
@@ -38,7 +38,7 @@ def regions_chart(statistics: RegionStatistics) -> Markup:
 
 
 def label_charts(statistics: RegionStatistics, most: int, columns: int) -> list[Markup]:
-    """Of the most frequent labels, how many regions have each; in charts side by side, of one scale."""
+    """Number of regions for each frequent label, in charts side by side with one scale."""
     top = statistics.labels[:most]
     repeated = {name for name, times in Counter(_short(count.name) for count in top).items() if times > 1}
     counts = {
@@ -75,7 +75,7 @@ def _area_chart(areas: Histogram) -> Markup:
 
 
 def _norm_chart(norms: Histogram) -> Markup:
-    """From the lowest to the highest norm that occurs, by equal ratios. Zeros would stretch it, and are told apart."""
+    """Norms from the lowest to the highest, by equal ratios. Zeros would stretch the scale, and are told apart."""
     nothing, counts, edges = norms.counts[0], norms.counts[1:], norms.edges[1:]
     title = "Feature norms" + (f", without {nothing:,} regions that have none" if nothing else "")
     used = [place for place, count in enumerate(counts) if count]

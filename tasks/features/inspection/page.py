@@ -38,7 +38,7 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def inspection_page(inspection: Inspection, pictures: Sequence[ShownPicture], made: str) -> Markup:
-    """The whole page. `made` says when and from where it was made."""
+    """The whole page; `made` says when and from where it was made."""
     statistics = inspection.statistics
     return render(
         "features/inspection/page.html",
