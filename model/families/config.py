@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
 from model.config import Config
 
 
+class Sizes(NamedTuple):
+    """Widths that come from the data: V word pieces, D of the features, C foreground classes of the detector."""
+
+    vocab_size: int
+    feature_dim: int
+    num_labels: int
+
+
+class HeadConfig(Config):
+    """A small network that reads the encoder's states."""
+
+    kind: Literal["words", "linear"] = Field(
+        description="words: BERT's masked-word head, whose output matrix is the word table; linear: one layer"
+    )
+    width: int = Field(ge=1, description="numbers it gives for a state")
+
+
+Heads = dict[str, HeadConfig]
+"""By name, which is also that of its weights in a checkpoint."""
+
+
 class EncoderConfig(Config):
     """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
 
+    family: Literal["unicoder-vl"] = Field(default="unicoder-vl", description="how words and regions become states")
     hidden_size: int = Field(default=768, ge=8, description="H")
     num_layers: int = Field(default=12, ge=1, description="Transformer layers")
     num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
@@ -86,7 +108,7 @@ class EncoderConfig(Config):
         """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
         first weights came from. What came later is there only where it is set, so that older runs are still found."""
         identity = self.model_dump(mode="json", exclude={"sequences", "bert"})
-        for name in ("hidden_act", "layer_norm_eps"):
+        for name in ("family", "hidden_act", "layer_norm_eps"):
             if identity[name] == type(self).model_fields[name].default:
                 del identity[name]
         return identity
