@@ -1,12 +1,14 @@
-"""What the extractor does to an image. Imports no torch."""
+"""Settings of region extraction. Imports no torch."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from feature_extraction.identity import Identity, identity_of
 
 VG_PRESET = "vg-r101-c4"
 ZOO_PRESETS = {
@@ -19,17 +21,11 @@ TORCHVISION_MODELS = ("fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "
 """torchvision's own models; their features are 1024-d."""
 RANDOM_WARNING = "random weights: the detector was never trained, so its labels and features mean nothing"
 
-_NOT_OF_THE_FEATURES = {"batch_size", "device", "trust_weights"}
-_FILES = {"weights", "vocabulary"}
-_LATER_FIELDS = {"box", "feature_at", "top_labels", "precision"}
-
 
 class ExtractorConfig(BaseModel):
-    """Detector, selection rule and encoding: every field changes the features, so every field is fingerprinted.
+    """Detector, selection rule and encoding.
 
-    Left out are `batch_size` and `device`, which change the speed alone, and `trust_weights`. A field of
-    `_LATER_FIELDS` enters the fingerprint only where it is not at its default, so features made before it existed are
-    still found.
+    Every field changes the features, unless its mark says otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,19 +41,19 @@ class ExtractorConfig(BaseModel):
         "fasterrcnn_resnet50_fpn_v2 or fasterrcnn_mobilenet_v3_large_fpn. imported: the name of the set's folder "
         "under ROOT/features",
     )
-    weights: str | None = Field(
+    weights: Annotated[str | None, Identity.BY_CONTENT] = Field(
         default=None,
         description="path of the weights; its sha256 enters the fingerprint, not its name. With Detectron2 a URL is "
         "fetched and kept by its file manager, and counts by its name. 'random' or 'random:SEED' builds an untrained "
         "network, for trials of the mechanics. None takes the weights that come with the model's name",
     )
-    trust_weights: bool = Field(
+    trust_weights: Annotated[bool, Identity.NEVER] = Field(
         default=False,
         description="load weights that are more than numbers. A pickle (.pkl, older .pth) can be a program, which "
         "loading it runs with your rights: only for files of people you trust. Those of the model zoos, and others "
         "that hold arrays or tensors alone, load without",
     )
-    vocabulary: str | None = Field(
+    vocabulary: Annotated[str | None, Identity.BY_CONTENT] = Field(
         default=None,
         description="file with one label name a line, one line per foreground class; "
         "None takes the names that come with the model",
@@ -71,28 +67,30 @@ class ExtractorConfig(BaseModel):
         "maxconf: NMS per class, each proposal takes its best class that survives (bottom-up attention). "
         "classwise: NMS per class, top (box, class) pairs, so a proposal may stand twice (Detectron2's own)",
     )
-    box: Literal["refined", "proposal"] = Field(
+    box: Annotated[Literal["refined", "proposal"], Identity.UNLESS_DEFAULT] = Field(
         default="refined",
         description="the box that NMS compares and that is stored: refined for its class, or proposed",
     )
-    feature_at: Literal["proposal", "final"] = Field(
+    feature_at: Annotated[Literal["proposal", "final"], Identity.UNLESS_DEFAULT] = Field(
         default="proposal",
         description="where the feature is pooled: at the proposal (the vector that was classified) or, once more, at "
         "the stored box",
     )
     nms_threshold: float = Field(default=0.5, gt=0, le=1, description="IoU above which the lower score goes")
     num_proposals: int = Field(default=300, ge=1, description="proposals classified per image")
-    top_labels: int = Field(
+    top_labels: Annotated[int, Identity.UNLESS_DEFAULT] = Field(
         default=0, ge=0, le=10, description="T, best foreground classes stored per region with their probabilities"
     )
-    precision: Literal["fp32", "bf16"] = Field(
+    precision: Annotated[Literal["fp32", "bf16"], Identity.UNLESS_DEFAULT] = Field(
         default="fp32", description="of the backbone and the box head; boxes, scores and NMS are always fp32"
     )
     encoding: Literal["sqrt8", "fp16"] = Field(
         default="sqrt8", description="features on disk: square-root uint8 per region, or exact half precision"
     )
-    batch_size: int = Field(default=8, ge=1, description="images of equal shape per detector call")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    batch_size: Annotated[int, Identity.NEVER] = Field(
+        default=8, ge=1, description="images of equal shape per detector call"
+    )
+    device: Annotated[str, Identity.NEVER] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
 
     @field_validator("weights")
     @classmethod
@@ -138,9 +136,7 @@ class ExtractorConfig(BaseModel):
 
         A preset that is only a short name of a model of the zoo counts as that model.
         """
-        later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
-        fields = self.model_dump(mode="json", exclude=_NOT_OF_THE_FEATURES | _FILES | later)
-        return fields | {"model": ZOO_PRESETS.get(self.model, self.model)}
+        return identity_of(self) | {"model": ZOO_PRESETS.get(self.model, self.model)}
 
 
 _SEED_DIGITS = 20

@@ -9,8 +9,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from feature_extraction.identity import Identity, identity_of
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of random numbers. Larger ones would not fit all of the generators: some would take two seeds for one."""
+Device = Annotated[str, Identity.NEVER, Field(description="auto, cpu, cuda or cuda:N")]
+NumProcesses = Annotated[
+    int | None,
+    Identity.NEVER,
+    Field(
+        ge=1,
+        description="processes of this machine that share the work (each batch, or the blocks of scores), a GPU each. "
+        "None: as many as there are GPUs, or one; one, too, where device is cpu or cuda:N",
+    ),
+]
+NumThreads = Annotated[
+    int | None, Identity.NEVER, Field(ge=1, description="CPU threads of torch; None leaves torch's choice")
+]
 VOCABULARY_PATH = (
     "word pieces: a BERT's vocab.txt, one piece a line; its folder; or its name on the Hugging Face hub, such as "
     "google-bert/bert-base-cased. tokenizer_config.json or tokenizer.json beside them say how captions are cut (case, "
@@ -26,6 +41,10 @@ class Config(BaseModel):
     """Base of this room's configs: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the result, as JSON; see `feature_extraction.identity`."""
+        return identity_of(self)
 
 
 class WordRules(Config):
@@ -71,7 +90,12 @@ class OptimConfig(Config):
 
 
 class LoopConfig(Config):
-    """What every training run has."""
+    """Settings of every training run.
+
+    A run that has begun may be resumed with other values of the fields that are marked as no part of its identity. Of
+    these, how a batch is split (`device_batch_size`, `num_processes`) decides rounding and, with dropout, which
+    units are drawn; so weights are repeated bit for bit only by the same split.
+    """
 
     steps: int = Field(ge=1, description="optimiser steps")
     batch_size: int = Field(ge=1, description="captions per optimiser step, over all devices")
@@ -79,78 +103,52 @@ class LoopConfig(Config):
         default=0, description="of weights, order, masks, wrong pairs and dropout: another one is another run"
     )
     optim: OptimConfig = Field(default=OptimConfig(), description="the optimiser and its rate")
-    device_batch_size: int | None = Field(
+    device_batch_size: Annotated[int | None, Identity.NEVER] = Field(
         default=None,
         ge=1,
         description="most captions that one device takes at once; a larger share of the batch is worked off in equal "
         "parts, their gradients added. None: the share as a whole. Another value only rounds otherwise, but where "
         "dropout is on it draws other units: as good a run, and another one",
     )
-    checkpoint_steps: int = Field(default=1000, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(default=2, ge=1, description="newest checkpoints kept")
-    keep_best: str | None = Field(
+    checkpoint_steps: Annotated[int, Identity.NEVER] = Field(
+        default=1000, ge=1, description="steps between checkpoints"
+    )
+    keep_last: Annotated[int, Identity.NEVER] = Field(default=2, ge=1, description="newest checkpoints kept")
+    keep_best: Annotated[str | None, Identity.CHOICE] = Field(
         default=None,
         description="name of a validation value, such as validation_recall_sum: the checkpoint that is best by it is "
         "kept too and becomes the run's result. None: the last one is the result",
     )
-    best_is: Literal["largest", "smallest"] = Field(default="largest", description="of the values of keep_best")
-    validation_steps: int | None = Field(
+    best_is: Annotated[Literal["largest", "smallest"], Identity.CHOICE] = Field(
+        default="largest", description="of the values of keep_best"
+    )
+    validation_steps: Annotated[int | None, Identity.CHOICE] = Field(
         default=None, ge=1, description="steps between validations; also after the last step. None: never"
     )
-    log_steps: int = Field(default=50, ge=1, description="steps between lines of metrics.jsonl")
-    max_bad_steps: int = Field(
+    log_steps: Annotated[int, Identity.NEVER] = Field(
+        default=50, ge=1, description="steps between lines of metrics.jsonl"
+    )
+    max_bad_steps: Annotated[int, Identity.NEVER] = Field(
         default=10,
         ge=0,
         description="steps skipped in a row, because a gradient was not finite, before the run stops; looked at every "
         "log_steps",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    num_processes: int | None = Field(
-        default=None,
-        ge=1,
-        description="processes of this machine that train together, a GPU each; they share the batch. None: as many as "
-        "there are GPUs, or one; one, too, where device is cpu or cuda:N",
-    )
+    device: Device = "auto"
+    num_processes: NumProcesses = None
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="fp32",
         description="bf16: autocast; weights stay fp32. auto: bf16 where all devices compute it and the model is wide "
         "enough that it pays, else fp32; the log says which. Weights depend on it, so auto names a run of its own, "
         "whichever it takes",
     )
-    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
+    num_threads: NumThreads = None
 
     @model_validator(mode="after")
     def _check_validation(self) -> LoopConfig:
         if self.keep_best is not None and self.validation_steps is None:
             raise ValueError(f"keep_best={self.keep_best} needs validation_steps: how often that value is measured")
         return self
-
-    def identity(self) -> dict[str, Any]:
-        """What a run is, as JSON: it may be resumed with other values of the rest, and of no field here.
-
-        Of the rest, how a batch is split (`device_batch_size`, `num_processes`) decides rounding and, with dropout,
-        which units are drawn; so weights are repeated bit for bit only by the same split.
-        """
-        return self.model_dump(mode="json", exclude=_NOT_IN_IDENTITY)
-
-
-_NOT_IN_IDENTITY = {
-    "device_batch_size",
-    "checkpoint_steps",
-    "keep_last",
-    "keep_best",
-    "best_is",
-    "validation_steps",
-    "validation_pairs",
-    "quick_recall_images",
-    "validation_images",
-    "mining_batch_size",
-    "log_steps",
-    "max_bad_steps",
-    "device",
-    "num_processes",
-    "num_threads",
-}
 
 
 class LoaderConfig(Config):

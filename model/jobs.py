@@ -10,30 +10,28 @@ from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
 
 
-class PretrainJob(Config):
+class TrainJob(Config):
+    """What both kinds of training need."""
+
+    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
+    train: FeatureSource = Field(description="what is learnt from")
+    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
+    vocabulary_path: str = Field(description=VOCABULARY_PATH)
+    word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
+    encoder: EncoderConfig = Field(description="size and wiring of the model")
+    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
+
+
+class PretrainJob(TrainJob):
     """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
 
-    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
-    train: FeatureSource = Field(description="what is learnt from")
-    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
-    encoder: EncoderConfig = Field(description="size and wiring of the model")
     pretrain: PretrainConfig = Field(description="objectives and the loop")
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
 
 
-class FinetuneJob(Config):
+class FinetuneJob(TrainJob):
     """Everything `python -m model.finetune --config FILE` needs."""
 
-    run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
-    train: FeatureSource = Field(description="what is learnt from")
-    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
-    vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
-    encoder: EncoderConfig = Field(description="size and wiring of the model")
     finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
     checkpoint_path: str | None = Field(default=None, description="pretrained checkpoint; None with start=scratch")
 
 

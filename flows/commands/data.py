@@ -84,7 +84,9 @@ def download(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A setting of the download, such as short_side=none or threads=64; may be repeated."
+            "--set",
+            help="A setting of the download, such as short_side=none or threads=64, "
+            "or a parameter by its dotted name; may be repeated.",
         ),
     ] = None,
     json: Json = False,
@@ -145,7 +147,9 @@ def extract(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A setting of the extractor, such as model=coco-r101-c4 or batch_size=16; may be repeated."
+            "--set",
+            help="A setting of the extractor, such as model=coco-r101-c4 or batch_size=16, "
+            "or a parameter by its dotted name; may be repeated.",
         ),
     ] = None,
     json: Json = False,

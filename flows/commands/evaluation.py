@@ -8,11 +8,11 @@ from typing import Annotated, get_args
 
 import typer
 
-from flows.commands import shard_options as options
 from flows.commands.run_stage import run_stage
 from flows.commands.shared import Json, Params, Recipe, Seed, exit_codes
 from flows.commands.shared import Root as RootOption
 from flows.params import checks
+from flows.params.changes import with_settings
 from flows.params.evaluation import EvaluateParams
 from flows.params.training import Setting
 from flows.results import EvaluationResult
@@ -67,7 +67,9 @@ def evaluate(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="A setting of scoring, such as protocols=all,folds:1000 or batch_size=512; may be repeated."
+            "--set",
+            help="A setting of scoring, such as protocols=all,folds:1000 or batch_size=512, "
+            "or a parameter by its dotted name; may be repeated.",
         ),
     ] = None,
     positives: Annotated[
@@ -101,10 +103,9 @@ def evaluate(
             _refuse("--recipe or --params", {"--on": on})
         content = chosen.model_dump() | {"checkpoint": choice, "max_drop": max_drop}
         content |= {"positives": positives or [], "positives_ids": ids}
-        content["scoring"] = options.with_scoring_options(chosen.scoring, set_ or [])
         if ids is not None and not positives:
             raise UserError("--ids gives ids to the files of --positives, and there are none; name them")
-        loaded = EvaluateParams.model_validate(content)
+        loaded = with_settings(EvaluateParams.model_validate(content), set_ or [], "scoring")
         checks.check_evaluate(loaded)
         result: EvaluationResult = run_stage("evaluate", loaded)
         print(result.model_dump_json() if json else evaluation_text(result))

@@ -18,7 +18,7 @@ from flows.commands.shared import (
     exit_codes,
 )
 from flows.params import checks
-from flows.params.changes import read_changes, with_changes
+from flows.params.changes import with_settings
 from flows.params.experiment import RebuildParams
 from flows.results import RebuildResult
 from flows.steps.world import rows_ready
@@ -115,7 +115,7 @@ def load_experiment(
     recipe: str | None, params: Path | None, root: str | None, seed: int | None, settings: list[str] | None = None
 ) -> RebuildParams:
     loaded = checks.load_params(recipe, params, root)
-    return with_changes(loaded if seed is None else loaded.with_seed(seed), read_changes(settings or []))
+    return with_settings(loaded if seed is None else loaded.with_seed(seed), settings or [])
 
 
 def add_commands(app: typer.Typer) -> None:

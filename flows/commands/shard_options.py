@@ -7,13 +7,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
-from pydantic import BaseModel
-
-from feature_extraction.config import ExtractorConfig
+from flows.params.changes import with_settings
 from flows.params.shards import DownloadParams, ExtractParams
-from model.downstream.retrieval.config import ScoringConfig
 from tasks.config import RowsConfig
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.settings import begun_datasets
@@ -129,7 +126,7 @@ def with_download_options(
     """The parameters with what the command line adds; validated again.
 
     Raises:
-        UserError: a setting is not NAME=VALUE of a field, shards cannot be read, or options contradict each other.
+        UserError: there is no such setting or it cannot be, shards cannot be read, or options contradict each other.
         ValidationError: a value cannot be.
     """
     if retry is not None and force:
@@ -145,8 +142,7 @@ def with_download_options(
         changed["max_failed_share"] = max_failed_share
     if ray is not None:
         changed["ray"] = _ray_cluster(ray)
-    changed["download"] |= dict(_setting(text, DownloadConfig) for text in settings)
-    return DownloadParams.model_validate(changed)
+    return with_settings(DownloadParams.model_validate(changed), settings, "download")
 
 
 def begun_extract_params(root_uri: str, only: Sequence[str] | None) -> ExtractParams:
@@ -172,7 +168,7 @@ def with_extract_options(
     """The parameters with what the command line adds; validated again.
 
     Raises:
-        UserError: a setting is not NAME=VALUE of a field, or shards or a part cannot be read.
+        UserError: there is no such setting or it cannot be, or shards or a part cannot be read.
         ValidationError: a value cannot be.
     """
     _check_shards(shards)
@@ -185,8 +181,7 @@ def with_extract_options(
         changed["max_failed_share"] = max_failed_share
     if ray is not None:
         changed["ray"] = _ray_cluster(ray)
-    changed["extractor"] |= dict(_setting(text, ExtractorConfig) for text in settings)
-    return ExtractParams.model_validate(changed)
+    return with_settings(ExtractParams.model_validate(changed), settings, "extractor")
 
 
 def nodes_config(nnodes: int, node_rank: int | None, master_addr: str | None, master_port: int) -> NodesConfig | None:
@@ -208,16 +203,6 @@ def nodes_config(nnodes: int, node_rank: int | None, master_addr: str | None, ma
     return NodesConfig(nnodes=nnodes, node_rank=node_rank, master_addr=master_addr, master_port=master_port)
 
 
-def with_scoring_options(scoring: ScoringConfig, settings: Sequence[str]) -> ScoringConfig:
-    """The settings of scoring with what the command line adds; validated again.
-
-    Raises:
-        UserError: a setting is not NAME=VALUE of a field.
-        ValidationError: a value cannot be.
-    """
-    return ScoringConfig.model_validate(scoring.model_dump() | dict(_setting(text, ScoringConfig) for text in settings))
-
-
 def _ray_cluster(text: str) -> Any:
     """What --ray says: an address, or all of a RayConfig as JSON."""
     try:
@@ -229,25 +214,6 @@ def _ray_cluster(text: str) -> Any:
 def _check_shards(shards: str | None) -> None:
     if shards is not None and re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", shards) is None:
         raise UserError(f"--shards {shards!r} cannot be read: give numbers and ranges, such as 0-99,120")
-
-
-def _setting(text: str, config: type[BaseModel]) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or name not in config.model_fields:
-        raise UserError(f"--set {text!r} is not NAME=VALUE of a setting; known are {', '.join(config.model_fields)}")
-    kind = config.model_fields[name].annotation
-    if kind is str:
-        return name, value
-    if value.lower() in ("none", "null"):
-        return name, None
-    if kind == str | None:
-        return name, value
-    if get_origin(kind) is tuple and not value.startswith("["):
-        return name, [part.strip() for part in value.split(",") if part.strip()]
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value  # The field's type says what is wrong with it.
 
 
 def _names_of(text: str, option: str, expected: str, number: int | None = None) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Annotated, cast, get_args
 
 import typer
 
+from flows.commands.experiment import load_experiment
 from flows.commands.run_stage import run_stage
-from flows.commands.shared import Json, Params, Recipe, Root, Seed, exit_codes
+from flows.commands.shared import Changed, Json, Params, Recipe, Root, Seed, exit_codes
 from flows.params import checks
 from flows.params.experiment import RebuildParams
 from flows.params.variants import Ablation, SweepParams
@@ -35,6 +36,7 @@ def sweep(
         ),
     ] = None,
     seed: Seed = None,
+    set_: Changed = None,
     json: Json = False,
 ) -> None:
     """One experiment in variants, beside each other: layers of the encoder, boxes read of an image, or settings.
@@ -42,8 +44,7 @@ def sweep(
     Images and features are made once. A variant that was trained before, by a rebuild too, is not trained again.
     """
     with exit_codes():
-        base = checks.load_params(recipe, params, root)
-        swept = sweep_params(ablation, values, base if seed is None else base.with_seed(seed))
+        swept = sweep_params(ablation, values, load_experiment(recipe, params, root, seed, set_))
         with rows_ready(swept.base) as ready:
             checks.check_rebuild(ready)
             try:

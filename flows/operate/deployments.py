@@ -123,7 +123,7 @@ def read_project(path: Path, home: Path) -> ProjectSpec:
     except KeyError as error:
         raise UserError(f"{path} names the variable {error.args[0]}, which is not set; export it") from error
     except ValidationError as error:
-        raise UserError(f"{path}: {validation_text(error)}") from error
+        raise UserError(f"{path}: {validation_text(error, ProjectSpec)}") from error
 
 
 def _filled_in(value: Any, variables: Mapping[str, str]) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from flows.params.evaluated_run import evaluation_spec
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
@@ -24,7 +25,7 @@ from tasks.rows.read import check_rows
 from tasks.storage.locks import check_free
 from tasks.storage.logins import without_login
 from tasks.storage.root import Root
-from tasks.training import train
+from tasks.training.run_name import check_text_side, run_name
 from tasks.workers.machines import NodesConfig
 
 
@@ -61,22 +62,44 @@ def read_params(path: Path) -> RebuildParams:
     try:
         return RebuildParams.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path.name}: {validation_text(error)}") from error
+        raise UserError(f"{path.name}: {validation_text(error, RebuildParams)}") from error
 
 
-def validation_text(error: ValidationError) -> str:
-    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are."""
+def validation_text(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
+    """`pretrain.steps: Input should be greater than or equal to 1 (it is 0)`, and how many more there are.
+
+    Args:
+        error: what pydantic says.
+        kind: the model that was to be read; then the message names the fields that there are.
+    """
     problems = error.errors()
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        what = "there is no such field"
+        known = [] if kind is None else _fields_beside(kind, first["loc"])
+        what = "there is no such field" + (f"; known are {', '.join(known)}" if known else "")
     elif first["type"] != "missing" and where and not isinstance(first["input"], dict | list):
         given = first["input"]
         what += f" (it is {(without_login(given) if isinstance(given, str) else given)!r})"
     more = f"; and {len(problems) - 1} more" if len(problems) > 1 else ""
     return f"{where}: {what}{more}" if where else f"{what}{more}"
+
+
+def _fields_beside(kind: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The fields of the model in which pydantic met one that is none."""
+    here = [kind]
+    for part in loc[:-1]:
+        # Positions in lists, keys and members of unions are no fields: what they hold is of the kinds found before.
+        fields = [model.model_fields[part] for model in here if isinstance(part, str) and part in model.model_fields]
+        here = [model for field in fields for model in _models_in(field.annotation)] if fields else here
+    return list(dict.fromkeys(name for model in here for name in model.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def check_download(params: DownloadParams) -> None:
@@ -113,20 +136,20 @@ def check_downloaded(params: RebuildParams | ExtractParams) -> None:
 def check_rebuild(params: RebuildParams) -> None:
     """Raise UserError unless a whole experiment could begin."""
     extractor_fingerprint(params.extractor)
-    train.check_text_side(params.vocabulary_path, params.encoder)
+    check_text_side(params.vocabulary_path, params.encoder)
     check_download(params.for_download())
 
 
 def check_pretrain(params: PretrainParams) -> None:
     """Raise UserError unless what pretraining reads is there; StageError if another process trains this run."""
     root = Root(params.root_uri)
-    _check_run(root, train.pretraining_run(root, params.spec()), params.nodes)
+    _check_run(root, run_name(root, params.spec()), params.nodes)
 
 
 def check_finetune(params: FinetuneParams) -> None:
     """Raise UserError unless what finetuning reads is there, the pretrained checkpoint too; and as `check_pretrain`."""
     root = Root(params.root_uri)
-    _check_run(root, train.finetuning_run(root, params.spec()), params.nodes)
+    _check_run(root, run_name(root, params.spec()), params.nodes)
 
 
 def _check_run(root: Root, run: str, nodes: NodesConfig | None) -> None:
@@ -151,6 +174,6 @@ def check_setting(setting: str, params: RebuildParams, known: Sequence[str]) -> 
 def check_evaluate(params: EvaluateParams) -> None:
     """Raise UserError unless the checkpoint and the features of the split are there."""
     root = Root(params.root_uri)
-    params.spec(root)
+    evaluation_spec(root, params)
     check_ground_truths(root, params.dataset, params.split, params.positives, params.positives_ids)
     root.check_writable()

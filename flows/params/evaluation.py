@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from pydantic import Field, field_validator, model_validator
 
 from feature_extraction.config import ExtractorConfig
-from flows.params.shards import ROOT_URI, Params
+from flows.params.fields import DatasetName, Loader, RootUri, Scoring
+from flows.params.shards import Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import ScoringConfig
 from tasks.config import Name
-from tasks.evaluation.evaluate import EvaluationSpec
-from tasks.records import CheckpointRef, Stage
-from tasks.storage.root import Root
-from tasks.training import runs, train
-from tasks.training.data import DataSpec, resolve_data
-from tasks.training.runs import CheckpointChoice, RunRef
+from tasks.training.runs import CheckpointChoice, checkpoint_choice
 
 
 class EvaluateParams(Params):
@@ -27,11 +21,11 @@ class EvaluateParams(Params):
     finetuning), or of one that is named (run) and so says all that by itself.
     """
 
-    root_uri: str = ROOT_URI
+    root_uri: RootUri
     run: str | None = Field(default=None, description="name of a run under ROOT/runs, instead of its parameters")
     setting: Setting | None = Field(default=None, description="row of the table, and by it which run is scored")
     variant: str | None = Field(default=None, description="see RebuildParams.variant")
-    dataset: Name = Field(description="name of the dataset")
+    dataset: DatasetName
     split: Name = Field(default="test", description="of the dataset: what is scored")
     extractor: ExtractorConfig | None = Field(default=None, description="which detector found the regions")
     checkpoint: CheckpointChoice = Field(
@@ -45,8 +39,8 @@ class EvaluateParams(Params):
         description="fail where the mean of R@1, R@5 and R@10 both ways (recall sum / 6) is more than this below the "
         "best earlier one of the same setting, data and main protocol; .02 is two percentage points. None: never",
     )
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
-    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+    scoring: Scoring = ScoringConfig()
+    loader: Loader = LoaderConfig()
     positives: tuple[str, ...] = Field(
         default=(),
         description="other ground truths that the scores are measured by, too, such as those of ECCV Caption and CxC: "
@@ -64,7 +58,7 @@ class EvaluateParams(Params):
     @classmethod
     def _read_checkpoint(cls, value: object) -> object:
         """A step may be written as a text, as a command line does."""
-        return runs.checkpoint_choice(str(value))
+        return checkpoint_choice(str(value))
 
     @model_validator(mode="after")
     def _check_positives(self) -> EvaluateParams:
@@ -95,55 +89,3 @@ class EvaluateParams(Params):
     def subject(self) -> str:
         """What is scored, in a word."""
         return self.run or self.setting or ""
-
-    @property
-    def seed(self) -> int:
-        """Of the run that the parameters describe. One that is named knows its own: see `tasks.training.runs`."""
-        assert self.run is None
-        if self.setting == "zero-shot":
-            assert self.pretraining is not None
-            return self.pretraining.pretrain.seed
-        assert self.finetuning is not None
-        return self.finetuning.finetune.seed
-
-    def spec(self, root: Root) -> EvaluationSpec:
-        """The checkpoint, and the features of the split that it reads.
-
-        Raises:
-            UserError: one of them is not there.
-        """
-        if self.run is not None:
-            run = runs.find_run(root, self.run)
-            checkpoint = runs.choose_checkpoint(root, run, self.checkpoint)
-            data = runs.data_for(root, checkpoint, self.dataset, self.split, self.loader)
-        else:
-            assert self.extractor is not None
-            run, result = self._described_run(root)
-            checkpoint = result() if self.checkpoint == "result" else runs.choose_checkpoint(root, run, self.checkpoint)
-            split = DataSpec(self.dataset, self.split, self.extractor, self.loader)
-            data = resolve_data(root, split)
-        return EvaluationSpec(
-            setting=run.setting,
-            seed=run.seed,
-            checkpoint=checkpoint,
-            dataset=self.dataset,
-            split=self.split,
-            data=data,
-            scoring=self.scoring,
-            variant=self.variant,
-            positives=self.positives,
-            positives_ids=self.positives_ids,
-        )
-
-    def _described_run(self, root: Root) -> tuple[RunRef, Callable[[], CheckpointRef]]:
-        """The run that the parameters describe, and what finds its result or says which command makes it."""
-        assert self.setting is not None
-        if self.setting == "zero-shot":
-            assert self.pretraining is not None
-            pretraining = self.pretraining.spec()
-            run = RunRef(train.pretraining_run(root, pretraining), Stage.PRETRAIN, self.setting, self.seed)
-            return run, lambda: train.find_pretrained(root, pretraining)
-        assert self.finetuning is not None
-        finetuning = self.finetuning.spec()
-        run = RunRef(train.finetuning_run(root, finetuning), Stage.FINETUNE, self.setting, self.seed)
-        return run, lambda: train.find_finetuned(root, finetuning)

@@ -6,13 +6,26 @@ command, deployment and history row.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from pydantic import Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.evaluation import EvaluateParams
+from flows.params.fields import (
+    Download,
+    Encoder,
+    Extractor,
+    Finetune,
+    Loader,
+    Pretrain,
+    RootUri,
+    Scoring,
+    VocabularyPath,
+)
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from model.config import VOCABULARY_PATH, LoaderConfig
+from model.config import LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
@@ -20,24 +33,26 @@ from tasks.config import DatasetConfig, Name
 from tasks.download.config import DownloadConfig
 from tasks.workers.machines import RayConfig
 
+_Stage = TypeVar("_Stage", bound=Params)
+
 
 class RebuildParams(Params):
     """One whole experiment: from caption/URL rows to the retrieval table."""
 
-    root_uri: str = Field(default="data", description="folder or fsspec URI under which everything is kept")
+    root_uri: RootUri = "data"
     pretraining_dataset: DatasetConfig = Field(description="with a split train, and val where validation is asked for")
     retrieval_dataset: DatasetConfig = Field(description="with the splits train and evaluation_split, and perhaps val")
-    download: DownloadConfig = Field(default=DownloadConfig(), description="how images are fetched and stored")
-    extractor: ExtractorConfig = Field(default=ExtractorConfig(), description="which detector, and what it keeps")
-    vocabulary_path: str = Field(description=VOCABULARY_PATH)
-    encoder: EncoderConfig = Field(default=EncoderConfig(), description="size and wiring of the model")
-    pretrain: PretrainConfig = Field(default=PretrainConfig(), description="objectives and loop of pretraining")
-    finetune: FinetuneConfig = Field(default=FinetuneConfig(), description="loss and loop of finetuning")
+    download: Download = DownloadConfig()
+    extractor: Extractor = ExtractorConfig()
+    vocabulary_path: VocabularyPath
+    encoder: Encoder = EncoderConfig()
+    pretrain: Pretrain = PretrainConfig()
+    finetune: Finetune = FinetuneConfig()
     task_specific: FinetuneConfig | None = Field(
         default=None, description="training without pretraining, for comparison; None leaves that row out"
     )
-    scoring: ScoringConfig = Field(default=ScoringConfig(), description="how pairs are scored")
-    loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+    scoring: Scoring = ScoringConfig()
+    loader: Loader = LoaderConfig()
     evaluation_split: Name = Field(default="test", description="of retrieval_dataset: what the table is measured on")
     variant: str | None = Field(
         default=None,
@@ -114,70 +129,41 @@ class RebuildParams(Params):
         return (self.pretraining_dataset, self.retrieval_dataset)
 
     def for_download(self) -> DownloadParams:
-        return DownloadParams(
-            root_uri=self.root_uri,
-            datasets=self.datasets,
-            download=self.download,
-            max_workers=self.max_workers,
-            accept_changes=self.accept_changes,
-            max_failed_share=self.max_failed_share,
-            ray=self.ray,
-        )
+        return self._part(DownloadParams, datasets=self.datasets)
 
     def for_extract(self) -> ExtractParams:
-        return ExtractParams(
-            root_uri=self.root_uri,
-            datasets=self.datasets,
-            extractor=self.extractor,
-            max_workers=self.max_workers,
-            max_failed_share=self.max_failed_share,
-            ray=self.ray,
-        )
+        return self._part(ExtractParams, datasets=self.datasets)
 
     def for_pretrain(self) -> PretrainParams:
-        return PretrainParams(
-            root_uri=self.root_uri,
-            dataset=self.pretraining_dataset.name,
-            validation_split="val" if "val" in self.pretraining_dataset.splits else None,
-            scoring=self.scoring,
-            loader=self.loader,
-            extractor=self.extractor,
-            vocabulary_path=self.vocabulary_path,
-            encoder=self.encoder,
-            pretrain=self.pretrain,
-        )
+        dataset = self.pretraining_dataset
+        return self._part(PretrainParams, dataset=dataset.name, validation_split=_validation_split(dataset))
 
     def for_finetune(self, finetune: FinetuneConfig | None = None) -> FinetuneParams:
         """Parameters of the finetuning run, or of another one such as `task_specific`."""
-        config = finetune or self.finetune
-        return FinetuneParams(
-            root_uri=self.root_uri,
-            dataset=self.retrieval_dataset.name,
-            validation_split="val" if "val" in self.retrieval_dataset.splits else None,
-            extractor=self.extractor,
-            vocabulary_path=self.vocabulary_path,
-            encoder=self.encoder,
+        config, dataset = finetune or self.finetune, self.retrieval_dataset
+        return self._part(
+            FinetuneParams,
+            dataset=dataset.name,
+            validation_split=_validation_split(dataset),
             finetune=config,
-            scoring=self.scoring,
-            loader=self.loader,
             pretraining=self.for_pretrain() if config.start == "pretrained" else None,
         )
 
     def for_evaluate(self, setting: Setting) -> EvaluateParams:
-        return EvaluateParams(
-            root_uri=self.root_uri,
+        finetune = self.task_specific if setting == "task-specific" else self.finetune
+        return self._part(
+            EvaluateParams,
             setting=setting,
-            variant=self.variant,
             dataset=self.retrieval_dataset.name,
             split=self.evaluation_split,
-            extractor=self.extractor,
-            scoring=self.scoring,
-            loader=self.loader,
             pretraining=self.for_pretrain() if setting == "zero-shot" else None,
-            finetuning=None
-            if setting == "zero-shot"
-            else self.for_finetune(self.task_specific if setting == "task-specific" else self.finetune),
+            finetuning=None if setting == "zero-shot" else self.for_finetune(finetune),
         )
+
+    def _part(self, stage: type[_Stage], **own: Any) -> _Stage:
+        """Parameters of one stage: what it has in common with the experiment, by name, and its own."""
+        common = {name: getattr(self, name) for name in stage.model_fields if name in type(self).model_fields}
+        return stage.model_validate(common | own)
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -185,3 +171,7 @@ class RebuildParams(Params):
         if self.task_specific is None:
             return ("zero-shot", "pretrain+finetune")
         return ("zero-shot", "task-specific", "pretrain+finetune")
+
+
+def _validation_split(dataset: DatasetConfig) -> str | None:
+    return "val" if "val" in dataset.splits else None

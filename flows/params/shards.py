@@ -5,12 +5,11 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
+from flows.params.fields import Download, Extractor
 from tasks.config import DatasetConfig, Uri
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.records import ShardRef
 from tasks.workers.machines import RayConfig
-
-ROOT_URI = Field(description="folder or fsspec URI under which everything is kept")
 
 
 class Params(BaseModel):
@@ -76,7 +75,7 @@ class ShardParams(Params):
 class DownloadParams(ShardParams):
     """Caption/URL rows to image shards, for one or more datasets."""
 
-    download: DownloadConfig = Field(default=DownloadConfig(), description="how images are fetched and stored")
+    download: Download = DownloadConfig()
     max_workers: int = Field(default=2, ge=1, description="shards downloaded at once, one process each")
     retry: RetryConfig | None = Field(
         default=None, description="try failures of finished shards again, and do nothing else; None: download"
@@ -107,7 +106,7 @@ class DownloadParams(ShardParams):
 class ExtractParams(ShardParams):
     """Image shards to feature shards."""
 
-    extractor: ExtractorConfig = Field(default=ExtractorConfig(), description="which detector, and what it keeps")
+    extractor: Extractor = ExtractorConfig()
     max_workers: int = Field(
         default=1, ge=1, description="shards extracted at once, one process each: as many as there are GPUs"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from feature_extraction.samples.tars import ShardError
+from flows.params.evaluated_run import evaluation_spec
 from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
 from flows.views.progress import Bar, ProgressLog
@@ -23,7 +24,7 @@ log = logging.getLogger("flows.evaluate")
 def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
     """Score, or find the scores; and the page of this evaluation, where it can be made."""
     root = Root(params.root_uri)
-    spec = params.spec(root)
+    spec = evaluation_spec(root, params)
     with bar(f"evaluate {params.subject}") as show:
         done = evaluation.evaluate(root, spec, ProgressLog(log, params.subject, "pairs", show=show).follow)
     main, *also = done.tables

@@ -11,7 +11,7 @@ from tasks.errors import StageError, UserError
 from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep
 from tasks.storage.paths import sweep_path
 from tasks.storage.root import Root, now
-from tasks.training import train
+from tasks.training.run_name import run_name
 
 log = logging.getLogger("flows.sweep")
 
@@ -43,7 +43,7 @@ def _log_runs(variants: Sequence[Variant]) -> None:
     """Progress is told by the names of runs: say whose they are."""
     for variant in variants:
         pretraining = variant.params.for_pretrain()
-        run = train.pretraining_run(Root(pretraining.root_uri), pretraining.spec())
+        run = run_name(Root(pretraining.root_uri), pretraining.spec())
         log.info("%s begins with %s", variant.name, run)
 
 

@@ -9,7 +9,8 @@ from flows.views.progress import Bar, ProgressLog
 from tasks.records import CheckpointRef
 from tasks.reports.matching import matching_warning
 from tasks.storage.root import Root
-from tasks.training import train
+from tasks.training.run_name import run_name
+from tasks.training.train import train
 
 _pretrain_log = logging.getLogger("flows.pretrain")
 _finetune_log = logging.getLogger("flows.finetune")
@@ -18,10 +19,10 @@ _finetune_log = logging.getLogger("flows.finetune")
 def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
     """Pretrain, or find that it was done."""
     root, spec = Root(params.root_uri), params.spec()
-    run = train.pretraining_run(root, spec)
+    run = run_name(root, spec)
     with bar(run) as show:
         follow = ProgressLog(_pretrain_log, run, "steps", show=show).follow
-        checkpoint = train.pretrain(root, spec, follow, params.nodes)
+        checkpoint = train(root, spec, follow, params.nodes)
     _log_end(_pretrain_log, run, checkpoint)
     if (warning := matching_warning(root, run)) is not None:
         _pretrain_log.warning("%s", warning)
@@ -31,11 +32,11 @@ def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
 def run_finetune(params: FinetuneParams, bar: Bar) -> CheckpointRef:
     """Finetune, or find that it was done."""
     root, spec = Root(params.root_uri), params.spec()
-    run = train.finetuning_run(root, spec)
+    run = run_name(root, spec)
     label = f"{run} ({params.setting})"
     with bar(run) as show:
         follow = ProgressLog(_finetune_log, label, "steps", show=show).follow
-        checkpoint = train.finetune(root, spec, follow, params.nodes)
+        checkpoint = train(root, spec, follow, params.nodes)
     _log_end(_finetune_log, label, checkpoint)
     return checkpoint
 

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
+from flows.params.evaluated_run import evaluation_spec
 from flows.params.experiment import RebuildParams
 from flows.params.training import Setting
 from flows.views.progress import counts_text
@@ -34,7 +35,7 @@ from tasks.storage.paths import (
     run_folder,
 )
 from tasks.storage.root import Root
-from tasks.training import train
+from tasks.training.run_name import finished_run, run_name
 
 RunState = Literal["done", "begun", "not begun"]
 
@@ -231,12 +232,12 @@ def _listed_shards(root: Root, manifest: str) -> set[int] | None:
 
 def _run_statuses(root: Root, params: RebuildParams) -> tuple[RunStatus, ...]:
     pretraining = params.for_pretrain().spec()
-    runs = [_run_status(root, Stage.PRETRAIN, "pretrain", lambda: train.pretraining_run(root, pretraining))]
+    runs = [_run_status(root, Stage.PRETRAIN, "pretrain", lambda: run_name(root, pretraining))]
     if params.task_specific is not None:
         specific = params.for_finetune(params.task_specific).spec()
-        runs.append(_run_status(root, Stage.FINETUNE, "task-specific", lambda: train.finetuning_run(root, specific)))
+        runs.append(_run_status(root, Stage.FINETUNE, "task-specific", lambda: run_name(root, specific)))
     full = params.for_finetune().spec()
-    runs.append(_run_status(root, Stage.FINETUNE, "pretrain+finetune", lambda: train.finetuning_run(root, full)))
+    runs.append(_run_status(root, Stage.FINETUNE, "pretrain+finetune", lambda: run_name(root, full)))
     return tuple(runs)
 
 
@@ -246,7 +247,7 @@ def _run_status(root: Root, stage: Stage, setting: str, find_name: Callable[[], 
     except UserError:
         # What it depends on is not there, so its name is not known yet: that is what "not begun" says.
         return RunStatus(stage=stage, setting=setting, run=None, state="not begun")
-    if train.finished_run(root, run, stage) is not None:
+    if finished_run(root, run, stage) is not None:
         return RunStatus(stage=stage, setting=setting, run=run, state="done")
     begun = root.exists(run_folder(run))
     return RunStatus(stage=stage, setting=setting, run=run, state="begun" if begun else "not begun")
@@ -254,7 +255,7 @@ def _run_status(root: Root, stage: Stage, setting: str, find_name: Callable[[], 
 
 def _is_evaluated(root: Root, params: RebuildParams, setting: Setting) -> bool:
     try:
-        evaluation = params.for_evaluate(setting).spec(root)
+        evaluation = evaluation_spec(root, params.for_evaluate(setting))
     except UserError:
         return False  # There is no checkpoint, or no features, to evaluate yet.
     return find_evaluation(root, evaluation) is not None

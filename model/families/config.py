@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
+from feature_extraction.identity import Identity
 from model.config import Config
 
 
@@ -33,7 +34,9 @@ Heads = dict[str, HeadConfig]
 class EncoderConfig(Config):
     """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
 
-    family: Literal["unicoder-vl"] = Field(default="unicoder-vl", description="how words and regions become states")
+    family: Annotated[Literal["unicoder-vl"], Identity.UNLESS_DEFAULT] = Field(
+        default="unicoder-vl", description="how words and regions become states"
+    )
     hidden_size: int = Field(default=768, ge=8, description="H")
     num_layers: int = Field(default=12, ge=1, description="Transformer layers")
     num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
@@ -80,38 +83,31 @@ class EncoderConfig(Config):
         default=False,
         description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
     )
-    hidden_act: Literal["gelu", "gelu_new", "relu", "silu"] = Field(
+    hidden_act: Annotated[Literal["gelu", "gelu_new", "relu", "silu"], Identity.UNLESS_DEFAULT] = Field(
         default="gelu",
         description="function between the feed-forward layers, BERT's of the same name; gelu_new is gelu's "
         "approximation by tanh",
     )
-    layer_norm_eps: float = Field(default=1e-12, gt=0, description="what LayerNorm adds to a variance, BERT's")
+    layer_norm_eps: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
+        default=1e-12, gt=0, description="what LayerNorm adds to a variance, BERT's"
+    )
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
 
-    sequences: Literal["auto", "padded", "packed"] = Field(
+    sequences: Annotated[Literal["auto", "padded", "packed"], Identity.NEVER] = Field(
         default="auto",
         description="how captions and region lists of unequal length go through the layers; the result is the same. "
         "padded: as one rectangle; packed: without padding, on a GPU in half precision with attention_dropout=0 in "
         "the attention too; auto: packed where there is padding",
     )
-    bert: str | None = Field(
+    bert: Annotated[str | None, Identity.BY_CONTENT] = Field(
         default=None,
         description="BERT that training from scratch starts from, its first num_layers layers: a folder with "
         "config.json and model.safetensors or pytorch_model.bin, or a name on the Hugging Face hub such as "
         "google-bert/bert-base-uncased. Its heads are new where it has none; its vocabulary and settings must be "
         "vocabulary_path's and the encoder's. None: new weights",
     )
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the weights of a run that has begun, as JSON: not how sequences are laid out, nor where its
-        first weights came from. What came later is there only where it is set, so that older runs are still found."""
-        identity = self.model_dump(mode="json", exclude={"sequences", "bert"})
-        for name in ("family", "hidden_act", "layer_norm_eps"):
-            if identity[name] == type(self).model_fields[name].default:
-                del identity[name]
-        return identity
 
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:

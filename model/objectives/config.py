@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from feature_extraction.identity import Identity
 from model.config import Config, LoopConfig
 
 
@@ -103,15 +104,15 @@ class PretrainConfig(LoopConfig):
         "steps. mlm: masked words; moc: the labels of masked regions; vlm: whether image and caption match. Both "
         "versions of Unicoder-VL sum these three unweighted",
     )
-    combine: Literal["sum", "draw"] = Field(
+    combine: Annotated[Literal["sum", "draw"], Identity.UNLESS_DEFAULT] = Field(
         default="sum",
         description="sum: every step minimises the weighted sum (Unicoder-VL); draw: every step has one objective, "
         "drawn by its share, the same in all processes, and only what it predicts is hidden (UNITER)",
     )
-    validation_pairs: int = Field(
+    validation_pairs: Annotated[int, Identity.NEVER] = Field(
         default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
     )
-    quick_recall_images: int = Field(
+    quick_recall_images: Annotated[int, Identity.NEVER] = Field(
         default=100,
         ge=0,
         description="held-out images, always the same, over which a validation measures recall with all their "
@@ -152,8 +153,6 @@ class PretrainConfig(LoopConfig):
     def identity(self) -> dict[str, Any]:
         """As of every loop. Where the three objectives of before are summed, by the fields of before."""
         identity = super().identity()
-        if self.combine == "sum":
-            del identity["combine"]
         if self.objectives.keys() == set(_WEIGHTS.values()):
             weights = identity.pop("objectives")
             identity |= {name: weights[objective] for name, objective in _WEIGHTS.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from feature_extraction.identity import Identity
 from tasks.config import Config
 from tasks.records import Outcome
 
@@ -52,33 +54,47 @@ class RetryConfig(Config):
 
 
 class DownloadConfig(Config):
-    """How images are fetched, checked and kept."""
+    """How images are fetched, checked and kept.
 
-    threads: int = Field(default=32, ge=1, description="requests in flight per shard")
-    per_host: int = Field(default=8, ge=1, description="requests in flight per host and worker process")
-    connect_timeout_seconds: float = Field(default=5.0, gt=0, description="longest wait for a connection, seconds")
-    read_timeout_seconds: float = Field(default=10.0, gt=0, description="longest silence of a server, seconds")
-    deadline_seconds: float = Field(
+    Fields marked as no part of the identity say how the work is done (threads, time limits, retries, user agent,
+    success floor): changing one makes no shard stale. The others decide which images a shard holds, and their bytes.
+    """
+
+    threads: Annotated[int, Identity.NEVER] = Field(default=32, ge=1, description="requests in flight per shard")
+    per_host: Annotated[int, Identity.NEVER] = Field(
+        default=8, ge=1, description="requests in flight per host and worker process"
+    )
+    connect_timeout_seconds: Annotated[float, Identity.NEVER] = Field(
+        default=5.0, gt=0, description="longest wait for a connection, seconds"
+    )
+    read_timeout_seconds: Annotated[float, Identity.NEVER] = Field(
+        default=10.0, gt=0, description="longest silence of a server, seconds"
+    )
+    deadline_seconds: Annotated[float, Identity.NEVER] = Field(
         default=30.0,
         gt=0,
         description="longest time spent on one URL: name look-up, connection, redirects, headers and body of all "
         "attempts together, seconds; waits between attempts are not counted",
     )
-    retries: int = Field(default=2, ge=0, description="further attempts after a failure of a retryable class")
-    backoff_seconds: float = Field(default=0.5, ge=0, description="wait before the first retry; doubles each time")
-    max_retry_after_seconds: float = Field(
+    retries: Annotated[int, Identity.NEVER] = Field(
+        default=2, ge=0, description="further attempts after a failure of a retryable class"
+    )
+    backoff_seconds: Annotated[float, Identity.NEVER] = Field(
+        default=0.5, ge=0, description="wait before the first retry; doubles each time"
+    )
+    max_retry_after_seconds: Annotated[float, Identity.NEVER] = Field(
         default=60.0, ge=0, description="longest wait that a server's Retry-After is granted; asked for more: no retry"
     )
-    host_failures: int = Field(
+    host_failures: Annotated[int, Identity.NEVER] = Field(
         default=6,
         ge=1,
         description="URLs in a row of one host that end without an answer, or with a plea to come back later, before "
         "it counts as down; its other URLs then end as host_down, unrequested",
     )
-    host_down_seconds: float = Field(
+    host_down_seconds: Annotated[float, Identity.NEVER] = Field(
         default=600.0, ge=0, description="how long a host counts as down before one URL of it is tried again, seconds"
     )
-    outage_patience_seconds: float = Field(
+    outage_patience_seconds: Annotated[float, Identity.NEVER] = Field(
         default=1800.0,
         ge=0,
         description="longest pause while the network itself is gone; then the stage fails, seconds",
@@ -91,21 +107,21 @@ class DownloadConfig(Config):
         default=512, ge=32, description="larger images are shrunk to this shorter side, pixels; None keeps every size"
     )
     jpeg_quality: int = Field(default=90, ge=1, le=100, description="quality of images that must be re-encoded")
-    user_agent: str = Field(
+    user_agent: Annotated[str, Identity.NEVER] = Field(
         default="unicoder-vl/0.1 (research image fetcher)",
         min_length=1,
         description="sent with every request; put an address of yours into it",
     )
-    accept: str | None = Field(
+    accept: Annotated[str | None, Identity.NEVER] = Field(
         default="image/jpeg,image/*;q=0.9,*/*;q=0.5",
         min_length=1,
         description="the Accept header sent with every request: JPEG first, as other pictures are converted to it; "
         "None sends none, which some servers answer with 403 or 406",
     )
-    accept_language: str | None = Field(
+    accept_language: Annotated[str | None, Identity.NEVER] = Field(
         default=None, min_length=1, description="the Accept-Language header sent with every request; None sends none"
     )
-    headers: dict[str, str] = Field(
+    headers: Annotated[dict[str, str], Identity.NEVER] = Field(
         default={},
         description="further headers sent with every request, to every host, such as a Referer; shown with the "
         "other parameters",
@@ -115,11 +131,13 @@ class DownloadConfig(Config):
         description="an answer whose X-Robots-Tag has one of these ends as opted_out; empty: the header is ignored",
     )
     robots_txt: bool = Field(default=False, description="ask every host for its robots.txt first, and obey it")
-    env_proxies: bool = Field(default=True, description="use HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment")
+    env_proxies: Annotated[bool, Identity.NEVER] = Field(
+        default=True, description="use HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment"
+    )
     allow_private_addresses: bool = Field(
         default=False, description="fetch from loopback and private networks; off, such a URL is blocked_address"
     )
-    min_success_rate: float = Field(
+    min_success_rate: Annotated[float, Identity.NEVER] = Field(
         default=0.0, ge=0, le=1, description="share of rows that must end ok, else the flow fails with the table"
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
+from feature_extraction.identity import identity_of
 from tasks.config import DatasetConfig, RowsConfig
 from tasks.download.config import DownloadConfig
 from tasks.errors import UserError
@@ -14,33 +15,17 @@ from tasks.records import Record
 from tasks.storage.paths import download_settings_path
 from tasks.storage.root import Root
 
-# The settings that decide which images a shard holds and what their bytes are. The others (threads, time limits,
-# retries, user agent, success floor) decide how the work is done: changing one makes no shard stale.
-RESULT_SETTINGS = frozenset(
-    {
-        "max_bytes",
-        "max_redirects",
-        "max_pixels",
-        "min_side",
-        "short_side",
-        "jpeg_quality",
-        "opt_out_directives",
-        "robots_txt",
-        "allow_private_addresses",
-    }
-)
-
 
 class DownloadSettings(Record):
     """The content of a split's download.json."""
 
-    settings: dict[str, Any] = Field(description="shard_size, and the RESULT_SETTINGS")
+    settings: dict[str, Any] = Field(description="shard_size, and the identity of the DownloadConfig")
     source: RowsConfig = Field(description="where the rows came from; they may lie elsewhere later")
 
 
 def result_settings(config: DownloadConfig) -> dict[str, Any]:
     """Those fields of a config that decide what is downloaded, as JSON."""
-    return config.model_dump(mode="json", include=set(RESULT_SETTINGS))
+    return identity_of(config)
 
 
 def check_settings(root: Root, dataset: DatasetConfig, split: str, config: DownloadConfig) -> None:
@@ -96,7 +81,7 @@ def begun_splits(root: Root) -> dict[tuple[str, str], DownloadSettings]:
 
 
 def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[DatasetConfig], dict[str, Any]]:
-    """What has been downloaded under a root: its datasets, and the settings (RESULT_SETTINGS) that they share.
+    """What has been downloaded under a root: its datasets, and the settings (`result_settings`) that they share.
 
     Args:
         root: where to look.

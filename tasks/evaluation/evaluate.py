@@ -241,14 +241,14 @@ def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_
 def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
     """What an evaluation's scores depend on beside the weights.
 
-    Of the scoring config, precision and a shortlist enter: the rest changes rounding at most, or what is measured on
-    the scores. A precision of auto has to be decided before, see `with_precision`.
+    Fields of the scoring config that are no part of its identity change rounding at most, or what is measured on the
+    scores. A precision of auto has to be decided before, see `with_precision`.
     """
     assert scoring.precision != "auto"
-    scored = {**data.identity, "precision": scoring.precision}
+    identity = scoring.identity()
     if scoring.shortlist is not None:
-        scored["shortlist"] = fingerprint(scoring.shortlist.model_dump(mode="json"))
-    return fingerprint(scored)
+        identity["shortlist"] = fingerprint(identity["shortlist"])
+    return fingerprint({**data.identity, **identity})
 
 
 def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> SettingRow:

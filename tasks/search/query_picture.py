@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import tasks.world
 from feature_extraction.config import ExtractorConfig
+from feature_extraction.identity import in_identity
 from feature_extraction.samples.images import ImageSample
 from feature_extraction.samples.manifest import FeatureManifest
 from feature_extraction.samples.regions import encode_regions
 from tasks.download.config import DownloadConfig
 from tasks.download.pictures.images import PictureError, accept_picture
-from tasks.download.settings import RESULT_SETTINGS, DownloadSettings
+from tasks.download.settings import DownloadSettings
 from tasks.errors import UserError
 from tasks.extract.shard import load_on_device
 from tasks.extractor import extractor_fingerprint
@@ -48,7 +49,9 @@ def picture_settings(root: Root, dataset: str, split: str) -> DownloadConfig:
     """What the pictures of a split were made with, such as their shorter side."""
     begun = root.read_model(download_settings_path(dataset, split), DownloadSettings)
     settings = {} if begun is None else begun.settings
-    return DownloadConfig.model_validate({name: settings[name] for name in settings.keys() & RESULT_SETTINGS})
+    return DownloadConfig.model_validate(
+        {name: settings[name] for name in settings.keys() & in_identity(DownloadConfig)}
+    )
 
 
 class PictureDetector:

@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.config import EncoderConfig
 from model.objectives.config import PretrainConfig
+from tasks.records import Stage
 from tasks.training.data import DataSpec
 
 
-@dataclass(frozen=True)
-class PretrainSpec:
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What both kinds of training runs have."""
+
+    data: DataSpec
+    vocabulary_path: str
+    encoder: EncoderConfig
+    validation: DataSpec | None = None
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSpec(_Trained):
     """What a pretraining run is."""
 
-    data: DataSpec
-    vocabulary_path: str
-    encoder: EncoderConfig
     pretrain: PretrainConfig
-    validation: DataSpec | None = None
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    stage: ClassVar[Stage] = Stage.PRETRAIN
+
+    @property
+    def loop(self) -> PretrainConfig:
+        return self.pretrain
+
+    @property
+    def command(self) -> str:
+        """What makes the run."""
+        return "unicoder-vl pretrain"
 
 
-@dataclass(frozen=True)
-class FinetuneSpec:
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpec(_Trained):
     """What a finetuning run is; `pretraining` is the run it starts from, None for task-specific training."""
 
-    data: DataSpec
-    vocabulary_path: str
-    encoder: EncoderConfig
     finetune: FinetuneConfig
     pretraining: PretrainSpec | None
-    validation: DataSpec | None = None
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    stage: ClassVar[Stage] = Stage.FINETUNE
+
+    @property
+    def loop(self) -> FinetuneConfig:
+        return self.finetune
+
+    @property
+    def command(self) -> str:
+        """What makes the run."""
+        setting = "task-specific" if self.pretraining is None else "pretrain+finetune"
+        return f"unicoder-vl finetune --setting {setting}"
+
+
+TrainSpec = PretrainSpec | FinetuneSpec
 
 
 class FinalRecord(BaseModel):

@@ -38,11 +38,11 @@ from flows.params.experiment import PretrainParams
 from tasks.storage import mirror
 from tasks.errors import StageError, UserError
 from tasks.storage.root import Root
-from tasks.training.train import pretrain
+from tasks.training.train import train
 mirror.POLL_SECONDS = 0.05
 params = PretrainParams.model_validate_json(sys.argv[1])
 try:
-    done = pretrain(Root(params.root_uri), params.spec(), lambda progress: None, params.nodes)
+    done = train(Root(params.root_uri), params.spec(), lambda progress: None, params.nodes)
 except (StageError, UserError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 print(done.model_dump_json())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from model.config import Config, LoopConfig
+from feature_extraction.identity import Identity
+from model.config import Config, Device, LoopConfig, NumProcesses, NumThreads
 
 RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
 """Over which images recall is measured: all, first:N or folds:N."""
@@ -32,7 +33,7 @@ class FinetuneConfig(LoopConfig):
         description="wrong images and wrong captions sampled per pair, a side; the hinge is taken on the hardest. 3 is "
         "the paper's; 1 is UNITER's, one wrong image and one wrong caption",
     )
-    negatives_from: Literal["window", "batch"] = Field(
+    negatives_from: Annotated[Literal["window", "batch"], Identity.UNLESS_DEFAULT] = Field(
         default="window",
         description="window: `negatives` are sampled a side, from the pair's window of shards. batch: "
         "hardest-in-batch, every other image and caption of the step's batch, over all devices, is a candidate. To "
@@ -42,7 +43,7 @@ class FinetuneConfig(LoopConfig):
         "at 64. True matches are never negatives, of either kind; a pair for which nothing else is at hand has no "
         "hinge on that side",
     )
-    mining_batch_size: int = Field(
+    mining_batch_size: Annotated[int, Identity.NEVER] = Field(
         default=256, ge=1, description="pairs per forward pass while the hardest of a batch are looked for"
     )
     text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
@@ -54,7 +55,7 @@ class FinetuneConfig(LoopConfig):
         description="share of the steps, at the start, that average the hinge over `negatives` sampled ones instead of "
         "taking the hardest. Not in the paper: from scratch, the hardest negative alone can stall at twice the margin",
     )
-    validation_images: int | None = Field(
+    validation_images: Annotated[int | None, Identity.CHOICE, Identity.UNLESS_DEFAULT] = Field(
         default=None,
         ge=2,
         description="held-out images, always the first of the split, over which a validation measures recall with all "
@@ -75,13 +76,6 @@ class FinetuneConfig(LoopConfig):
         """Whether this step, from 0, looks for the hardest negatives of its batch."""
         return self.negatives_from == "batch" and not self.averages(step)
 
-    def identity(self) -> dict[str, Any]:
-        """As of every loop; `negatives_from` only where it is set, so that runs older than it are still found."""
-        identity = super().identity()
-        if self.negatives_from == "window":
-            del identity["negatives_from"]
-        return identity
-
 
 class Shortlist(Config):
     """A cheap first pass over all pairs, and exact scores for the best of it alone: approximate, and said so."""
@@ -95,33 +89,30 @@ class Shortlist(Config):
 class ScoringConfig(Config):
     """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
 
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    batch_size: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], Identity.NEVER] = Field(
         default="auto",
         description="pairs per forward pass. auto: on a CPU 8 of a model of base size and 32 of a narrower "
         "one, on a GPU 256",
     )
-    block_pairs: int = Field(
+    block_pairs: Annotated[int, Identity.NEVER] = Field(
         default=200_000,
         ge=1,
         description="pairs of a block, at most, or else one image's: a block is what is held in memory, written as a "
         "whole, and lost when scoring is killed",
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    num_processes: int | None = Field(
-        default=None,
-        ge=1,
-        description="processes of this machine that score, a GPU each, block by block. None: as many as there are "
-        "GPUs, or one; one, too, where device is cpu or cuda:N",
-    )
+    device: Device = "auto"
+    num_processes: NumProcesses = None
     precision: Literal["auto", "fp32", "bf16"] = Field(
         default="auto",
         description="bf16: autocast; the matching head and the scores are fp32 always. auto: that of scores that stand "
         "or are begun (fp32 first), else that of the last evaluation of the same data under this root, else bf16 "
         "where the device computes it and the model is wide enough that it pays, else fp32; log and metrics say which",
     )
-    num_threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; None leaves torch's choice")
-    shortlist: Shortlist | None = Field(default=None, description="None: every pair is scored exactly")
-    protocols: tuple[RecallProtocol, ...] = Field(
+    num_threads: NumThreads = None
+    shortlist: Annotated[Shortlist | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None, description="None: every pair is scored exactly"
+    )
+    protocols: Annotated[tuple[RecallProtocol, ...], Identity.NEVER] = Field(
         default=("all",),
         min_length=1,
         description="over which images, with their captions, recall is measured. all: every one of the split; "

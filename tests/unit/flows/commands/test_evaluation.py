@@ -50,7 +50,10 @@ def root(tmp_path: Path) -> str:
         ("--run x --on a/b --seed 1 --setting zero-shot", "--seed, --setting cannot be given with --run; leave them"),
         ("--recipe demo --on retrieval/test", "--on cannot be given with --recipe or --params"),
         ("--recipe demo --setting best", "there is no setting 'best' here; known are zero-shot, task-specific"),
-        ("--run finetune-bb22 --on retrieval/test --set protocol=all", "--set 'protocol=all' is not NAME=VALUE"),
+        (
+            "--run finetune-bb22 --on retrieval/test --set protocol=all",
+            "--set protocol: there is no setting 'protocol'; known are batch_size, ",
+        ),
         (
             "--run finetune-bb22 --on retrieval/test --max-drop 3",
             "params: max_drop: Input should be less than or equal",

@@ -14,11 +14,11 @@ from flows.commands.shard_options import (
     rows_params,
     with_download_options,
     with_extract_options,
-    with_scoring_options,
 )
+from flows.params.changes import with_settings
 from flows.params.checks import validation_text
+from flows.params.recipes import recipe
 from flows.params.shards import DownloadParams, ExtractParams
-from model.downstream.retrieval.config import ScoringConfig, Shortlist
 from tasks.config import RowsConfig
 from tasks.download.config import RetryConfig
 from tasks.errors import UserError
@@ -108,7 +108,7 @@ def test_list_of_names_is_written_with_commas(text: str, directives: tuple[str, 
 
 @pytest.mark.parametrize("agent", ["日本", "us\nCookie: x"])
 def test_user_agent_that_no_header_can_hold_is_refused(agent: str) -> None:
-    with pytest.raises(ValidationError, match="printable ASCII"):
+    with pytest.raises(UserError, match="printable ASCII"):
         changed(settings=[f"user_agent={agent}"])
 
 
@@ -132,18 +132,25 @@ def test_headers_are_written_as_they_are_sent() -> None:
     ],
 )
 def test_headers_that_cannot_be_sent_are_refused(setting: str, message: str) -> None:
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(UserError, match=message):
         changed(settings=[setting])
 
 
-@pytest.mark.parametrize("text", ["short_side", "side=3", "=3"])
-def test_setting_that_is_none_names_those_there_are(text: str) -> None:
-    with pytest.raises(UserError, match=r"NAME=VALUE .* short_side"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("short_side", "--set 'short_side' is not NAME=VALUE, such as download.threads=64"),
+        ("=3", "--set '=3' is not NAME=VALUE, such as download"),
+        ("side=3", "--set side: there is no setting 'side'; known are threads, .* short_side"),
+    ],
+)
+def test_setting_that_is_none_names_those_there_are(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         changed(settings=[text])
 
 
 def test_value_that_cannot_be_is_refused() -> None:
-    with pytest.raises(ValidationError, match="threads"):
+    with pytest.raises(UserError, match=r"download\.threads: Input should be a valid integer"):
         changed(settings=["threads=many"])
 
 
@@ -200,21 +207,12 @@ def test_retry_and_force_exclude_each_other() -> None:
         changed(retry=RetryConfig(), force=True)
 
 
-def test_settings_of_scoring_are_typed_by_their_fields() -> None:
-    scoring = ScoringConfig(precision="bf16")
-    given = ["protocols=all, folds:1000", "batch_size=7", 'shortlist={"size": 50}', "num_processes=none"]
-    assert with_scoring_options(scoring, given) == ScoringConfig(
-        precision="bf16", protocols=("all", "folds:1000"), batch_size=7, shortlist=Shortlist(size=50)
-    )
-    assert with_scoring_options(scoring, []) == scoring
-
-
 def test_settings_of_scoring_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--set 'protocol=all' is not NAME=VALUE .* known are batch_size, .*protocols"):
-        with_scoring_options(ScoringConfig(), ["protocol=all"])
-    with pytest.raises(ValidationError) as refused:
-        with_scoring_options(ScoringConfig(), ["protocols=all,fold:5"])
-    assert validation_text(refused.value).startswith("protocols.1: String should match pattern")
+    params = recipe("demo", "data").for_evaluate("zero-shot")
+    with pytest.raises(UserError, match=r"--set protocol: there is no .* known are batch_size, .*protocols"):
+        with_settings(params, ["protocol=all"], "scoring")
+    with pytest.raises(UserError, match=r"^scoring\.protocols\.1: String should match pattern"):
+        with_settings(params, ["protocols=all,fold:5"], "scoring")
 
 
 def test_machines_are_named_as_torchrun_names_them() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import os
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.params.training import FinetuneParams
+from flows.params.variants import SweepParams
 
 
 def changed(path: str, value: object) -> dict[str, Any]:
@@ -111,3 +114,42 @@ def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], message: str) -
     with pytest.raises(ValidationError) as refused:
         EvaluateParams.model_validate({"root_uri": "data", "run": "finetune-1", "dataset": "retrieval"} | changes)
     assert validation_text(refused.value).startswith(message)
+
+
+def test_parameters_are_read_without_a_look_at_any_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = recipe("demo", "/nowhere")
+    models = (
+        whole,
+        whole.for_download(),
+        whole.for_extract(),
+        whole.for_pretrain(),
+        whole.for_finetune(),
+        whole.for_evaluate("zero-shot"),
+        EvaluateParams(root_uri="/nowhere", run="finetune-1", dataset="a", checkpoint="newest"),
+        SweepParams(ablation="layers", base=whole),
+    )
+    texts = [model.model_dump_json() for model in models]
+
+    def looked(*arguments: object, **_: object) -> None:
+        raise AssertionError(f"a look at {arguments}")
+
+    for module, name in ((builtins, "open"), (os, "stat"), (os, "listdir"), (os, "scandir"), (os, "open")):
+        monkeypatch.setattr(module, name, looked)
+    read = [type(model).model_validate_json(text) for model, text in zip(models, texts, strict=True)]
+    monkeypatch.undo()
+    assert read == list(models)
+
+
+def test_a_stage_has_what_it_shares_with_the_experiment() -> None:
+    whole = recipe("demo", "/x").model_copy(update={"max_failed_share": 0.5, "variant": "3 layers", "max_workers": 7})
+    own = {"finetune", "setting"}
+    for stage in (
+        whole.for_download(),
+        whole.for_extract(),
+        whole.for_pretrain(),
+        whole.for_finetune(whole.task_specific),
+        *(whole.for_evaluate(setting) for setting in whole.settings),
+    ):
+        shared = type(stage).model_fields.keys() & RebuildParams.model_fields.keys() - own
+        assert len(shared) >= 4
+        assert {name: getattr(stage, name) for name in shared} == {name: getattr(whole, name) for name in shared}

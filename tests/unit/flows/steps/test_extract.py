@@ -139,7 +139,7 @@ def test_the_images_of_a_shard_go_to_exactly_one_part() -> None:
     [
         ({"part": "1"}, "--part '1' cannot be read: give I/N"),
         ({"shards": "a-b"}, "--shards 'a-b' cannot be read"),
-        ({"settings": ["modle=x"]}, "--set 'modle=x' is not NAME=VALUE of a setting; known are backend, model,"),
+        ({"settings": ["modle=x"]}, "--set modle: there is no setting 'modle'; known are backend, model,"),
     ],
 )
 def test_options_that_cannot_be_read_are_named(downloaded: str, arguments: dict[str, object], said: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from feature_extraction.identity import in_identity
 from feature_extraction.samples.images import ImageSample, read_image_shard
 from tasks.config import DatasetConfig, RowsConfig
 from tasks.download import fetching as fetching_room
@@ -22,7 +23,7 @@ from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.download.fetching import Session
 from tasks.download.journal import Journal
 from tasks.download.outcomes import RowOutcome, read_outcomes
-from tasks.download.settings import RESULT_SETTINGS, begun_datasets, check_settings, keep_settings
+from tasks.download.settings import begun_datasets, check_settings, keep_settings, result_settings
 from tasks.download.shard import Again, download_shard, standing_shard
 from tasks.errors import UserError
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult
@@ -499,7 +500,7 @@ def test_everything_again_fetches_everything_and_goes_on_after_an_interrupt(serv
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
-def test_every_setting_is_known_to_change_the_result_or_not() -> None:
+def test_settings_of_how_the_work_is_done_make_no_shard_stale() -> None:
     only_how = {
         "threads",
         "per_host",
@@ -519,8 +520,8 @@ def test_every_setting_is_known_to_change_the_result_or_not() -> None:
         "env_proxies",
         "min_success_rate",
     }
-    assert RESULT_SETTINGS | only_how == set(DownloadConfig.model_fields)
-    assert not RESULT_SETTINGS & only_how
+    assert set(DownloadConfig.model_fields) - in_identity(DownloadConfig) == only_how
+    assert set(result_settings(CONFIG)) == in_identity(DownloadConfig)
 
 
 def test_other_settings_on_the_same_root_are_refused_by_name(server: Any, tmp_path: Path) -> None:

@@ -22,16 +22,9 @@ from tasks.storage.locks import alone
 from tasks.storage.paths import captions_receipt_path, feature_manifest_path, run_folder
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec
+from tasks.training.run_name import check_text_side, find_trained, run_name
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec
-from tasks.training.train import (
-    check_text_side,
-    find_finetuned,
-    find_pretrained,
-    finetuning_run,
-    num_processes,
-    pretrain,
-    pretraining_run,
-)
+from tasks.training.train import num_processes, train
 
 EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=4)
 
@@ -117,7 +110,7 @@ def with_pretrain(**change: object) -> Callable[[PretrainSpec], PretrainSpec]:
 def test_what_changes_weights_makes_another_run(
     root: Root, spec: PretrainSpec, change: Callable[[PretrainSpec], PretrainSpec]
 ) -> None:
-    assert pretraining_run(root, change(spec)) != pretraining_run(root, spec)
+    assert run_name(root, change(spec)) != run_name(root, spec)
 
 
 @pytest.mark.parametrize(
@@ -126,44 +119,42 @@ def test_what_changes_weights_makes_another_run(
 def test_what_changes_speed_or_logging_finds_the_same_run(
     root: Root, spec: PretrainSpec, change: Callable[[PretrainSpec], PretrainSpec]
 ) -> None:
-    assert pretraining_run(root, change(spec)) == pretraining_run(root, spec)
+    assert run_name(root, change(spec)) == run_name(root, spec)
 
 
 def test_other_bytes_of_any_input_make_another_run(root: Root, spec: PretrainSpec) -> None:
-    names = [pretraining_run(root, spec)]
+    names = [run_name(root, spec)]
     publish_data(root, "web", captions="other")
-    names.append(pretraining_run(root, spec))
+    names.append(run_name(root, spec))
     publish_data(root, "web", captions="other", labels=("cat", "dog"))
-    names.append(pretraining_run(root, spec))
+    names.append(run_name(root, spec))
     Path(spec.vocabulary_path).write_text("[PAD]\n[UNK]\n")
-    names.append(pretraining_run(root, spec))
+    names.append(run_name(root, spec))
     assert len(set(names)) == 4
     assert all(name.startswith("pretrain-") and len(name) == len("pretrain-") + 12 for name in names)
 
 
 def test_moved_vocabulary_finds_the_same_run(root: Root, spec: PretrainSpec, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.txt").write_text(Path(spec.vocabulary_path).read_text())
-    assert pretraining_run(root, replace(spec, vocabulary_path=str(tmp_path / "elsewhere.txt"))) == pretraining_run(
-        root, spec
-    )
+    assert run_name(root, replace(spec, vocabulary_path=str(tmp_path / "elsewhere.txt"))) == run_name(root, spec)
 
 
 def test_a_vocabulary_s_rules_make_another_run_only_where_they_are_not_those_of_all_runs_before(
     root: Root, spec: PretrainSpec, tmp_path: Path
 ) -> None:
-    before = pretraining_run(root, spec)
+    before = run_name(root, spec)
     folder = replace(spec, vocabulary_path=str(tmp_path))
     rules = tmp_path / "tokenizer_config.json"
-    assert pretraining_run(root, folder) == before
+    assert run_name(root, folder) == before
     rules.write_text('{"do_lower_case": true}')
-    assert pretraining_run(root, spec) == pretraining_run(root, folder) == before
+    assert run_name(root, spec) == run_name(root, folder) == before
     rules.write_text('{"do_lower_case": false}')
-    assert pretraining_run(root, spec) == pretraining_run(root, folder) != before
+    assert run_name(root, spec) == run_name(root, folder) != before
     hub = replace(spec, vocabulary_path="google-bert/bert-base-cased")
-    assert pretraining_run(root, hub) not in (before, pretraining_run(root, folder))
+    assert run_name(root, hub) not in (before, run_name(root, folder))
     rules.write_text('{"tokenizer_class": "RobertaTokenizer"}')
     with pytest.raises(UserError, match=r"vocabulary_path: .*tokenizer_config\.json: tokenizer_class="):
-        pretraining_run(root, spec)
+        run_name(root, spec)
 
 
 def test_what_an_encoder_has_since_counts_only_where_it_is_set(root: Root, spec: PretrainSpec) -> None:
@@ -172,7 +163,7 @@ def test_what_an_encoder_has_since_counts_only_where_it_is_set(root: Root, spec:
     for change in ({"layer_norm_eps": 1e-5}, {"hidden_act": "relu"}):
         other = replace(spec, encoder=spec.encoder.model_copy(update=change))
         assert other.encoder.identity() == spec.encoder.identity() | change
-        assert pretraining_run(root, other) != pretraining_run(root, spec)
+        assert run_name(root, other) != run_name(root, spec)
 
 
 def test_a_bert_that_does_not_fit_is_refused_before_anything_is_downloaded(tmp_path: Path) -> None:
@@ -199,57 +190,57 @@ def test_a_bert_that_does_not_fit_is_refused_before_anything_is_downloaded(tmp_p
 
 
 def test_run_that_is_not_complete_is_named_with_its_command(root: Root, spec: PretrainSpec) -> None:
-    run = pretraining_run(root, spec)
+    run = run_name(root, spec)
     with pytest.raises(UserError, match=rf"{run} is not a complete run; run `unicoder-vl pretrain`"):
-        find_pretrained(root, spec)
+        find_trained(root, spec)
     complete(root, run, "w")
-    found = find_pretrained(root, spec)
+    found = find_trained(root, spec)
     assert (found.run, found.step, found.fingerprint) == (run, 5, "w")
     assert Path(found.uri).is_dir()
 
 
 def test_run_whose_checkpoint_is_gone_is_not_complete(root: Root, spec: PretrainSpec) -> None:
-    run = pretraining_run(root, spec)
+    run = run_name(root, spec)
     complete(root, run, "w")
     root.local(f"{run_folder(run)}/checkpoints/step-0000005/model.safetensors").unlink()
     with pytest.raises(UserError, match="not a complete run"):
-        find_pretrained(root, spec)
+        find_trained(root, spec)
 
 
 def test_complete_run_is_not_started_again(root: Root, spec: PretrainSpec) -> None:
-    complete(root, pretraining_run(root, spec), "w")
-    done = pretrain(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
+    complete(root, run_name(root, spec), "w")
+    done = train(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
     assert done.skipped and done.fingerprint == "w"
 
 
 def test_a_run_that_another_process_trains_is_left_alone(root: Root, spec: PretrainSpec) -> None:
-    run = pretraining_run(root, spec)
+    run = run_name(root, spec)
     with (
         alone(root, run, "training"),
         pytest.raises(StageError, match=f"another process is training {run} under .* just now; let it end"),
     ):
-        pretrain(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
+        train(root, spec, lambda _: pytest.fail("nothing runs, so nothing reports"))
     assert not root.exists(run_folder(run))
 
 
 def test_finetuning_depends_on_the_weights_it_starts_from(root: Root, spec: PretrainSpec, full: FinetuneSpec) -> None:
     with pytest.raises(UserError, match="unicoder-vl pretrain"):
-        finetuning_run(root, full)
-    complete(root, pretraining_run(root, spec), "w1")
-    first = finetuning_run(root, full)
-    complete(root, pretraining_run(root, spec), "w2")
-    second = finetuning_run(root, full)
+        run_name(root, full)
+    complete(root, run_name(root, spec), "w1")
+    first = run_name(root, full)
+    complete(root, run_name(root, spec), "w2")
+    second = run_name(root, full)
     scratch = replace(full, pretraining=None, finetune=full.finetune.model_copy(update={"start": "scratch"}))
-    assert len({first, second, finetuning_run(root, scratch)}) == 3
+    assert len({first, second, run_name(root, scratch)}) == 3
     with pytest.raises(UserError, match="unicoder-vl finetune --setting task-specific"):
-        find_finetuned(root, scratch)
+        find_trained(root, scratch)
 
 
 def test_how_many_images_validation_reads_counts_where_it_chooses_the_result(root: Root, full: FinetuneSpec) -> None:
     def run(**changes: object) -> str:
         fields = {"start": "scratch", "validation_steps": 2, **changes}
         finetune = full.finetune.model_copy(update=fields)
-        return finetuning_run(root, replace(full, pretraining=None, finetune=finetune, validation=full.data))
+        return run_name(root, replace(full, pretraining=None, finetune=finetune, validation=full.data))
 
     assert run() == run(validation_images=5)
     best = {"keep_best": "validation_recall_sum"}
@@ -259,21 +250,21 @@ def test_how_many_images_validation_reads_counts_where_it_chooses_the_result(roo
 def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> None:
     other = replace(spec, data=replace(spec.data, extractor=EXTRACTOR.model_copy(update={"max_regions": 5})))
     with pytest.raises(UserError, match=r"web/train has no finished features .*run `unicoder-vl extract`"):
-        pretraining_run(root, other)
+        run_name(root, other)
     with pytest.raises(UserError, match=r"absent/train has no captions .*run `unicoder-vl download`"):
-        pretraining_run(root, replace(spec, data=replace(spec.data, dataset="absent")))
+        run_name(root, replace(spec, data=replace(spec.data, dataset="absent")))
 
 
 def test_missing_vocabulary_is_named(root: Root, spec: PretrainSpec) -> None:
     with pytest.raises(UserError, match=r"vocabulary_path: vocabulary absent\.txt is not a file"):
-        pretraining_run(root, replace(spec, vocabulary_path="absent.txt"))
+        run_name(root, replace(spec, vocabulary_path="absent.txt"))
 
 
 def test_a_local_bert_counts_by_its_weights_and_one_of_the_hub_by_its_name(
     root: Root, spec: PretrainSpec, tmp_path: Path
 ) -> None:
     def run_from(bert: str | None) -> str:
-        return pretraining_run(root, replace(spec, encoder=spec.encoder.model_copy(update={"bert": bert})))
+        return run_name(root, replace(spec, encoder=spec.encoder.model_copy(update={"bert": bert})))
 
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -303,7 +294,7 @@ def test_how_a_run_is_laid_out_is_no_part_of_its_name(root: Root, spec: Pretrain
         encoder=spec.encoder.model_copy(update={"sequences": "padded"}),
         pretrain=spec.pretrain.model_copy(update={"device_batch_size": 1, "num_processes": 4, "keep_last": 7}),
     )
-    assert pretraining_run(root, other) == pretraining_run(root, spec)
+    assert run_name(root, other) == run_name(root, spec)
 
 
 @pytest.mark.parametrize(
