@@ -21,7 +21,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tasks.workers import tether
+from tests.processes import GONE, with_environment
 
 REPOSITORY = Path(__file__).parents[1]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -187,18 +190,18 @@ class Site:
 
     def processes(self, run: str | None = None) -> list[int]:
         """Processes that work in this folder: all, or those of a run, its subprocesses too."""
-        marks = [f"UNICODER_VL_HOME={self.folder}"] + ([] if run is None else [f"PREFECT__FLOW_RUN_ID={run}"])
-        return [pid for pid, environment in _environments() if all(mark in environment for mark in marks)]
+        marks = {"UNICODER_VL_HOME": str(self.folder)} | ({} if run is None else {"PREFECT__FLOW_RUN_ID": run})
+        return [process.pid for process in with_environment(**marks)]
 
     def kill(self, run: str) -> None:
         """kill -9 the process that runs a flow: not its subprocesses, which are to end by themselves."""
         of_run = self.processes(run)
-        (first,) = [pid for pid in of_run if _parent(pid) not in of_run]
+        (first,) = [pid for pid in of_run if psutil.Process(pid).ppid() not in of_run]
         os.kill(first, signal.SIGKILL)
 
     def pool_workers(self, run: str) -> list[int]:
         """The processes that work on shards for a run."""
-        return [pid for pid in self.processes(run) if b"multiprocessing.spawn" in _command_line(pid)]
+        return [pid for pid in self.processes(run) if "multiprocessing.spawn" in _command_line(pid)]
 
     def wait_for_nobody(self, run: str) -> None:
         """Return once no process of a run is left."""
@@ -213,25 +216,8 @@ class Site:
             process.wait()
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _command_line(pid: int) -> bytes:
+def _command_line(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""  # It has ended.
-
-
-def _environments() -> list[tuple[int, list[str]]]:
-    """The environments of this user's running processes, except this one."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            content = (folder / "environ").read_bytes()
-        except OSError:
-            continue  # Another user's, or it has ended.
-        if int(folder.name) != os.getpid():
-            found.append((int(folder.name), content.decode(errors="replace").split("\0")))
-    return found
+        return " ".join(psutil.Process(pid).cmdline())
+    except GONE:
+        return ""

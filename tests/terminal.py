@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from tests.processes import with_environment
+
 REPOSITORY = Path(__file__).parents[1]
 _MARK = "UNICODER_VL_TERMINAL"
 # The terminal becomes that of the new session, whose foreground group is the command's.
@@ -76,14 +80,9 @@ class Terminal:
         )  # With the last of them the terminal ends, and so does what reads it, once it has read all.
         return status
 
-    def processes(self) -> list[bytes]:
-        """Command lines of what the command has started, and of itself."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                if f"{_MARK}={self._mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append((folder / "cmdline").read_bytes())
-        return found
+    def processes(self) -> list[psutil.Process]:
+        """What the command has started, and itself."""
+        return with_environment(**{_MARK: self._mark})
 
     def kill(self) -> None:
         self.process.kill()

@@ -15,9 +15,10 @@ import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from threading import Event
 from types import FrameType
+
+import psutil
 
 from tasks.workers import tether
 from tasks.workers.launch import GRACE_SECONDS
@@ -91,16 +92,15 @@ def _end_worker(process: subprocess.Popen[bytes]) -> None:
 
 def _children(parent: int) -> set[int]:
     """Processes that a process has started, and that have not ended."""
-    if Path("/proc/self/stat").exists():
-        return {int(folder.name) for folder in Path("/proc").glob("[0-9]*") if _stat(folder)[1:] == [str(parent)]}
-    listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return {int(pid) for pid, of in map(str.split, listed.splitlines()) if int(of) == parent}
-
-
-def _stat(folder: Path) -> list[str]:
-    """State and parent of a process that lives; [] of one that is gone."""
     try:
-        state, of = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return []
-    return [] if state == "Z" else [state, of]
+        children = psutil.Process(parent).children()
+    except psutil.NoSuchProcess:
+        return set()
+    return {child.pid for child in children if _is_running(child)}
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

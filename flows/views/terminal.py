@@ -27,7 +27,8 @@ class _LineFormatter(logging.Formatter):
 class TerminalHandler(logging.StreamHandler[TextIO]):
     """Log lines on a stream and, where that is a terminal, a live line that stays below them.
 
-    One object writes both, so neither tears the other.
+    One object writes both, so neither tears the other. Not by rich's `Live`, which takes as many lines here, hides the
+    cursor, for ever where the process is killed, and scrolls when it ends.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -16,7 +16,6 @@ import torch
 from model.errors import TrainingError
 from model.progress import STALLED, Progress, report
 from model.publish import disk_room
-from model.training.tensorboard import EventFile
 
 _NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
 _REPORT_SECONDS = 2.0
@@ -29,6 +28,9 @@ class Journal:
         self._stage, self._first, self._total = stage, first, total
         self._path = run / "metrics.jsonl"
         _drop_rows_after(self._path, first)
+        # Only here: its library costs a process a fifth of a second.
+        from model.training.tensorboard import EventFile
+
         self._events = EventFile(run / "tensorboard", first)
         self._begun = time.monotonic()
         self._reported = self._begun

@@ -1,10 +1,14 @@
-"""Charts for the report as SVG text: no script, no library. Colours come from the style sheet in `page.py`."""
+"""Charts for the report as SVG, without scripts. Colours come from `style.css`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
+from typing import Any
+
+from markupsafe import Markup
+
+from tasks.pages.page import render
 
 Points = Sequence[tuple[float, float]]
 
@@ -26,7 +30,7 @@ def line_chart(
     x_label: str,
     percent: bool,
     mark: tuple[float, float] | None = None,
-) -> str:
+) -> Markup:
     """One line per named series, with a legend that gives each one's last value.
 
     Args:
@@ -53,32 +57,22 @@ def line_chart(
             _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
         )
 
-    parts = []
-    for tick in y_ticks:
-        _, y = place(low_x, tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_value(tick, percent)}</text>')
-    baseline = _HEIGHT - 8
-    if high_x > low_x:
-        parts.append(f'<text x="{_LEFT}" y="{baseline}">{low_x:g}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{baseline}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{baseline}" text-anchor="end">{high_x:g}</text>')
-    legend = []
-    for number, (name, points) in enumerate(series.items()):
-        look = f"s{number % COLOURS}" + (" again" if number >= COLOURS else "")
-        placed = [place(x, y) for x, y in _thinned(points)]
-        if len(placed) > 1:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-            parts.append(f'<polyline class="{look}" points="{path}"/>')
-        end_x, end_y = placed[-1]
-        parts.append(f'<circle class="{look}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3"/>')
-        last = _value(points[-1][1], percent)
-        legend.append(f'<li><span class="key {look}"></span>{escape(name)} <b>{last}</b></li>')
-    if mark is not None:
-        x, y = place(*mark)
-        parts.append(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="6"/>')
-    return _figure(title, _HEIGHT, parts) + f'<ul class="legend">{"".join(legend)}</ul></figure>'
+    lines, legend = [], []
+    for count, (name, points) in enumerate(series.items()):
+        look = f"s{count % COLOURS}" + (" again" if count >= COLOURS else "")
+        lines.append({"look": look, "points": [place(x, y) for x, y in _thinned(points)]})
+        legend.append({"look": look, "name": name, "value": _value(points[-1][1], percent)})
+    return render(
+        "pages/line_chart.html",
+        **_frame(title, _HEIGHT, legend),
+        ticks=[(place(low_x, tick)[1], _value(tick, percent)) for tick in y_ticks],
+        low_x=low_x,
+        high_x=high_x,
+        baseline=_HEIGHT - 8,
+        x_label=x_label,
+        lines=lines,
+        mark=None if mark is None else place(*mark),
+    )
 
 
 def bar_chart(
@@ -87,7 +81,7 @@ def bar_chart(
     total: int,
     looks: Mapping[str, str] | None = None,
     longest: int | None = None,
-) -> str:
+) -> Markup:
     """One horizontal bar per count, longest first, with the count and its share of `total`.
 
     `looks` gives bars another colour: name -> s0 to s4, a class of the style sheet. `longest` is the count of a bar of
@@ -98,22 +92,23 @@ def bar_chart(
     longest = max(longest or 0, *counts.values())
     values = {name: f"{count:,} ({count / total:.2%})" for name, count in counts.items()}
     value_width = max(_VALUE_WIDTH, 8 + _DIGIT_WIDTH * max(map(len, values.values())))
-    parts = []
-    y = 4
-    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        length = count / longest * (_WIDTH - _NAME_WIDTH - value_width)
-        text_y = y + _BAR_HEIGHT - 4
-        parts.append(f'<text x="{_NAME_WIDTH - 8}" y="{text_y}" text-anchor="end">{escape(name)}</text>')
-        look = f"bar {(looks or {}).get(name, '')}".rstrip()
-        parts.append(
-            f'<rect class="{look}" x="{_NAME_WIDTH}" y="{y}" width="{length:.1f}" height="{_BAR_HEIGHT}" rx="2"/>'
-        )
-        parts.append(f'<text class="value" x="{_NAME_WIDTH + length + 6:.1f}" y="{text_y}">{values[name]}</text>')
-        y += _BAR_HEIGHT + _BAR_GAP
-    return _figure(title, y, parts) + "</figure>"
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    bars = [
+        {
+            "name": name,
+            "y": 4 + place * (_BAR_HEIGHT + _BAR_GAP),
+            "look": f"bar {(looks or {}).get(name, '')}".rstrip(),
+            "length": count / longest * (_WIDTH - _NAME_WIDTH - value_width),
+            "value": values[name],
+        }
+        for place, (name, count) in enumerate(ordered)
+    ]
+    height = 4 + len(bars) * (_BAR_HEIGHT + _BAR_GAP)
+    frame = _frame(title, height) | {"left": _NAME_WIDTH, "thickness": _BAR_HEIGHT}
+    return render("pages/bar_chart.html", **frame, bars=bars)
 
 
-def histogram(title: str, counts: Sequence[int], ticks: Sequence[tuple[float, str]], x_label: str) -> str:
+def histogram(title: str, counts: Sequence[int], ticks: Sequence[tuple[float, str]], x_label: str) -> Markup:
     """Upright bars side by side, one per bin, over an axis of counts.
 
     Args:
@@ -129,28 +124,25 @@ def histogram(title: str, counts: Sequence[int], ticks: Sequence[tuple[float, st
     up = (_HEIGHT - _TOP - _TICKS - _BOTTOM) / y_ticks[-1]
     floor = _HEIGHT - _TICKS - _BOTTOM
     step = (_WIDTH - _LEFT - _RIGHT) / len(counts)
-    parts = []
-    for tick in y_ticks:
-        y = floor - tick * up
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_count(tick)}</text>')
     gap = min(2.0, step / 5)
-    for number, count in enumerate(counts):
-        if count:
-            height = max(1.0, count * up)  # A single one among millions is still to be seen.
-            parts.append(
-                f'<rect class="bar" x="{_LEFT + number * step + gap / 2:.2f}" y="{floor - height:.1f}" '
-                f'width="{step - gap:.2f}" height="{height:.1f}"><title>{count:,}</title></rect>'
-            )
-    for place, text in ticks:
-        x = _LEFT + place * step
-        parts.append(f'<text x="{x:.1f}" y="{floor + 15}" text-anchor="middle">{escape(text)}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
-    return _figure(title, _HEIGHT, parts) + "</figure>"
+    return render(
+        "pages/histogram.html",
+        **_frame(title, _HEIGHT),
+        y_ticks=[(floor - tick * up, _count(tick)) for tick in y_ticks],
+        floor=floor,
+        # A single one among millions is still to be seen.
+        bars=[
+            {"x": _LEFT + place * step + gap / 2, "height": max(1.0, count * up), "count": count}
+            for place, count in enumerate(counts)
+            if count
+        ],
+        thickness=step - gap,
+        x_ticks=[(_LEFT + place * step, text) for place, text in ticks],
+        x_label=x_label,
+    )
 
 
-def share_bar(title: str, parts: Sequence[tuple[str, int, str]]) -> str:
+def share_bar(title: str, parts: Sequence[tuple[str, int, str]]) -> Markup:
     """One bar cut into parts, in the order given, with a legend of counts and shares.
 
     Args:
@@ -166,24 +158,22 @@ def share_bar(title: str, parts: Sequence[tuple[str, int, str]]) -> str:
         if not count:
             continue
         width = count / total * _WIDTH
-        cuts.append(f'<rect class="bar {look}" x="{x:.2f}" y="0" width="{width:.2f}" height="{_BAR_HEIGHT}"/>')
-        legend.append(f'<li><span class="key {look}"></span>{escape(name)} <b>{count:,}</b> ({count / total:.1%})</li>')
+        cuts.append({"look": look, "x": x, "width": width})
+        legend.append({"look": look, "name": name, "value": f"{count:,}", "note": f" ({count / total:.1%})"})
         x += width
-    # The strip fills the width of the page at one height, unlike the other charts: it holds no text to distort.
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg class="strip" viewBox="0 0 {_WIDTH} {_BAR_HEIGHT}" preserveAspectRatio="none" role="img" '
-        f'aria-label="{escape(title)}">{"".join(cuts)}</svg>'
-        f'<ul class="legend">{"".join(legend)}</ul></figure>'
-    )
+    return render("pages/share_bar.html", **_frame(title, _BAR_HEIGHT, legend), cuts=cuts)
 
 
-def _figure(title: str, height: int, parts: Sequence[str]) -> str:
-    """A figure with its caption and drawing, not yet closed."""
-    return (
-        f"<figure><figcaption>{escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
+def _frame(title: str, height: int, legend: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """What `figure.html` draws around a chart, and the edges of the plot inside of it."""
+    right = _WIDTH - _RIGHT
+    edges = {"left": _LEFT, "right": right, "middle": (_LEFT + right) / 2}
+    return {
+        "title": title,
+        "width": _WIDTH,
+        "height": height,
+        "legend": [{"note": "", **key} for key in legend],
+    } | edges
 
 
 def _thinned(points: Points) -> list[tuple[float, float]]:

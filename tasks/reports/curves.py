@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import PurePath
 
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict
 
 from tasks.errors import UserError
 from tasks.pages.charts import line_chart
+from tasks.pages.page import render
 from tasks.reports.matching import matching_warnings
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
@@ -55,7 +56,7 @@ def training_splits(root: Root, runs: Sequence[str]) -> list[str]:
     return [job.train.name for job in jobs if job is not None]
 
 
-def training_curves(root: Root, runs: Sequence[str]) -> str:
+def training_curves(root: Root, runs: Sequence[str]) -> Markup:
     """Losses, and accuracies and recalls, of each run that has written any.
 
     Raises:
@@ -72,9 +73,8 @@ def training_curves(root: Root, runs: Sequence[str]) -> str:
         charts = [line_chart("losses", losses, "step", percent=False)] if losses else []
         charts += [line_chart("accuracy and recall@1", fractions, "step", percent=True)] if fractions else []
         if charts:
-            warnings = "".join(f'<p class="warn">{escape(text)}</p>' for text in matching_warnings(root, [run]))
-            blocks.append(f'<h3>{escape(run)}</h3>{warnings}<div class="charts">{"".join(charts)}</div>')
-    return "".join(blocks)
+            blocks.append({"name": run, "warnings": matching_warnings(root, [run]), "charts": charts})
+    return render("reports/curves.html", runs=blocks)
 
 
 def _read_job(root: Root, run: str) -> _Job | None:

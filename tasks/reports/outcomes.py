@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from tasks.pages.charts import bar_chart
+from tasks.pages.page import render
 from tasks.records import Outcome, Receipt
 from tasks.storage.paths import captions_receipt_path
 from tasks.storage.root import Root
@@ -25,17 +27,15 @@ def read_outcomes(root: Root, splits: Sequence[str]) -> Outcomes:
     return found
 
 
-def outcomes_section(outcomes: Outcomes) -> str:
+def outcomes_section(outcomes: Outcomes) -> Markup:
     """A chart for each split that lost rows, and all numbers in a table."""
     if not outcomes:
-        return ""
+        return Markup()
     names = sorted({name for counts in outcomes.values() for name, count in counts.items() if count} - {Outcome.OK})
-    heads = "".join(f'<th scope="col">{escape(split)}</th>' for split in outcomes)
-    lines = []
-    for name in ["rows", Outcome.OK.value, *names]:
-        numbers = (sum(counts.values()) if name == "rows" else counts.get(name, 0) for counts in outcomes.values())
-        cells = "".join(f"<td>{number:,}</td>" for number in numbers)
-        lines.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
+    rows = [
+        ["rows", *(f"{sum(counts.values()):,}" for counts in outcomes.values())],
+        *([name, *(f"{counts.get(name, 0):,}" for counts in outcomes.values())] for name in [Outcome.OK.value, *names]),
+    ]
     charts = []
     for split, counts in outcomes.items():
         total = sum(counts.values())
@@ -43,8 +43,4 @@ def outcomes_section(outcomes: Outcomes) -> str:
         if lost:
             many = sum(lost.values())
             charts.append(bar_chart(f"{split}: {many:,} of {total:,} rows lost ({many / total:.1%})", lost, total))
-    return (
-        (f'<div class="charts">{"".join(charts)}</div>' if charts else "<p>No row was lost.</p>")
-        + f'<div class="wide"><table><thead><tr><th scope="col">outcome</th>{heads}</tr></thead>'
-        + f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
+    return render("reports/outcomes.html", charts=charts, heads=["outcome", *outcomes], rows=rows)

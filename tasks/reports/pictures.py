@@ -30,6 +30,11 @@ class Picture:
     boxes: tuple[tuple[float, float, float, float], ...]
     labels: tuple[str, ...]
 
+    @property
+    def regions(self) -> list[tuple[tuple[float, float, float, float], str]]:
+        """Each box with its label."""
+        return list(zip(self.boxes, self.labels, strict=True))
+
 
 def find_pictures(root: Root, dataset: str, split: str, extractor: str, keys: Collection[str]) -> dict[str, Picture]:
     """The pictures of these keys, each with its best regions: `MOST_DRAWN` at most, of a score of at least `MIN_SCORE`.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from markupsafe import Markup
+
 from tasks.features.feature_sets import FeatureSet
 from tasks.features.inspection.charts import label_charts, regions_chart
 from tasks.features.inspection.inspection import tally_regions
 from tasks.features.inspection.region_statistics import RegionTally
 from tasks.features.open_features import open_features
+from tasks.pages.page import render
 from tasks.storage.root import Root
 
 _MOST_IMAGES = 400
@@ -14,7 +17,7 @@ _MOST_IMAGES = 400
 _TOP_LABELS = 14
 
 
-def regions_section(root: Root, features: FeatureSet) -> str:
+def regions_section(root: Root, features: FeatureSet) -> Markup:
     """A histogram of regions per image, and one of labels.
 
     Raises:
@@ -30,12 +33,8 @@ def regions_section(root: Root, features: FeatureSet) -> str:
     statistics = whole.statistics(found.extractor.labels)
     images = sum(found.samples(shard) for shard in found.receipts)
     if not statistics.regions:
-        return f"<p>None of {statistics.images:,} images that were read has a region.</p>"
+        return Markup("<p>None of {:,} images that were read has a region.</p>").format(statistics.images)
     read = f"all {images:,}" if statistics.images == images else f"{statistics.images:,} of {images:,}, evenly spaced,"
     charts = [regions_chart(statistics), *label_charts(statistics, _TOP_LABELS, columns=1)]
-    return (
-        f'<p class="note">From {read} images of the split that was scored: {statistics.min_regions} to '
-        f"{statistics.max_regions} regions an image, median {statistics.median_regions:g}; "
-        f"{len(statistics.labels):,} of {len(found.extractor.labels):,} labels occur. "
-        f'<code>unicoder-vl inspect</code> shows more.</p><div class="charts">{"".join(charts)}</div>'
-    )
+    num_labels = len(found.extractor.labels)
+    return render("reports/regions.html", read=read, statistics=statistics, num_labels=num_labels, charts=charts)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
 from tasks.evaluation.history import read_history
 from tasks.evaluation.setting_row import SettingRow
 from tasks.evaluation.trend import comparison_sentence, trend
 from tasks.features.feature_sets import FeatureSet
-from tasks.pages.page import html_page, minute
+from tasks.pages.page import minute, render
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
 from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
@@ -127,34 +128,34 @@ def write_evaluation_report(
     return _publish(root, f"{scores_folder(scored.name)}/{REPORT}", f"{row.setting} on {data}", about_run, sections)
 
 
-def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, str]]:
+def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, Markup]]:
     """A section for each direction; the rule stands in the first."""
     gallery = make_gallery(root, scored.name, scored.row.dataset, scored.row.split, scored.extractor)
-    rule = f'<p class="note">{escape(about + GALLERY_RULE)}</p>'
+    rule = Markup('<p class="note">{}</p>').format(about + GALLERY_RULE)
     return [
         ("Captions and the images they find", rule + text_queries(gallery.texts)),
         ("Images and the captions they find", image_queries(gallery.images)),
     ]
 
 
-def _warnings(losses: Sequence[str]) -> str:
-    return "".join(f'<p class="warn"><b>Not all of the data.</b> {escape(loss)}</p>' for loss in losses)
+def _warnings(losses: Sequence[str]) -> Markup:
+    return Markup().join(Markup('<p class="warn"><b>Not all of the data.</b> {}</p>').format(loss) for loss in losses)
 
 
-def _unscored(positives: Sequence[PositivesTable]) -> str:
-    return "".join(f'<p class="note">{escape(table.unscored)}</p>' for table in positives if table.unscored)
+def _unscored(positives: Sequence[PositivesTable]) -> Markup:
+    note = Markup('<p class="note">{}</p>')
+    return Markup().join(note.format(table.unscored) for table in positives if table.unscored)
 
 
-def _json(summary: str, content: Mapping[str, Any]) -> str:
+def _json(summary: str, content: Mapping[str, Any]) -> Markup:
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    return f"<details><summary>{summary}</summary><pre>{escape(text)}</pre></details>"
+    return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(summary, text)
 
 
-def _publish(root: Root, path: str, title: str, about: str, sections: Sequence[tuple[str, str]]) -> str:
+def _publish(root: Root, path: str, title: str, about: str, sections: Sequence[tuple[str, Markup]]) -> str:
     """A page with links to its sections; those without content are left out."""
     there = [(f"part-{number}", name, content) for number, (name, content) in enumerate(sections, 1) if content]
-    links = " · ".join(f'<a href="#{mark}">{name}</a>' for mark, name, _ in there)
-    body = f'<nav class="note">{links}</nav>'
-    body += "".join(f'<section id="{mark}"><h2>{name}</h2>{content}</section>' for mark, name, content in there)
-    root.publish_bytes(path, html_page(title, f"{about}Page made at {minute(now())} UTC.", body).encode())
+    note = f"{about}Page made at {minute(now())} UTC."
+    page = render("reports/report.html", title=title, note=note, sections=there)
+    root.publish_bytes(path, page.encode())
     return root.path(path)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from html import escape
 from typing import Any
 
+from markupsafe import Markup
 from pydantic import Field
 
 from tasks.errors import StageError
 from tasks.evaluation.published.retrieval import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
 from tasks.evaluation.setting_row import DIRECTIONS, Direction, SettingRow
 from tasks.pages.charts import line_chart
-from tasks.pages.page import html_page
+from tasks.pages.page import minute, render
 from tasks.records import Record
 from tasks.reports.retrieval.recall_table import published_table, published_text, recall_table, table_text
 from tasks.storage.paths import sweep_path
@@ -101,21 +101,22 @@ def _tables(sweep: Sweep) -> list[list[SettingRow]]:
     return list(tables.values())
 
 
-def _page(sweep: Sweep, params: Mapping[str, Any]) -> str:
-    tables, published = _tables(sweep), _published(sweep)
-    body = (
-        "".join(f"<section>{recall_table(rows)}</section>" for rows in tables) or "<p>No variant came to its end.</p>"
+def _page(sweep: Sweep, params: Mapping[str, Any]) -> Markup:
+    published = _published(sweep)
+    return render(
+        "reports/sweep.html",
+        title=_about(sweep),
+        note=f"Made at {minute(sweep.created_at)} UTC",
+        tables=[recall_table(rows) for rows in _tables(sweep)],
+        failed=sweep.failed,
+        chart=_chart(sweep),
+        published_title=_published_title(published),
+        published=published_table(published),
+        params=json.dumps(params, indent=2, ensure_ascii=False),
     )
-    for variant in sweep.failed:
-        body += f'<p class="warn"><b>{escape(variant.name)} failed.</b> {escape(variant.error or "")}</p>'
-    body += _chart(sweep)
-    body += f"<section><h2>{escape(_published_title(published))}</h2>{published_table(published)}</section>"
-    text = escape(json.dumps(params, indent=2, ensure_ascii=False))
-    body += f"<section><h2>Parameters</h2><details><summary>All as JSON</summary><pre>{text}</pre></details></section>"
-    return html_page(_about(sweep), f"Made at {sweep.created_at[:16].replace('T', ' ')} UTC", body)
 
 
-def _chart(sweep: Sweep) -> str:
+def _chart(sweep: Sweep) -> Markup | None:
     """Recall@1 over the varied number, by the main protocol."""
     points: dict[Direction, list[tuple[float, float]]] = {direction: [] for direction, _ in DIRECTIONS}
     for variant in sweep.variants:
@@ -123,10 +124,9 @@ def _chart(sweep: Sweep) -> str:
             for direction, _ in DIRECTIONS:
                 points[direction].append((variant.value, variant.recalls[0].recalls(direction)[1]))
     if len(points["image_to_text"]) < 2:
-        return ""
+        return None
     series = {label: sorted(points[direction]) for direction, label in DIRECTIONS}
-    chart = line_chart("recall@1", series, sweep.ablation, percent=True)
-    return f'<section><div class="charts pair">{chart}</div></section>'
+    return line_chart("recall@1", series, sweep.ablation, percent=True)
 
 
 # --- what the paper has ---------------------------------------------------------------------------------------------

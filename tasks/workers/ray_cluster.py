@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import worker as ray_driver
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, OutOfMemoryError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -56,8 +55,6 @@ class RayCluster:
         """
         self.config = config
         self._num_gpus = num_gpus
-        # What machines complain of would be printed on stdout, which has our results; Ray has no setting for it.
-        ray_driver.print_to_stdstream = lambda *_, **__: None
         # Linux ties the life of a cluster of this machine to the thread that made it, and callers are often threads
         # that end.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray-cluster")

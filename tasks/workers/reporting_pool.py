@@ -24,6 +24,16 @@ if TYPE_CHECKING:
     from tasks.workers.ray_workers import RayWorkers
 
 
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Under `uv run` the working directory, with all the data in it, would be sent to the cluster.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # What machines complain of would be printed on stdout, which has our results: a pattern of lines to skip.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
+}
+"""Environment variables that Ray reads when it is imported; whoever has set one keeps it."""
+
+
 class ReportingPool:
     """Workers whose events are heard by one thread of this process.
 
@@ -125,10 +135,8 @@ def _ray_workers(
     tell: Tell,
     arguments: tuple[Any, ...],
 ) -> RayWorkers:
-    # Ray reads these when it is imported. The second keeps it, under `uv run`, from sending the working directory with
-    # all the data in it to the cluster.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         from tasks.workers.ray_workers import RayWorkers
     except ModuleNotFoundError as error:

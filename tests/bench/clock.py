@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 
 def cpu_seconds() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -33,7 +35,7 @@ def cpu_cost(work: Callable[[], object], rounds: int) -> float:
 class CommandCost:
     """CPU and wall seconds of a command with all its processes, and the most memory they held together, in bytes.
 
-    Memory is proportional set size: pages that processes share count once. 0 where there is no /proc to read it from.
+    Memory is proportional set size: pages that processes share count once. 0 where the system does not tell it.
     """
 
     cpu_seconds: float
@@ -78,17 +80,10 @@ def run_command(command: Sequence[str], log: Path, environment: Mapping[str, str
 
 def _tree_pss(root: int) -> int:
     """Bytes that a process and all its descendants hold now."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # A process may end while it is looked at.
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(entry.parent.name))
-    total, left = 0, [root]
-    while left:
-        process = left.pop()
-        left += children.get(process, [])
-        with suppress(OSError):
-            for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += 1024 * int(line.split()[1])
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(root)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # A process may end while it is looked at.
+                total += getattr(one.memory_full_info(), "pss", 0)
     return total

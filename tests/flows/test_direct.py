@@ -16,6 +16,7 @@ from flows.params.training import FinetuneParams, PretrainParams
 from model.downstream.retrieval.config import FinetuneConfig
 from model.objectives.config import PretrainConfig
 from tasks.storage.root import Root
+from tests.processes import of_session
 from tests.searchable import DATASET, ENCODER, EXTRACTOR, SPLIT, make_searchable
 
 REPOSITORY = Path(__file__).parents[2]
@@ -80,20 +81,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
         time.sleep(0.02)
 
 
-def processes_of_session(leader: int) -> list[int]:
-    """Those that run now, of the session that this process began: field 6 of /proc/PID/stat, after the name."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # It ended meanwhile.
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(path.parent.name))
-    return found
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 @pytest.mark.parametrize(("number", "send"), [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)])
 def test_a_signal_ends_training_with_a_checkpoint_a_sentence_and_its_own_code(
     number: signal.Signals, send: Callable[[int, int], None], root: Root, tmp_path: Path
@@ -111,7 +99,7 @@ def test_a_signal_ends_training_with_a_checkpoint_a_sentence_and_its_own_code(
     assert process.returncode == 128 + number, errors
     assert "Traceback" not in errors and not out
     assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"
-    assert not processes_of_session(process.pid)
+    assert not of_session(process.pid)
     (run,) = begun()
     assert list((run.parent / "checkpoints").glob("step-*/model.safetensors"))
 

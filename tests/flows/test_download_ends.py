@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.faults import serving
@@ -86,7 +87,6 @@ def test_signal_to_end_leaves_nothing_behind_but_what_was_fetched(
     assert list((tmp_path / "root").rglob("*.journal")) and not list((tmp_path / "temporary").iterdir())
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the worker in /proc")
 def test_killed_worker_is_one_sentence_and_the_same_command_goes_on(
     running: subprocess.Popen[str], server: Any, tmp_path: Path
 ) -> None:
@@ -102,10 +102,9 @@ def test_killed_worker_is_one_sentence_and_the_same_command_goes_on(
 
 def worker_of(parent: int) -> int:
     children = [
-        child
-        for task in Path(f"/proc/{parent}/task").iterdir()
-        for child in (task / "children").read_text().split()
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        child.pid
+        for child in psutil.Process(parent).children()
+        if any("spawn_main" in part for part in child.cmdline())
     ]
     (worker,) = children
-    return int(worker)
+    return worker

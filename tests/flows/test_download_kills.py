@@ -27,6 +27,7 @@ import pytest
 from PIL import Image
 
 from feature_extraction.samples.images import read_image_shard
+from tests.processes import with_environment
 
 REPOSITORY = Path(__file__).parents[2]
 ROWS, SHARD_ROWS = 600, 100
@@ -136,16 +137,9 @@ def check_no_torn_file(root: Path) -> None:
 def wait_until_gone(root: Path) -> None:
     """Until no process works on the root: the killed command's workers end with it."""
     until = time.monotonic() + 30
-    while any(f"KILLED_ROOT={root}\0".encode() in _environment(entry) for entry in Path("/proc").glob("[0-9]*")):
+    while with_environment(KILLED_ROOT=str(root)):
         assert time.monotonic() < until, "a worker outlived the killed command"
         time.sleep(0.02)
-
-
-def _environment(process: Path) -> bytes:
-    try:
-        return (process / "environ").read_bytes()
-    except OSError:
-        return b""  # it ended meanwhile, or is not ours
 
 
 def total(server: Any, root: Path) -> int:
@@ -172,7 +166,7 @@ def kill_often(server: Any, rows: Path, root: Path, kills: int) -> None:
     finish(rows, root)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for survivors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.soak)])
 def test_kills_end_in_the_same_shards_without_fetching_anything_again(server: Any, tmp_path: Path, kills: int) -> None:
     rows, whole = tmp_path / "rows.tsv", tmp_path / "whole"

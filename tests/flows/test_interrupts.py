@@ -22,7 +22,10 @@ from tests.terminal import Terminal
 from tests.toy import TINY, eight_pairs, make_world
 
 __all__ = ["eight_pairs", "make_world"]
-pytestmark = [pytest.mark.flow, pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")]
+pytestmark = [
+    pytest.mark.flow,
+    pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone"),
+]
 
 EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=5)
 GOES_ON = "interrupted; the same command goes on from here"

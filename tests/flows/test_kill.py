@@ -20,6 +20,7 @@ import pytest
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from tasks.world.dataset import WorldConfig, make_world
+from tests.processes import naming
 
 pytestmark = pytest.mark.flow
 
@@ -80,20 +81,7 @@ def kill_when(happened: Callable[[], bool], params_path: Path, home: Path) -> No
     process.communicate(timeout=60)
 
 
-def survivors(root: Path) -> list[str]:
-    """Command lines of running processes that name the root."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it ended meanwhile
-        if str(root) in line:
-            found.append(line)
-    return found
-
-
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for survivors in /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 def test_killed_twice_it_ends_with_the_undisturbed_table(tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -107,7 +95,7 @@ def test_killed_twice_it_ends_with_the_undisturbed_table(tmp_path: Path) -> None
     for moment in ("features/*/web/train/regions-00002.json", "runs/pretrain-*/checkpoints/step-*"):
         kill_when(there(moment), killed_params, home)
         until = time.monotonic() + 30
-        while (alive := survivors(killed)) and time.monotonic() < until:
+        while (alive := naming(str(killed))) and time.monotonic() < until:
             time.sleep(0.1)
         assert not alive
     resumed = finish(killed_params, home)

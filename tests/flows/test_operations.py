@@ -32,7 +32,10 @@ from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig, make_world
 from tests.operating import REPOSITORY, Site, wait_until
 
-pytestmark = [pytest.mark.flow, pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")]
+pytestmark = [
+    pytest.mark.flow,
+    pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone"),
+]
 
 WORLD = WorldConfig(pretraining_images=40, retrieval_train=8, retrieval_val=2, retrieval_test=5, workers=1)
 HEARTBEAT_SECONDS = 30

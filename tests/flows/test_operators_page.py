@@ -30,7 +30,7 @@ INLINE = re.findall(r"`((?:unicoder-vl|prefect) [^`]+)`", PAGE)
 SERVER = "http://127.0.0.1:4200/api"
 WORLD = WorldConfig(pretraining_images=24, retrieval_train=6, retrieval_val=2, retrieval_test=4, workers=1)
 
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="ends what it started by /proc")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 
 
 class Operator:

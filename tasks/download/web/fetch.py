@@ -301,10 +301,13 @@ def _redirect(url: str, response: urllib3.BaseHTTPResponse) -> str:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, in either of its forms; None where it is absent or unreadable."""
+    """Seconds that a Retry-After header asks for, in either of its forms; None where it is absent or unreadable.
+
+    Not by `urllib3.Retry.parse_retry_after`: it takes dates that there are none of (31 Feb 25:61:61), years away.
+    """
     if header is None:
         return None
-    if header.strip().isdecimal():
+    if header.isascii() and header.strip().isdecimal():
         return float(header)
     try:
         when = email.utils.parsedate_to_datetime(header)

@@ -2,53 +2,34 @@
 
 from __future__ import annotations
 
-from html import escape
+from markupsafe import Markup
 
 from tasks.features.inspection.caption_agreement import CaptionAgreement
 from tasks.features.inspection.comparison import Comparison
 from tasks.features.inspection.doubts import comparison_text
 from tasks.features.inspection.region_statistics import RegionStatistics
+from tasks.pages.page import render
 
-_NO_VALUE = "–"
 
-
-def captions_section(found: CaptionAgreement | None) -> str:
+def captions_section(found: CaptionAgreement | None) -> Markup:
     """How often captions hold the words of their pictures' labels. Empty where there are no captions."""
-    if found is None:
-        return ""
-    rows = []
-    for word in found.words:
-        times = _NO_VALUE if word.times is None else f"{word.times:.1f}"
-        mark = f'<td class="warn">{times} ◀</td>' if word.is_wrong else f"<td>{times}</td>"
-        rows.append(
-            f'<tr><th scope="row">{escape(word.word)}</th><td>{word.images:,}</td><td>{word.own:.1%}</td>'
-            f"<td>{word.others:.1%}</td>{mark}</tr>"
-        )
-    return (
-        f"<p>Words of the labels stand in <b>{found.own:.1%}</b> of their own pictures’ captions and in "
-        f"<b>{found.others:.1%}</b> of other pictures’.</p>"
-        '<p class="note">A caption need not name all that is to be seen, but a word that is no more frequent where its '
-        "regions are is marked: a wrong vocabulary or colour order looks so.</p>"
-        + _table(("word", "images", "own captions", "others’", "times"), "".join(rows))
-    )
+    return Markup() if found is None else render("features/inspection/captions.html", found=found)
 
 
-def comparison_section(found: Comparison | None) -> str:
+def comparison_section(found: Comparison | None) -> Markup:
     """Two feature sets side by side, and what each calls differently. Empty where there is one alone."""
     if found is None:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th><td>{here}</td><td>{there}</td></tr>'
-        for (name, here), (_, there) in zip(_numbers(found.here), _numbers(found.there), strict=True)
-    )
-    swaps = "".join(
-        f'<tr><th scope="row">{escape(swap.here)}</th><td class="text">{escape(swap.there)}</td>'
-        f"<td>{swap.regions:,}</td></tr>"
-        for swap in found.swaps
-    )
+        return Markup()
     text = comparison_text(found)
-    return f"<p>{escape(text[0].upper() + text[1:])}.</p>{_table(('', 'this set', found.other), rows)}" + (
-        "<h3>Called differently</h3>" + _table(("here", "there", "regions"), swaps) if swaps else ""
+    return render(
+        "features/inspection/comparison.html",
+        about=text[0].upper() + text[1:],
+        other=found.other,
+        numbers=[
+            (name, here, there)
+            for (name, here), (_, there) in zip(_numbers(found.here), _numbers(found.there), strict=True)
+        ],
+        swaps=[(swap.here, swap.there, f"{swap.regions:,}") for swap in found.swaps],
     )
 
 
@@ -61,8 +42,3 @@ def _numbers(statistics: RegionStatistics) -> list[tuple[str, str]]:
         ("zeros", f"{statistics.zeros:.1%}"),
         ("labels that occur", f"{len(statistics.labels):,}"),
     ]
-
-
-def _table(heads: tuple[str, ...], rows: str) -> str:
-    cells = "".join(f'<th scope="col"{" class=text" if head == "there" else ""}>{escape(head)}</th>' for head in heads)
-    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from markupsafe import Markup
+
 from tasks.features.inspection.region_statistics import Histogram, RegionStatistics
 from tasks.pages.charts import bar_chart, histogram
 
@@ -12,7 +14,7 @@ _MOST_BARS = 40
 _LONGEST_NAME = 19  # characters beside a bar
 
 
-def region_charts(statistics: RegionStatistics) -> list[str]:
+def region_charts(statistics: RegionStatistics) -> list[Markup]:
     """A chart for each of the histograms. There must be a region."""
     return [
         regions_chart(statistics),
@@ -24,7 +26,7 @@ def region_charts(statistics: RegionStatistics) -> list[str]:
     ]
 
 
-def regions_chart(statistics: RegionStatistics) -> str:
+def regions_chart(statistics: RegionStatistics) -> Markup:
     """How many regions a picture has: one bar per number; of many numbers, a bar per equal group of them."""
     first = statistics.min_regions
     counts = statistics.regions_per_image[first:]
@@ -35,7 +37,7 @@ def regions_chart(statistics: RegionStatistics) -> str:
     return histogram("Regions per image", grouped, ticks, "regions" if size == 1 else f"regions, {size} to a bar")
 
 
-def label_charts(statistics: RegionStatistics, most: int, columns: int) -> list[str]:
+def label_charts(statistics: RegionStatistics, most: int, columns: int) -> list[Markup]:
     """Of the most frequent labels, how many regions have each; in charts side by side, of one scale."""
     top = statistics.labels[:most]
     repeated = {name for name, times in Counter(_short(count.name) for count in top).items() if times > 1}
@@ -61,24 +63,24 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-def _chart(title: str, shares: Histogram, x_label: str) -> str:
+def _chart(title: str, shares: Histogram, x_label: str) -> Markup:
     bins = len(shares.counts)
     ticks = [(bins * fifth / 5, f"{fifth / 5:g}") for fifth in range(6)]
     return histogram(title, shares.counts, ticks, x_label)
 
 
-def _area_chart(areas: Histogram) -> str:
+def _area_chart(areas: Histogram) -> Markup:
     ticks = [(float(place), f"{100 * edge:g}%") for place, edge in enumerate(areas.edges)]
     return histogram("Box areas", areas.counts, ticks, "share of the picture that a box covers")
 
 
-def _norm_chart(norms: Histogram) -> str:
+def _norm_chart(norms: Histogram) -> Markup:
     """From the lowest to the highest norm that occurs, by equal ratios. Zeros would stretch it, and are told apart."""
     nothing, counts, edges = norms.counts[0], norms.counts[1:], norms.edges[1:]
     title = "Feature norms" + (f", without {nothing:,} regions that have none" if nothing else "")
     used = [place for place, count in enumerate(counts) if count]
     if not used:
-        return ""
+        return Markup()
     size = math.ceil((used[-1] + 1 - used[0]) / _MOST_BARS)
     starts = range(used[0], used[-1] + 1, size)
     grouped = [sum(counts[start : start + size]) for start in starts]

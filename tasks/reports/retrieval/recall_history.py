@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from tasks.evaluation.setting_row import DIRECTIONS, Direction
 from tasks.pages.charts import line_chart
-from tasks.pages.page import minute
+from tasks.pages.page import NO_VALUE, minute, render
 from tasks.records import HistoryRow
 
 _NEWEST_EVALUATIONS = 50  # rows of the table; the charts have them all
-_NO_VALUE = "–"
 _MARK = "◀ this page"
 
-_HEADS = (
-    ("made at (UTC)", ""),
-    ("setting", ' class="text"'),
-    ("data", ' class="text"'),
-    ("seed", ""),
-    ("image-to-text R@1", ""),
-    ("text-to-image R@1", ""),
-    ("run", ' class="text"'),
-    ("code", ' class="text"'),
-)
+_HEADS = ("made at (UTC)", "setting", "data", "seed", "image-to-text R@1", "text-to-image R@1", "run", "code")
 
 
-def history_section(rows: Sequence[HistoryRow], here: HistoryRow | None = None, about: str = "") -> str:
+def history_section(rows: Sequence[HistoryRow], here: HistoryRow | None = None, about: str = "") -> Markup:
     """Charts of recall@1, a line per setting and data, and the newest rows.
 
     Args:
@@ -35,7 +26,7 @@ def history_section(rows: Sequence[HistoryRow], here: HistoryRow | None = None, 
         about: a sentence to begin with.
     """
     if not rows:
-        return ""
+        return Markup()
     charts = []
     for direction, label in DIRECTIONS:
         series: dict[str, list[tuple[float, float]]] = {}
@@ -49,16 +40,14 @@ def history_section(rows: Sequence[HistoryRow], here: HistoryRow | None = None, 
             title = f"{label} R@1" + (", this evaluation ringed" if mark else "")
             charts.append(line_chart(title, series, "evaluation, oldest first", percent=True, mark=mark))
     shown = rows[-_NEWEST_EVALUATIONS:]
-    lines = "".join(_line(row, _is_here(row, here)) for row in reversed(shown))
-    heads = "".join(f'<th scope="col"{kind}>{name}</th>' for name, kind in _HEADS)
-    parts = [f"<p>{escape(about)}</p>"] if about else []
-    parts.append(f'<div class="charts">{"".join(charts)}</div>')
-    if len(rows) > len(shown):
-        parts.append(f'<p class="note">The newest {len(shown):,} of {len(rows):,} evaluations.</p>')
-    parts.append(
-        f'<div class="wide"><table class="trend"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return render(
+        "reports/retrieval/recall_history.html",
+        about=about,
+        charts=charts,
+        evaluations=len(rows),
+        heads=_HEADS,
+        rows=[_line(row, _is_here(row, here)) for row in reversed(shown)],
     )
-    return "".join(parts)
 
 
 def _is_here(row: HistoryRow, here: HistoryRow | None) -> bool:
@@ -70,14 +59,10 @@ def _identity(row: HistoryRow) -> tuple[str, ...]:
     return row.created_at, row.setting, row.checkpoint_fingerprint, row.data_fingerprint
 
 
-def _line(row: HistoryRow, is_here: bool) -> str:
-    recalls = "".join(f"<td>{_percent(_recall_at_1(row, direction))}</td>" for direction, _ in DIRECTIONS)
-    made = f"{escape(minute(row.created_at))}{f' <b>{_MARK}</b>' if is_here else ''}"
-    return (
-        f'<tr><th scope="row">{made}</th>'
-        f'<td class="text">{escape(row.name)}</td><td class="text">{escape(_data(row))}</td><td>{row.seed}</td>'
-        f'{recalls}<td class="text">{escape(row.run)}</td><td class="text">{escape(row.code_version)}</td></tr>'
-    )
+def _line(row: HistoryRow, is_here: bool) -> list[str]:
+    made = Markup("{} <b>{}</b>").format(minute(row.created_at), _MARK) if is_here else minute(row.created_at)
+    recalls = (_percent(_recall_at_1(row, direction)) for direction, _ in DIRECTIONS)
+    return [made, row.name, _data(row), str(row.seed), *recalls, row.run, row.code_version]
 
 
 def _data(row: HistoryRow) -> str:
@@ -99,4 +84,4 @@ def _recall_at_1(row: HistoryRow, direction: Direction) -> float | None:
 
 
 def _percent(fraction: float | None) -> str:
-    return _NO_VALUE if fraction is None else f"{100 * fraction:.1f}"
+    return NO_VALUE if fraction is None else f"{100 * fraction:.1f}"

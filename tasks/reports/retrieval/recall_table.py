@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
+
+from markupsafe import Markup
 
 from model.downstream.retrieval.protocols import protocol_name
 from tasks.evaluation.published.retrieval import PublishedRow
 from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
+from tasks.pages.page import NO_VALUE, render
 
-_NO_VALUE = "–"
 _SUM = "recall_sum"
 _RULE = "Recall@k in percent; a query ranks every candidate, and ties count against it."
 _RANKS = "Median and mean are of ranks: 1 is best."
@@ -33,7 +34,7 @@ class _Column:
 
     def text(self, value: float | None) -> str:
         if value is None:
-            return _NO_VALUE
+            return NO_VALUE
         return f"{value:,.1f}" if self.is_rank else f"{100 * value:.1f}"
 
 
@@ -48,7 +49,7 @@ class _Line:
     source: str = ""
 
 
-def recall_table(rows: Sequence[SettingRow], published: Sequence[PublishedRow] = ()) -> str:
+def recall_table(rows: Sequence[SettingRow], published: Sequence[PublishedRow] = ()) -> Markup:
     """The table as HTML. Of several training runs, the best value of each column is bold.
 
     Args:
@@ -56,17 +57,12 @@ def recall_table(rows: Sequence[SettingRow], published: Sequence[PublishedRow] =
         published: of the same data and protocol; they stand below ours under a line of their own.
     """
     if not rows:
-        return "<p>No evaluation yet.</p>"
+        return Markup("<p>No evaluation yet.</p>")
     lines = _with_sums([*(_our_line(row, rows) for row in rows), *map(_published_line, published)])
     ours, theirs = lines[: len(rows)], lines[len(rows) :]
     groups = _column_groups(lines)
     columns = [column for _, group in groups for column in group]
-    body = _body(ours, columns, _best(ours, columns))
-    if theirs:
-        body += (
-            f'<tbody><tr class="divider"><th colspan="{1 + len(columns)}" scope="rowgroup">published</th></tr></tbody>'
-            f"{_body(theirs, columns, {})}"
-        )
+    best = _best(ours, columns)
     notes = [_note(rows)]
     if any(column.is_rank for column in columns):
         notes.append(_RANKS)
@@ -74,15 +70,15 @@ def recall_table(rows: Sequence[SettingRow], published: Sequence[PublishedRow] =
         notes.append(_INTERVALS)
     if theirs:
         notes.append(f"Published: {_sources(theirs)}.")
-    return f'{_table("setting", groups, body)}<p class="note">{escape(" ".join(notes))}</p>{_warning(rows)}'
+    bodies = [ours, theirs] if theirs else [ours]
+    approximate = dict.fromkeys(f"{row.setting}: {row.approximate}" for row in rows if row.approximate)
+    return _table("setting", groups, bodies, best, " ".join(notes), list(approximate))
 
 
-def published_table(published: Sequence[PublishedRow]) -> str:
+def published_table(published: Sequence[PublishedRow]) -> Markup:
     """Published rows alone, with their sources below."""
     lines = _with_sums([_published_line(row) for row in published])
-    groups = _column_groups(lines)
-    body = _body(lines, [column for _, group in groups for column in group], {})
-    return f'{_table("published", groups, body)}<p class="note">Sources: {escape(_sources(lines))}.</p>'
+    return _table("published", _column_groups(lines), [lines], {}, f"Sources: {_sources(lines)}.")
 
 
 def table_text(rows: Sequence[SettingRow]) -> str:
@@ -203,42 +199,36 @@ def _best(lines: Sequence[_Line], columns: Sequence[_Column]) -> dict[str, float
 # --- HTML -----------------------------------------------------------------------------------------------------------
 
 
-def _table(first_head: str, groups: Sequence[tuple[str, Sequence[_Column]]], body: str) -> str:
-    tops = "".join(f'<th class="cut" colspan="{len(group)}" scope="colgroup">{label}</th>' for label, group in groups)
-    heads = "".join(
-        f'<th scope="col"{_cut(place)}>{column.head}</th>' for _, group in groups for place, column in enumerate(group)
-    )
-    return (
-        '<div class="wide"><table class="recall">'
-        f'<thead><tr><th rowspan="2" scope="col">{first_head}</th>{tops}</tr><tr>{heads}</tr></thead>'
-        f"{body}</table></div>"
-    )
+def _table(
+    first_head: str,
+    groups: Sequence[tuple[str, Sequence[_Column]]],
+    bodies: Sequence[Sequence[_Line]],
+    best: Mapping[str, float],
+    note: str,
+    approximate: Sequence[str] = (),
+) -> Markup:
+    """Our lines, bold where they are best, and published ones below; a line is drawn left of each group."""
 
-
-def _body(lines: Sequence[_Line], columns: Sequence[_Column], best: Mapping[str, float]) -> str:
-    rows = []
-    for line in lines:
-        cells = "".join(_cell(line, columns, place, best) for place in range(len(columns)))
-        rows.append(f'<tr><th scope="row">{escape(line.name)}</th>{cells}</tr>')
-    return f"<tbody>{''.join(rows)}</tbody>"
-
-
-def _cell(line: _Line, columns: Sequence[_Column], place: int, best: Mapping[str, float]) -> str:
-    column = columns[place]
-    value = line.values.get(column.name)
-    text = column.text(value)
-    if value is not None and value == best.get(column.name):
-        text = f"<b>{text}</b>"
-    if column.name in line.intervals:
+    def cell(line: _Line, column: _Column) -> str:
+        value = line.values.get(column.name)
+        text = column.text(value)
+        if line.trained and value is not None and value == best.get(column.name):
+            text = Markup("<b>{}</b>").format(text)
+        if column.name not in line.intervals:
+            return text
         low, high = line.intervals[column.name]
-        text += f"<small>{column.text(low)}–{column.text(high)}</small>"
-    begins = place == 0 or columns[place - 1].name.partition("_to_")[0] != column.name.partition("_to_")[0]
-    return f"<td{_cut(0 if begins else 1)}>{text}</td>"
+        return Markup("{}<small>{}–{}</small>").format(text, column.text(low), column.text(high))
 
-
-def _cut(place: int) -> str:
-    """A line is drawn on the left of each group's first column."""
-    return ' class="cut"' if place == 0 else ""
+    return render(
+        "reports/retrieval/recall_table.html",
+        first_head=first_head,
+        groups=groups,
+        bodies=bodies,
+        cell=cell,
+        width=1 + sum(len(columns) for _, columns in groups),
+        note=note,
+        approximate=approximate,
+    )
 
 
 def _half_width(line: _Line, column: _Column) -> str:
@@ -264,12 +254,6 @@ def _note(rows: Sequence[SettingRow]) -> str:
         return f"{protocols[0][0].upper()}{protocols[0][1:]}. {rule}"
     listed = "; ".join(f"{row.setting} {protocol_of(row)}" for row in rows)
     return f"Rows were measured on different data and cannot be compared: {listed}. {rule}"
-
-
-def _warning(rows: Sequence[SettingRow]) -> str:
-    """Of approximate rows, what was left out."""
-    texts = dict.fromkeys(f"{row.setting}: {row.approximate}" for row in rows if row.approximate)
-    return "".join(f'<p class="warn"><b>Approximate.</b> {escape(text)}</p>' for text in texts)
 
 
 def _sources(lines: Sequence[_Line]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from tasks.evaluation.published.retrieval import PublishedRow, published_rows
 from tasks.evaluation.setting_row import SettingRow
+from tasks.pages.page import render
 from tasks.reports.retrieval.recall_table import protocol_of, published_table, recall_table
 
 _OTHER_DATA = (
@@ -20,7 +22,7 @@ _OTHER_PROTOCOL = (
 )
 
 
-def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, split: str) -> str:
+def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, split: str) -> Markup:
     """A table for each protocol, with the published rows of the same test set and size; where there are none, those
     of Flickr30K apart, under a note that they are of other data.
 
@@ -34,13 +36,14 @@ def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, spli
     for rows in tables:
         published = published_beside(rows[-1], dataset, split) if rows else []
         compared = compared or bool(published)
-        heading = f"<h3>{escape(_capital(protocol_of(rows[-1])))}</h3>" if len(tables) > 1 and rows else ""
-        blocks.append(heading + recall_table(rows, published))
-    if not compared and any(tables):
-        note = _OTHER_PROTOCOL if _published_name(dataset) else _OTHER_DATA
-        flickr = published_table(published_rows("flickr30k", "1K"))
-        blocks.append(f'<h3>What papers print on Flickr30K</h3><p class="note">{note}</p>{flickr}')
-    return "".join(blocks)
+        heading = _capital(protocol_of(rows[-1])) if len(tables) > 1 and rows else ""
+        blocks.append((heading, recall_table(rows, published)))
+    return render(
+        "reports/retrieval/retrieval.html",
+        tables=blocks,
+        elsewhere=None if compared or not any(tables) else published_table(published_rows("flickr30k", "1K")),
+        note=_OTHER_PROTOCOL if _published_name(dataset) else _OTHER_DATA,
+    )
 
 
 def published_beside(row: SettingRow, dataset: str, split: str) -> list[PublishedRow]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.terminal import Terminal
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for survivors in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 
 COMMAND = """
 import typer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds runs in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 
 REPOSITORY = Path(__file__).parents[4]
 

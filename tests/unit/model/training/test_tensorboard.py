@@ -2,7 +2,18 @@ import struct
 
 import pytest
 
-from model.training.tensorboard import EventFile, _masked_crc
+from model.training.tensorboard import EventFile
+
+
+def masked_crc(content: bytes) -> bytes:
+    """CRC-32C (Castagnoli), rotated and shifted as the record format wants it: bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def records(content: bytes) -> list[bytes]:
@@ -10,9 +21,9 @@ def records(content: bytes) -> list[bytes]:
     events = []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
-        assert content[8:12] == _masked_crc(content[:8])
+        assert content[8:12] == masked_crc(content[:8])
         event = content[12 : 12 + length]
-        assert content[12 + length : 16 + length] == _masked_crc(event)
+        assert content[12 + length : 16 + length] == masked_crc(event)
         events.append(event)
         content = content[16 + length :]
     return events
@@ -49,18 +60,33 @@ def fields(message: bytes) -> list[tuple[int, object]]:
 def test_checksum_is_crc32c_masked():
     # The published check value of CRC-32C.
     crc = 0xE3069283
-    assert _masked_crc(b"123456789") == struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+    assert masked_crc(b"123456789") == struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def test_scalars_stand_in_a_file_under_their_names_and_step(tmp_path):
     EventFile(tmp_path, 0).write(300, {"loss": 2.5, "x" * 200: -1.0})
     (path,) = tmp_path.iterdir()
     version, event = records(path.read_bytes())
-    assert fields(version)[2] == (3, b"brain.Event:2")
+    assert dict(fields(version))[3] == b"brain.Event:2"
     (_, _), step, (number, summary) = fields(event)
     assert step == (2, 300) and number == 5
     values = [dict(fields(value)) for _, value in fields(summary)]
     assert {value[1].decode(): struct.unpack("<f", value[2])[0] for value in values} == {"loss": 2.5, "x" * 200: -1.0}
+
+
+def test_what_was_written_is_there_before_the_process_ends(tmp_path):
+    events = EventFile(tmp_path, 0)
+    (path,) = tmp_path.iterdir()
+    for step in (1, 2):
+        events.write(step, {"loss": 1.0})
+        assert len(records(path.read_bytes())) == 1 + step
+
+
+def test_files_of_one_second_are_read_in_the_order_they_were_begun(tmp_path):
+    for step in (1, 2, 3):
+        EventFile(tmp_path, 0).write(step, {"loss": 1.0})
+    in_order = [records(path.read_bytes())[1] for path in sorted(tmp_path.iterdir())]
+    assert [dict(fields(event))[2] for event in in_order] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("first", "starts"), [(0, 0), (70, 1)])

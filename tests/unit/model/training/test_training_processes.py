@@ -18,12 +18,12 @@ from model.jobs import FinetuneJob, PretrainJob
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
 from model.training.checkpoint import list_checkpoints, weights_sha256
+from tests.processes import children, wait_until_ended
 
 pytestmark = pytest.mark.slow("processes that train, killed and stopped")
 
 ROOT = Path(__file__).parents[4]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
 
 def start(job: PretrainJob | FinetuneJob, *launcher: str) -> "subprocess.Popen[str]":
@@ -58,7 +58,6 @@ def result(job: PretrainJob | FinetuneJob) -> Path:
     return Path(job.run_path) / json.loads((Path(job.run_path) / "final.json").read_text())["checkpoint"]
 
 
-@needs_proc
 def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     """One process that works off the batch in two parts adds the same two gradients, so the weights are equal."""
     fields = {"batch_size": 8, "steps": 250, "checkpoint_steps": 20, "log_steps": 1}
@@ -69,7 +68,7 @@ def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     assert len(ranks) == 2
     process.kill()
     process.communicate(timeout=60)
-    wait_until_gone(ranks)
+    wait_until_ended(ranks)
 
     reached = list_checkpoints(Path(both.run_path))[-1].step
     process = start(both, *TORCHRUN)
@@ -78,7 +77,7 @@ def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     os.kill(ranks[1], signal.SIGTERM)
     status, _, errors = finish(process)
     assert status != 0
-    wait_until_gone(ranks)
+    wait_until_ended(ranks)
     stopped = list_checkpoints(Path(both.run_path))[-1].step
     assert f"was asked to stop: checkpoint written at step {stopped}" in errors
     assert reached < stopped < 250
@@ -127,25 +126,6 @@ def test_finetuning_in_two_processes_ends_with_what_one_learns_and_the_best_of_i
     assert result(both).name == f"step-{max(recalls, key=recalls.__getitem__):07d}"
     for mine, other in zip(*(list_checkpoints(Path(job.run_path)) for job in (both, alone)), strict=True):
         assert weights_sha256(mine.path) == weights_sha256(other.path)
-
-
-def wait_until_gone(processes: list[int]) -> None:
-    until = time.monotonic() + 20
-    while any(Path(f"/proc/{process}").exists() for process in processes):
-        assert time.monotonic() < until
-        time.sleep(0.1)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(state[1]) == parent:
-            found.append(int(entry.parent.name))
-    return sorted(found)
 
 
 def test_killed_and_stopped_at_random_steps_it_ends_with_the_undisturbed_weights(job):

@@ -157,9 +157,12 @@ def test_bars_tell_what_may_pass_from_what_is_final(root: Root) -> None:
     publish_split(root, "train", train_rows())
     make_download_report(root, [("web", "train")])
     html = root.read_bytes("download.html").decode()
-    strip, chart = re.findall(r"<svg.*?</svg>", html)[:2]
+    strip, chart = re.findall(r"<svg.*?</svg>", html, re.DOTALL)[:2]
     assert re.findall(r'class="bar (s\d)" x="([\d.]+)"', strip) == [("s2", "0.00"), ("s1", "288.00"), ("s0", "336.00")]
-    assert re.findall(r'>(timeout|not_found)<.*?class="bar (s\d)"', chart) == [("timeout", "s1"), ("not_found", "s0")]
+    assert re.findall(r'>(timeout|not_found)<.*?class="bar (s\d)"', chart, re.DOTALL) == [
+        ("timeout", "s1"),
+        ("not_found", "s0"),
+    ]
 
 
 def test_command_that_retries_is_given_whole(root: Root) -> None:

@@ -35,6 +35,7 @@ from tasks.storage import root as storage
 from tasks.storage.locks import alone
 from tasks.storage.root import Root
 from tasks.world.scenes import LABELS, render_scene
+from tests.processes import is_running
 
 SHIPPED = Path(tasks.world.__file__).with_name("detector.safetensors")
 REPOSITORY = SHIPPED.parents[2]
@@ -501,13 +502,6 @@ def test_workers_die_with_a_parent_that_is_killed(root):
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     deadline = time.monotonic() + 10
-    while _is_running(workers[0]) and time.monotonic() < deadline:
+    while is_running(workers[0]) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not _is_running(workers[0])
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not is_running(workers[0])

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.download.page import make_download_report
 from tasks.features.inspection.config import InspectConfig
 from tasks.features.inspection.inspection import inspect_features
 from tasks.features.inspection.page import inspection_page
-from tasks.pages.page import html_page
+from tasks.pages.page import render
 from tasks.records import Outcome, Receipt, Stage
 from tasks.reports.report import write_evaluation_report
 from tasks.reports.sweeps import Sweep, VariantRow, publish_sweep
@@ -146,7 +147,9 @@ def seen(pages: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dic
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
     folder = tmp_path_factory.mktemp("browser")
-    control = html_page("Control", "", f"<p>{EVIL}</p>")
+    control = render(
+        "reports/report.html", title="Control", note="", sections=[("part", "Evil", Markup(f"<p>{EVIL}</p>"))]
+    )
     for name, page in {**pages, "control": control}.items():
         without, policies = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
         assert policies == 1

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from model.progress import Progress
 from tasks.errors import StageError, UserError
 from tasks.workers.launch import run_module, stopping_children
+from tests.processes import is_running
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -54,13 +55,6 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 def run(tmp_path: Path, on_progress: Callable[[Progress], None] = lambda _: None, grace_seconds: float = 5) -> None:
     job = Job(pid_file=str(tmp_path / "pids"))
     run_module("child_module", job, tmp_path / "run/job.json", tmp_path / "run/log.txt", on_progress, grace_seconds)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
@@ -117,7 +111,7 @@ def test_exception_in_progress_ends_the_whole_group(child: Callable[[str], None]
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, interrupt)
-    assert wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids(tmp_path)))
 
 
 def test_child_that_ignores_sigterm_is_killed_after_the_grace(child: Callable[[str], None], tmp_path: Path) -> None:
@@ -128,13 +122,13 @@ def test_child_that_ignores_sigterm_is_killed_after_the_grace(child: Callable[[s
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, interrupt, grace_seconds=0.3)
-    assert wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids(tmp_path)))
 
 
 def test_grandchild_left_behind_by_a_finished_child_is_killed(child: Callable[[str], None], tmp_path: Path) -> None:
     child(SLEEPER.replace("time.sleep(60)\n", "\n"))
     run(tmp_path)
-    assert wait_until(lambda: not alive(pids(tmp_path)[1]))
+    assert wait_until(lambda: not is_running(pids(tmp_path)[1]))
 
 
 def test_interrupt_of_the_main_thread_stops_a_child_of_another(child: Callable[[str], None], tmp_path: Path) -> None:
@@ -154,7 +148,7 @@ def test_interrupt_of_the_main_thread_stops_a_child_of_another(child: Callable[[
         raise KeyboardInterrupt
     thread.join(5)
     assert "SIGTERM" in str(errors[0])
-    assert wait_until(lambda: not any(alive(pid) for pid in pids(tmp_path)))
+    assert wait_until(lambda: not any(is_running(pid) for pid in pids(tmp_path)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
@@ -170,10 +164,10 @@ def test_kill_9_of_the_parent_kills_the_child(child: Callable[[str], None], tmp_
     try:
         assert wait_until(lambda: (tmp_path / "pids").exists() and len(pids(tmp_path)) == 2)
         child_pid, grandchild_pid = pids(tmp_path)
-        assert alive(child_pid)
+        assert is_running(child_pid)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        assert wait_until(lambda: not alive(child_pid))
+        assert wait_until(lambda: not is_running(child_pid))
     finally:
         parent.kill()
         os.kill(grandchild_pid, signal.SIGKILL)  # A sleeper of the test's own; the kernel signals children alone.
@@ -213,10 +207,10 @@ time.sleep(60)
     with pytest.raises(KeyboardInterrupt):
         together(interrupt)
     ranks = [int((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
-    assert wait_until(lambda: not any(alive(pid) for pid in ranks))
+    assert wait_until(lambda: not any(is_running(pid) for pid in ranks))
 
     (tmp_path / "refuse").touch()
     with pytest.raises(UserError, match=r"^vocab.txt: empty file$"):
         together(lambda _: None)
     ranks = [int((tmp_path / f"rank{rank}").read_text()) for rank in range(2)]
-    assert wait_until(lambda: not any(alive(pid) for pid in ranks))
+    assert wait_until(lambda: not any(is_running(pid) for pid in ranks))

@@ -33,9 +33,10 @@ from tasks.workers.events import Event, ShardEvent
 from tasks.workers.machines import RayConfig
 from tasks.workers.processes import Seat
 from tasks.workers.ray_actor import ShardActor
-from tasks.workers.reporting_pool import ReportingPool
+from tasks.workers.reporting_pool import RAY_SETTINGS, ReportingPool
 from tests import ray_work
 from tests.faults import CONFIG, picture
+from tests.processes import is_running, wait_until_ended
 
 pytestmark = pytest.mark.slow("a Ray cluster")
 
@@ -53,7 +54,7 @@ EXTRACTOR = ExtractorConfig(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two machines that are this one: the first is said to have one GPU, the second two."""
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": str(REPOSITORY)}
+    settings = {**RAY_SETTINGS, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
     before = {name: os.environ.get(name) for name in settings}
     os.environ |= settings
     made = _start_cluster()
@@ -102,20 +103,6 @@ def pool(ray_config: RayConfig, workers: int, heard: Callable[[Event], None] = s
 
 def ref(shard: int) -> ShardRef:
     return ShardRef(dataset="tiny", split="train", shard=shard)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while any(map(is_running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [pid for pid in pids if is_running(pid)] == []
 
 
 @pytest.fixture
@@ -238,7 +225,7 @@ def test_a_worker_that_is_killed_costs_its_time_and_a_shard_that_kills_every_wor
     ends = Counter(event.ref.shard for event in events if isinstance(event, ShardEvent) and event.kind == "ended")
     assert ends == Counter([0, 2, 3, 4, 5])
     assert capfd.readouterr().out == "", "results go to stdout, and nothing of Ray's"
-    wait_until_gone([place.pid for place in places])
+    wait_until_ended([place.pid for place in places])
 
 
 def test_an_interrupt_waits_for_nothing_and_leaves_nobody(ray_config: RayConfig) -> None:
@@ -249,15 +236,15 @@ def test_an_interrupt_waits_for_nothing_and_leaves_nobody(ray_config: RayConfig)
         raise KeyboardInterrupt
     assert time.monotonic() - begun < 60
     assert all(future.cancelled() or future.exception(1) for future in sleeping)
-    wait_until_gone([pid])
+    wait_until_ended([pid])
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="what outlives its parent is killed by Linux alone")
 def test_workers_die_with_a_driver_that_is_killed(ray_config: RayConfig) -> None:
     program = f"""
         import os, signal
         from tasks.workers.machines import RayConfig
-        from tasks.workers.reporting_pool import ReportingPool
+        from tasks.workers.reporting_pool import RAY_SETTINGS, ReportingPool
         from tests import ray_work
 
         heard = []
@@ -278,7 +265,7 @@ def test_workers_die_with_a_driver_that_is_killed(ray_config: RayConfig) -> None
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-    wait_until_gone(workers)
+    wait_until_ended(workers)
 
 
 def test_a_local_path_is_refused_on_several_machines_that_do_not_share_it(

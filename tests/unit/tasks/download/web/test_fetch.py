@@ -416,7 +416,13 @@ def test_retry_after_may_be_a_date() -> None:
     assert fetch_room._retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0.0
 
 
-@pytest.mark.parametrize("header", ["soon", "", "-1", "Thu, 01 Jan 99999 00:00:00 GMT", "1 Jan 2020 00:00 +9999999999"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("soon", "", "-1", "\u0663", "Thu, 01 Jan 99999 00:00:00 GMT", "1 Jan 2020 00:00 +9999999999"),
+        *("Fri, 31 Feb 2031 25:61:61 GMT", "Mon, 32 Jan 2030 00:00:00 GMT"),
+    ],
+)
 def test_unreadable_retry_after_is_none(header: str) -> None:
     assert fetch_room._retry_after(header) is None
 

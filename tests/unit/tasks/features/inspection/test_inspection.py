@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from feature_extraction.config import RANDOM_WARNING
 from feature_extraction.samples.tars import ShardError

@@ -62,4 +62,4 @@ def test_protocols_have_tables_of_their_own() -> None:
 
 
 def test_nothing_evaluated_is_said() -> None:
-    assert retrieval_section([[]], "coco", "test") == "<p>No evaluation yet.</p>"
+    assert retrieval_section([[]], "coco", "test").strip() == "<p>No evaluation yet.</p>"
