@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,11 +65,13 @@ OBJECTIVES = {
 }
 """Every objective's name, and its file in this folder."""
 _WEIGHTS = {"word_weight": "mlm", "label_weight": "moc", "matching_weight": "vlm"}
-"""Fields of before, when there were these three alone: parameters may still use them, and runs are known by them."""
+"""Fields of before, when there were these three objectives alone. Runs are known by them."""
 
 
 class PretrainConfig(LoopConfig):
     """What pretraining learns: which objectives, what is hidden for them, how pairs are made wrong."""
+
+    renamed: ClassVar[Mapping[str, str]] = {name: f"objectives.{objective}" for name, objective in _WEIGHTS.items()}
 
     steps: int = Field(default=150_000, ge=1, description="optimiser steps")
     batch_size: int = Field(default=192, ge=1, description="captions per optimiser step, over all devices")
