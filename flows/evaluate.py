@@ -10,10 +10,11 @@ from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.evaluation import EvaluateParams
 from flows.results import EvaluationResult
-from flows.steps.evaluate import measure_of, run_evaluate
+from flows.steps.evaluate import point_of, run_evaluate
 from flows.views.artifacts import artifact_key, show_evaluation
 from flows.views.markdown import code
 from flows.views.progress_bar import progress_bar
+from model.downstream.tasks import measured_task
 from tasks.evaluation.trend import check_fall, comparison_table
 from tasks.records import HistoryRow
 from tasks.storage.root import Root
@@ -40,14 +41,14 @@ def evaluate(params: EvaluateParams, changes: Changes | None = None) -> Evaluati
         result = evaluate_task(params)
     show_evaluation(params.root_uri, result)
     if params.max_drop is not None:
-        measure = measure_of(Root(params.root_uri), result.row)
+        point = point_of(Root(params.root_uri), result.row)
         create_table_artifact(
-            key=recall_key(result.row), table=comparison_table(measure), description=code(str(measure.series))
+            key=comparison_key(result.row), table=comparison_table(point), description=code(str(point.series))
         )
-        check_fall(measure, params.max_drop)
+        check_fall(point, params.max_drop)
     return result
 
 
-def recall_key(row: HistoryRow) -> str:
+def comparison_key(row: HistoryRow) -> str:
     """`recall-zero-shot-retrieval-test`."""
-    return artifact_key("recall", row.name, row.dataset, row.split)
+    return artifact_key(measured_task(row.task).subject, row.name, row.dataset, row.split)

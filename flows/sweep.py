@@ -19,7 +19,7 @@ from flows.steps.data_stages import DataStages, make_data
 from flows.steps.sweep import compare, run_variants
 from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
-from tasks.evaluation.setting_row import DIRECTIONS
+from model.downstream.retrieval.measures import DIRECTIONS
 from tasks.reports.retrieval.recall_table import protocol_of
 from tasks.reports.sweeps import Sweep, VariantRow, sweep_text
 

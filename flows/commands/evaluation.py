@@ -16,7 +16,7 @@ from flows.params.changes import with_settings
 from flows.params.evaluation import EvaluateParams
 from flows.params.training import Setting
 from flows.results import EvaluationResult
-from flows.views.history_text import HistoryFilter, history_text, read_measures
+from flows.views.history_text import HistoryFilter, history_text, read_series
 from tasks.errors import UserError
 from tasks.reports.retrieval.recall_table import table_text
 from tasks.storage.root import Root
@@ -125,7 +125,7 @@ def history(
 ) -> None:
     """How recall moved: every evaluation under the root beside the earlier ones that it can be compared with."""
     with exit_codes():
-        result = read_measures(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
+        result = read_series(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
         print(result.model_dump_json() if json else history_text(result))
 
 

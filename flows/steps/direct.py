@@ -19,7 +19,7 @@ from flows.steps import extract as extract_steps
 from flows.steps import rebuild as rebuild_steps
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.download import Work, run_download
-from flows.steps.evaluate import measure_of, run_evaluate
+from flows.steps.evaluate import point_of, run_evaluate
 from flows.steps.experiments import Submit
 from flows.steps.extract import run_extract
 from flows.steps.rebuild import RecallTables, run_rebuild, write_rebuild_report
@@ -107,7 +107,7 @@ def evaluate_directly(params: EvaluateParams) -> EvaluationResult:
     with stopping_children():
         result = run_evaluate(params, no_bar)
     if params.max_drop is not None:
-        check_fall(measure_of(Root(params.root_uri), result.row), params.max_drop)
+        check_fall(point_of(Root(params.root_uri), result.row), params.max_drop)
     return result
 
 

@@ -12,7 +12,7 @@ from flows.views.progress import Bar, ProgressLog
 from tasks.errors import UserError
 from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation.history import read_history
-from tasks.evaluation.trend import Measure, comparison_sentence, trend
+from tasks.evaluation.trend import TrendPoint, comparison_sentence, trend
 from tasks.records import HistoryRow
 from tasks.reports.report import write_evaluation_report
 from tasks.storage.root import Root
@@ -39,8 +39,8 @@ def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
         100 * main.row.image_to_text[1],
         100 * main.row.text_to_image[1],
     )
-    measure = measure_of(root, done.row)
-    log.info("%s", comparison_sentence(measure))
+    point = point_of(root, done.row)
+    log.info("%s", comparison_sentence(point))
     report_path, no_report = None, None
     try:
         report_path = write_evaluation_report(
@@ -56,14 +56,14 @@ def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
         chance=main.chance,
         also=tuple(also),
         positives=done.positives,
-        fall=measure.fall,
-        comparison=comparison_sentence(measure),
+        fall=point.fall,
+        comparison=comparison_sentence(point),
         report_path=report_path,
         no_report=no_report,
         skipped=done.skipped,
     )
 
 
-def measure_of(root: Root, row: HistoryRow) -> Measure:
+def point_of(root: Root, row: HistoryRow) -> TrendPoint:
     """How this evaluation compares with the earlier ones."""
     return trend(read_history(root)).of(row)

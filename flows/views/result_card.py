@@ -11,7 +11,8 @@ from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.views.markdown import code, code_block, escaped, table
 from flows.views.progress import counts_text, duration
 from flows.views.stage_texts import losses
-from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
+from model.downstream.retrieval.measures import DIRECTIONS
+from tasks.evaluation.setting_row import SettingRow
 from tasks.records import Outcome
 from tasks.reports.retrieval.recall_table import PRECISIONS, protocol_of
 

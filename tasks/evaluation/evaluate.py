@@ -15,6 +15,7 @@ from pydantic import Field
 
 from model.downstream.retrieval.chance import chance_of_a_caption
 from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.retrieval.measures import measured
 from model.downstream.retrieval.metrics import RECALL_DEPTHS
 from model.downstream.retrieval.protocols import protocol_rows
 from model.downstream.retrieval.scores import (
@@ -32,7 +33,7 @@ from model.progress import Progress
 from model.training.precision import is_wide
 from tasks.errors import StageError, UserError
 from tasks.evaluation.ground_truth import measure_ground_truths, unscored_text
-from tasks.evaluation.history import append_history, code_version, find_row, measured, read_history
+from tasks.evaluation.history import append_history, code_version, find_row, read_history
 from tasks.evaluation.setting_row import SettingRow, positives_row, setting_rows
 from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
 from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_captions

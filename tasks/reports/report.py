@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from model.downstream.tasks import measured_task
 from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
 from tasks.evaluation.history import read_history
 from tasks.evaluation.setting_row import SettingRow
@@ -20,11 +21,11 @@ from tasks.features.feature_sets import FeatureSet
 from tasks.pages.page import minute, render
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
+from tasks.reports.history import history_section
 from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
 from tasks.reports.regions import regions_section
 from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
 from tasks.reports.retrieval.gallery_page import image_queries, text_queries
-from tasks.reports.retrieval.recall_history import history_section
 from tasks.reports.retrieval.retrieval import retrieval_section
 from tasks.storage.paths import REPORT, scores_folder
 from tasks.storage.root import Root, now
@@ -80,7 +81,7 @@ def write_report(
         ("Rows lost on the way", _warnings(losses) + outcomes_section(outcomes)),
         ("Regions", regions_section(root, shown.features)),
         ("Training", training_curves(root, list(runs))),
-        ("Recall over time", history_section(read_history(root))),
+        (_over_time(shown.row), history_section(read_history(root), shown.row.task)),
         ("Parameters", _json("All parameters as JSON", params)),
     ]
     return _publish(root, REPORT, title, "", sections)
@@ -117,7 +118,7 @@ def write_evaluation_report(
     sections = [
         ("Retrieval", retrieval_section(shown, row.dataset, row.split) + _unscored(positives)),
         *_galleries(root, scored, ""),
-        ("Recall over time", history_section(comparable, row, about)),
+        (_over_time(row), history_section(comparable, row.task, row, about)),
         ("Training", training_curves(root, runs)),
         ("Regions", regions_section(root, scored.features)),
         ("Rows lost on the way", outcomes_section(read_outcomes(root, list(splits)))),
@@ -126,6 +127,10 @@ def write_evaluation_report(
     step = "" if row.step is None else f", step {row.step:,}"
     about_run = f"Run {row.run}{step}, seed {row.seed}, scored at {minute(row.created_at)} UTC. "
     return _publish(root, f"{scores_folder(scored.name)}/{REPORT}", f"{row.setting} on {data}", about_run, sections)
+
+
+def _over_time(row: HistoryRow) -> str:
+    return f"{measured_task(row.task).subject.capitalize()} over time"
 
 
 def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, Markup]]:

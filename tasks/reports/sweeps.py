@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import Field
 
+from model.downstream.retrieval.measures import DIRECTIONS, Direction
 from tasks.errors import StageError
 from tasks.evaluation.published.retrieval import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
-from tasks.evaluation.setting_row import DIRECTIONS, Direction, SettingRow
+from tasks.evaluation.setting_row import SettingRow
 from tasks.pages.charts import line_chart
 from tasks.pages.page import minute, render
 from tasks.records import Record

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
+from model.downstream.retrieval.measures import DIRECTIONS
 from model.downstream.retrieval.protocols import protocol_name
 from tasks.evaluation.published.retrieval import PublishedRow
-from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
+from tasks.evaluation.setting_row import SettingRow
 from tasks.pages.page import NO_VALUE, render
 
 _SUM = "recall_sum"
