@@ -1,4 +1,4 @@
-"""A checkpoint and a retrieval split to one row of the history; and, on a schedule, a look at whether recall fell."""
+"""A checkpoint and a split to one row of the history; and, on a schedule, a look at whether its measures fell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.evaluation import EvaluateParams
-from flows.results import EvaluationResult
+from flows.results import RetrievalResult
 from flows.steps.evaluate import point_of, run_evaluate
 from flows.views.artifacts import artifact_key, show_evaluation
 from flows.views.markdown import code
@@ -22,18 +22,18 @@ from tasks.workers.launch import stopping_children
 
 
 @task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)
-def evaluate_task(params: EvaluateParams) -> EvaluationResult:
+def evaluate_task(params: EvaluateParams) -> RetrievalResult:
     return run_evaluate(params, progress_bar)
 
 
 @flow(
     name="evaluate", flow_run_name="evaluate {params.subject} on {params.dataset}/{params.split} in {params.root_uri}"
 )
-def evaluate(params: EvaluateParams, changes: Changes | None = None) -> EvaluationResult:
+def evaluate(params: EvaluateParams, changes: Changes | None = None) -> RetrievalResult:
     """Score every image with every caption, and append the metrics to the history.
 
-    With `max_drop` the flow run fails where recall is further below the best earlier evaluation than that, each time
-    that it is asked for this checkpoint; the history and the table artifact tell both numbers.
+    With `max_drop` the flow run fails where the measures are worse than the best earlier evaluation by more than that,
+    each time that it is asked for this checkpoint; the history and the table artifact tell both numbers.
     """
     begin_run()
     params = with_changes(params, changes)
@@ -50,5 +50,5 @@ def evaluate(params: EvaluateParams, changes: Changes | None = None) -> Evaluati
 
 
 def comparison_key(row: HistoryRow) -> str:
-    """`recall-zero-shot-retrieval-test`."""
+    """Of the table that compares it: what is measured, the setting and the data."""
     return artifact_key(measured_task(row.task).subject, row.name, row.dataset, row.split)

@@ -8,7 +8,7 @@ from typing import Any
 from model.downstream.measures import Measure, Measured, MeasuredTask, TaskMeasures
 
 ERROR = Measure(name="error", label="mean error", unit="number", decimals=2, higher_is_better=False)
-ACCURACY = Measure(name="accuracy", label="accuracy")
+ACCURACY = Measure(name="accuracy", label="accuracy", rule="Accuracy is the share of pictures counted right.")
 EMPTY = Measure(name="empty", label="accuracy without dots", group="accuracy", head="no dots")
 
 
@@ -36,5 +36,5 @@ TASK = MeasuredTask(
     main=ERROR,
     brief=(ACCURACY,),
     read=read,
-    rule="Accuracy is the share of pictures whose dots are counted right.",
+    others=(EMPTY,),
 )

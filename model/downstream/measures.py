@@ -18,6 +18,11 @@ class Measure(BaseModel):
     label: str = Field(description="for people, such as text-to-image R@1")
     group: str = Field(default="", description="heading over neighbouring columns of a table; empty: none")
     head: str = Field(default="", description="of its column, below the group; empty: the label")
+    short: str = Field(default="", description="of its column where groups have no heading; empty: the label")
+    rule: str = Field(default="", description="how it is to be read: a sentence or two below tables that have it")
+    shown: Literal["always", "tables", "pages"] = Field(
+        default="always", description="in which tables: all; those of pages and terminals; those of pages only"
+    )
     unit: Literal["percent", "number"] = Field(
         default="percent", description="percent: a fraction that is shown times 100; number: shown as it is"
     )
@@ -28,6 +33,11 @@ class Measure(BaseModel):
     def column(self) -> str:
         """Head of its column."""
         return self.head or self.label
+
+    @property
+    def short_column(self) -> str:
+        """Head of its column where groups have no heading."""
+        return self.short or self.label
 
     def text(self, value: float) -> str:
         return f"{self.scaled(value):,.{self.decimals}f}"
@@ -94,7 +104,9 @@ class MeasuredTask:
         read: an evaluation's metrics, as its history row holds them, to measures: a list by protocol, the main one
             first. Raises ValueError, such as pydantic's ValidationError, where these are no metrics of this task.
         watched: the measure that `max_drop` is about; None: the main one. It gets better or worse as the main one does.
-        rule: how the measures are to be read, a sentence or two below each table.
+        brief_label: what those are together, above charts that have them all: recall@1; empty: the subject.
+        others: what is measured beside all these.
+        short_rule: how the short heads of columns are to be read.
         series_name: under which `history --json` lists the main values of a series, beside `values`.
     """
 
@@ -104,8 +116,15 @@ class MeasuredTask:
     brief: tuple[Measure, ...]
     read: Callable[[Mapping[str, Any]], Sequence[TaskMeasures]]
     watched: Measure | None = None
-    rule: str = ""
+    brief_label: str = ""
+    others: tuple[Measure, ...] = ()
+    short_rule: str = ""
     series_name: str = "values"
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all measures."""
+        return frozenset(measure.name for measure in (self.main, self.watch, *self.brief, *self.others))
 
     @property
     def watch(self) -> Measure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from model.downstream.measures import Measure, Measured, MeasuredTask, TaskMeasures
-from model.downstream.retrieval.metrics import RetrievalMetrics, protocol_text
+from model.downstream.retrieval.metrics import RECALL_DEPTHS, RetrievalMetrics, protocol_text
 
 Direction = Literal["image_to_text", "text_to_image"]
 
@@ -15,7 +15,16 @@ DIRECTIONS: tuple[tuple[Direction, str], ...] = (
     ("text_to_image", "text-to-image"),
 )
 
-RECALL_SUM = Measure(name="recall_sum", label="recall sum", head="sum")
+_RECALL_RULE = "Recall@k in percent; a query ranks every candidate, and ties count against it."
+_RANK_RULE = "Median and mean are of ranks: 1 is best."
+_PRECISION_RULE = (
+    "Of a query with R true candidates, R-P is the share of true ones among its R best; mAP@R is the mean over queries "
+    "of the sum of precisions at the true ones among these, divided by R."
+)
+_SHORT = {"image_to_text": "i2t", "text_to_image": "t2i"}
+_PRECISIONS = {"map_at_r": "mAP@R", "r_precision": "R-P"}
+
+RECALL_SUM = Measure(name="recall_sum", label="recall sum", head="sum", short="sum")
 MEAN_RECALL = Measure(name="mean_recall", label="mean recall")
 """The recall sum over the number of recalls in it."""
 
@@ -23,8 +32,36 @@ _NOT_MEASURED = ("format", "data", "precision", "also")
 
 
 def recall_at(direction: Direction, k: int) -> Measure:
+    return _measure(direction, f"r{k}", f"R@{k}", rule=_RECALL_RULE)
+
+
+def rank_of(direction: Direction, kind: Literal["median", "mean"]) -> Measure:
+    """Median or mean rank; the mean, which pages have, brings the rule of both."""
+    return _measure(
+        direction,
+        f"{kind}_rank",
+        kind,
+        unit="number",
+        higher_is_better=False,
+        shown="tables" if kind == "median" else "pages",
+        rule=_RANK_RULE if kind == "mean" else "",
+    )
+
+
+def precision_of(direction: Direction, kind: Literal["map_at_r", "r_precision"]) -> Measure:
+    return _measure(direction, kind, _PRECISIONS[kind], rule=_PRECISION_RULE)
+
+
+def _measure(direction: Direction, name: str, head: str, **others: Any) -> Measure:
     label = dict(DIRECTIONS)[direction]
-    return Measure(name=f"{direction}_r{k}", label=f"{label} R@{k}", group=label, head=f"R@{k}")
+    return Measure(
+        name=f"{direction}_{name}",
+        label=f"{label} {head}",
+        group=label,
+        head=head,
+        short=f"{_SHORT[direction]} {head}",
+        **others,
+    )
 
 
 def retrieval_measures(metrics: RetrievalMetrics) -> TaskMeasures:
@@ -78,6 +115,8 @@ TASK = MeasuredTask(
     brief=(recall_at("image_to_text", 1), recall_at("text_to_image", 1)),
     read=_read,
     watched=MEAN_RECALL,
-    rule="Recall@k in percent; a query ranks every candidate, and ties count against it.",
+    brief_label="recall@1",
+    others=tuple(recall_at(direction, k) for direction, _ in DIRECTIONS for k in RECALL_DEPTHS),
+    short_rule=_RECALL_RULE.replace("percent", "percent, i2t image-to-text, t2i text-to-image"),
     series_name="recall_sums",
 )

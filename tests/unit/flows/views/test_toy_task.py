@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.commands.app import app
+from flows.commands.evaluation import evaluation_text
 from flows.evaluate import comparison_key
+from flows.params.recipes import recipe
+from flows.results import EvaluationResult
 from flows.views.history_text import HistoryResult, history_text
+from flows.views.result_card import evaluation_card
+from flows.views.status import read_status, status_text
 from model.downstream.tasks import TASKS
 from tasks.errors import StageError
-from tasks.evaluation.history import append_history, read_history
+from tasks.evaluation.history import append_history, find_row, read_history
 from tasks.evaluation.trend import check_fall, comparison_sentence, comparison_table, trend
 from tasks.records import HistoryRow
 from tasks.reports.history import history_section
+from tasks.reports.measure_table import measures_row, table_html, table_text
+from tasks.reports.measures import measures_section, measures_tables
+from tasks.reports.report import Scored, write_evaluation_report
+from tasks.reports.sweeps import Sweep, VariantRow, publish_sweep, sweep_text
 from tasks.storage.paths import HISTORY
 from tasks.storage.root import Root
+from tests import toy_task
 from tests.page import Page
+from tests.regions import DATASET, EXTRACTOR, SPLIT
+from tests.scored import IMAGES, publish_data
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +125,87 @@ def test_the_page_charts_what_the_task_shows_in_brief(root: Root) -> None:
     assert html.count("<polyline") == 1 and "accuracy, this evaluation ringed" in html
     assert {"accuracy", "62.5", "75.0", "50.0"} <= set(Page(html).text)
     assert "recall" not in html.lower() and "2026-01-04" not in html
+
+
+def test_status_counts_it_and_takes_it_for_no_evaluation_of_the_experiment(root: Root) -> None:
+    assert find_row(root, "pretrain+finetune", "1", "d") is None
+    status = read_status(recipe("demo", root.uri), "--recipe demo")
+    assert status.other_tasks == {"dots": 3} and not any(status.evaluated.values())
+    assert "evaluate dots            3 evaluations in the history" in status_text(status).splitlines()
+
+
+def test_tables_and_cards_show_what_it_measured_beside_a_published_row() -> None:
+    theirs = measures_row("a paper", toy_task.TASK.measures(row(0.5, 1).metrics)[0], None)
+    (table,) = measures_tables([row(1.0, 1), row(1.5, 2)], [replace(theirs, source="Somebody, 2026")])
+    assert table_text(table).splitlines() == [
+        "                                                  accuracy",
+        "setting                      accuracy mean error   no dots",
+        "pretrain+finetune (seed 0)       75.0       1.00      50.0",
+        "  ± 95%                                    ±0.25",
+        "pretrain+finetune (seed 0)       62.5       1.50      50.0",
+        "  ± 95%                                    ±0.25",
+        "",
+        "1,000 pictures. Accuracy is the share of pictures counted right.",
+    ]
+    assert {"accuracy", "mean error", "no dots", "published", "a paper", "87.5"} <= set(Page(table_html(table)).text)
+    assert "<b>1.00</b>" in table_html(table) and "<b>1.50</b>" not in table_html(table)
+    assert "Published: Somebody, 2026." in table_html(table)
+    result = EvaluationResult(row=row(1.0, 1), fall=None, comparison="the first", report_path=None, skipped=False)
+    card = evaluation_card("data", result)
+    assert "| setting | accuracy | mean error | accuracy without dots |" in card
+    assert "| `pretrain+finetune` | 75.0 | 1.00 ± 0.25 | 50.0 |" in card
+    assert evaluation_text(result).startswith(table_text(result.tables()[0]))
+    assert result.counts() == {"examples": 1000}
+
+
+def test_its_page_has_its_own_sections_its_charts_and_its_curves(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    publish_data(root, [(number, f"dog {number}") for number in range(IMAGES)])
+    shown = row(1.0, 1).model_copy(update={"dataset": DATASET, "split": SPLIT})
+    append_history(root, shown)
+    lines = [{"step": step, "loss": 1 / step, "validation_accuracy": 0.25, "validation_error": 3} for step in (1, 2)]
+    root.publish_bytes(f"runs/{shown.run}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    own = [("Dots", measures_section(measures_tables([shown])))]
+    html = Path(write_evaluation_report(root, Scored(shown, EXTRACTOR), own)).read_text()
+    assert html.index("<h2>Dots</h2>") < html.index("<h2>Error over time</h2>") < html.index("<h2>Training</h2>")
+    assert "This evaluation: mean error 1.00 (lower is better), the first evaluation of" in html
+    assert "<figcaption>accuracy and error</figcaption>" in html and "validation_accuracy" in html
+    assert "validation_error" not in html and "recall" not in html.lower()
+
+
+def test_a_sweep_has_its_table_and_its_chart(tmp_path: Path) -> None:
+    results = [
+        EvaluationResult(row=row(error, 1), fall=None, comparison="", report_path=None, skipped=False)
+        for error in (2.0, 1.0)
+    ]
+    variants = [
+        VariantRow(name=f"{number} layers", value=number, setting="pretrain+finetune", runs=(), **result.of_variant())
+        for number, result in enumerate(results, 1)
+    ]
+    sweep = Sweep(
+        task="dots",
+        ablation="layers",
+        name="dots-layers",
+        dataset="dots",
+        split="val",
+        variants=tuple(variants),
+        page_path="p",
+        created_at="2026-01-01T00:00:00+00:00",
+    )
+    assert sweep_text(sweep).splitlines()[:5] == [
+        "Layers, pretrain+finetune on dots/val, seed 0",
+        "",
+        "                                accuracy",
+        "setting    accuracy mean error   no dots",
+        "1 layers       50.0       2.00      50.0",
+    ]
+    publish_sweep(Root(str(tmp_path)), sweep, {})
+    html = (tmp_path / "sweeps/dots-layers.html").read_text()
+    assert html.count("<polyline") == 1 and "accuracy <b>75%</b>" in html
+    assert "Published" not in html and "recall" not in html.lower()
+    content = json.loads((tmp_path / "sweeps/dots-layers.json").read_text())
+    del content["params"]
+    assert Sweep.model_validate(content) == sweep
 
 
 def test_an_artifact_is_named_after_what_is_measured() -> None:
