@@ -9,7 +9,7 @@ from pydantic import Field
 
 from model.downstream.tasks import measured_task
 from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import HistoryRow, Record, ShardRef, Stage
 from tasks.reports.measure_table import Table
 from tasks.reports.measures import measures_tables

@@ -17,8 +17,9 @@ from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.tars import write_tar
 from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
-from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, chance_row, evaluation_name
-from tasks.evaluation.setting_row import setting_rows
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
+from tasks.evaluation.retrieval.chance import chance_row
+from tasks.evaluation.retrieval.setting_row import setting_rows
 from tasks.records import HistoryRow, Receipt, Stage
 from tasks.reports.report import Scored, write_evaluation_report
 from tasks.reports.retrieval.sections import evaluation_sections

@@ -11,7 +11,7 @@ from flows.results import RebuildResult, RetrievalResult, StageSummary
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.experiments import Experiment, Trainings, submit_experiments
 from flows.views.stage_texts import done_text, losses
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
 from tasks.reports.measure_table import Table

@@ -12,7 +12,7 @@ from pydantic import Field
 from model.downstream.measures import TaskMeasures
 from model.downstream.tasks import measured_task
 from tasks.errors import StageError
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.pages.charts import line_chart
 from tasks.pages.page import minute, render
 from tasks.records import FIRST_TASK, Record

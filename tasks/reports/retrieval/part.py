@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tasks.evaluation.published.retrieval import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.published import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.measure_table import Table
 from tasks.reports.parts import TaskPart
 from tasks.reports.retrieval.tables import retrieval_table

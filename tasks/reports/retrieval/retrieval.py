@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from tasks.evaluation.published.retrieval import PublishedRow, published_rows
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.published import PublishedRow, published_rows
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.pages.page import render
 from tasks.reports.measure_table import published_html, table_html
 from tasks.reports.retrieval.tables import protocol_of, retrieval_table

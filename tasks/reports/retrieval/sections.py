@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.report import Scored, Section
 from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
 from tasks.reports.retrieval.gallery_page import image_queries, text_queries

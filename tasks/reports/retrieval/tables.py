@@ -14,8 +14,8 @@ from model.downstream.retrieval.measures import (
     recall_at,
 )
 from model.downstream.retrieval.protocols import protocol_name
-from tasks.evaluation.published.retrieval import PublishedRow
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.published import PublishedRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.measure_table import Table, TableRow
 
 

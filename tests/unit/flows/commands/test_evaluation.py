@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from flows.commands.app import app
 from flows.commands.evaluation import evaluation_text
 from flows.results import RetrievalResult
-from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, chance_row
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
+from tasks.evaluation.retrieval.chance import chance_row
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import HistoryRow
 from tasks.storage.paths import feature_manifest_path
 from tasks.storage.root import Root

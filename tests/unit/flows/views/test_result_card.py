@@ -6,7 +6,7 @@ from flows.params.recipes import recipe
 from flows.results import SHARD_FAILED, FailedShard, RebuildResult, StageSummary
 from flows.views.result_card import rebuild_card, stage_rows, table_rows
 from flows.views.stage_texts import done_text, losses
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import ShardRef, Stage
 from tasks.reports.retrieval.tables import retrieval_table
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.evaluation.published.retrieval import PUBLISHED, PublishedRow, published_ablations, published_rows
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.published import PUBLISHED, PublishedRow, published_ablations, published_rows
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.measure_table import published_html, table_html, table_text
 from tasks.reports.retrieval.tables import retrieval_table
 from tests.page import Page
