@@ -118,14 +118,15 @@ def history(
     setting: Annotated[
         str | None, typer.Option("--setting", help="Of this setting only: zero-shot, task-specific, pretrain+finetune.")
     ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Of this task only: retrieval.")] = None,
     last: Annotated[
         int | None, typer.Option("--last", min=1, help="List the newest so many of each kind; trends have them all.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """How recall moved: every evaluation under the root beside the earlier ones that it can be compared with."""
+    """How measures moved: every evaluation under the root beside the earlier ones that it can be compared with."""
     with exit_codes():
-        result = read_series(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
+        result = read_series(Root(root or "data"), HistoryFilter(task=task, run=run, on=on, setting=setting, last=last))
         print(result.model_dump_json() if json else history_text(result))
 
 

@@ -31,6 +31,7 @@ _TEXTS = 2
 class HistoryFilter:
     """Which evaluations are shown; None: all. `last` counts the newest of each series."""
 
+    task: str | None = None
     run: str | None = None
     on: str | None = None
     setting: str | None = None
@@ -212,7 +213,8 @@ def _line(point: TrendPoint) -> HistoryLine:
 
 def _is_chosen(point: TrendPoint, chosen: HistoryFilter) -> bool:
     return (
-        (chosen.run is None or point.row.run.startswith(chosen.run))
+        (chosen.task is None or point.task.name == chosen.task)
+        and (chosen.run is None or point.row.run.startswith(chosen.run))
         and (chosen.on is None or point.series.data == chosen.on)
         and (chosen.setting is None or point.row.setting == chosen.setting)
     )
@@ -221,6 +223,7 @@ def _is_chosen(point: TrendPoint, chosen: HistoryFilter) -> bool:
 def _nothing(points: Sequence[TrendPoint], chosen: HistoryFilter) -> str:
     """What was asked for, and what there is."""
     asked = (
+        ("--task", chosen.task, sorted({point.task.name for point in points})),
         ("--run", chosen.run, sorted({point.row.run for point in points})),
         ("--on", chosen.on, sorted({point.series.data for point in points})),
         ("--setting", chosen.setting, sorted({point.row.setting for point in points})),

@@ -89,6 +89,12 @@ def measures_row(name: str, measures: TaskMeasures, seed: int | None) -> TableRo
     return TableRow(name, measured, protocol=measures.protocol, seed=seed)
 
 
+def published_row(name: str, values: Mapping[Measure, float], source: str) -> TableRow:
+    """What a paper prints; `source` says where, and whether somebody has looked it up there."""
+    measured = {measure.name: Measured(measure=measure, value=value) for measure, value in values.items()}
+    return TableRow(name, measured, source=source)
+
+
 def table_html(table: Table) -> Markup:
     """The table as HTML. Of several training runs, the best value of each column is bold."""
     rows = table.rows

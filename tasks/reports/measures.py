@@ -9,6 +9,7 @@ from markupsafe import Markup
 from model.downstream.tasks import measured_task
 from tasks.records import HistoryRow
 from tasks.reports.measure_table import Table, TableRow, make_table, measures_row, table_html
+from tasks.reports.parts import task_part
 
 
 def measures_tables(rows: Sequence[HistoryRow], published: Sequence[TableRow] = ()) -> list[Table]:
@@ -26,6 +27,12 @@ def measures_tables(rows: Sequence[HistoryRow], published: Sequence[TableRow] = 
         for measures in measured_task(row.task).measures(row.metrics):
             tables.setdefault(measures.protocol, []).append(measures_row(row.name, measures, row.seed))
     return [make_table(found, () if number else published) for number, found in enumerate(tables.values())]
+
+
+def evaluation_section(row: HistoryRow) -> tuple[str, Markup]:
+    """Heading and tables of one evaluation of any task, beside what papers print."""
+    tables = measures_tables([row], task_part(row.task).published(row))
+    return f"{row.task[:1].upper()}{row.task[1:]}", measures_section(tables)
 
 
 def measures_section(tables: Sequence[Table]) -> Markup:

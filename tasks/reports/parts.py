@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tasks.reports.measure_table import Table, make_table, measures_row
+from tasks.reports.measure_table import Table, TableRow, make_table, measures_row
 
 if TYPE_CHECKING:
+    from tasks.records import HistoryRow
     from tasks.reports.sweeps import VariantRow
 
 PARTS: dict[str, str] = {
@@ -30,8 +31,13 @@ def measured_tables(variants: Sequence[VariantRow]) -> list[Table]:
     ]
 
 
-def nothing_published(ablation: str, dataset: str) -> tuple[str, Table] | None:
-    """What most tasks have."""
+def none_published(row: HistoryRow) -> Sequence[TableRow]:
+    """What is beside an evaluation where no paper has the like."""
+    return ()
+
+
+def no_ablation_published(ablation: str, dataset: str) -> tuple[str, Table] | None:
+    """What is beside a sweep where no paper has the like."""
     return None
 
 
@@ -40,13 +46,15 @@ class TaskPart:
     """A task's ways, where they are not everyone's.
 
     Attributes:
+        published: what papers print of the data of an evaluation, to stand below it.
         sweep_tables: the tables of a sweep's variants, that of the main protocol first.
         sweep_published: what papers print of an ablation (layers, boxes, settings), for a sweep on a dataset: a heading
             and a table of published rows; None: nothing.
     """
 
+    published: Callable[[HistoryRow], Sequence[TableRow]] = none_published
     sweep_tables: Callable[[Sequence[VariantRow]], list[Table]] = measured_tables
-    sweep_published: Callable[[str, str], tuple[str, Table] | None] = nothing_published
+    sweep_published: Callable[[str, str], tuple[str, Table] | None] = no_ablation_published
 
 
 def task_part(task: str) -> TaskPart:

@@ -44,4 +44,4 @@ def _published_rows(ablation: str, dataset: str) -> list[PublishedRow]:
     ]
 
 
-PART = TaskPart(_tables, _published)
+PART = TaskPart(sweep_tables=_tables, sweep_published=_published)

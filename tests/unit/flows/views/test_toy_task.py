@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,9 @@ from tasks.evaluation.history import append_history, find_row, read_history
 from tasks.evaluation.trend import check_fall, comparison_sentence, comparison_table, trend
 from tasks.records import HistoryRow
 from tasks.reports.history import history_section
-from tasks.reports.measure_table import measures_row, table_html, table_text
-from tasks.reports.measures import measures_section, measures_tables
+from tasks.reports.measure_table import table_html, table_text
+from tasks.reports.measures import evaluation_section, measures_tables
+from tasks.reports.parts import PARTS
 from tasks.reports.report import Scored, write_evaluation_report
 from tasks.reports.sweeps import Sweep, VariantRow, publish_sweep, sweep_text
 from tasks.storage.paths import HISTORY
@@ -38,6 +38,7 @@ from tests.scored import IMAGES, publish_data
 @pytest.fixture(autouse=True)
 def dots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "dots", "tests.toy_task")
+    monkeypatch.setitem(PARTS, "dots", "tests.toy_task")
 
 
 def row(error: float, checkpoint: int, task: str = "dots", **metrics: float) -> HistoryRow:
@@ -112,6 +113,7 @@ def test_history_tells_it_beside_other_tasks(root: Root) -> None:
         "",
         "left out, as this program does not know their metrics: 2 rows",
     ]
+    assert CliRunner().invoke(app, ["history", "--root", root.uri, "--task", "retrieval"]).exit_code == 2
     printed = CliRunner().invoke(app, ["history", "--root", root.uri, "--json"], catch_exceptions=False).stdout
     (series,) = json.loads(printed)["series"]
     assert (series["task"], series["values"]) == ("dots", [2.0, 1.0, 1.5])
@@ -135,8 +137,7 @@ def test_status_counts_it_and_takes_it_for_no_evaluation_of_the_experiment(root:
 
 
 def test_tables_and_cards_show_what_it_measured_beside_a_published_row() -> None:
-    theirs = measures_row("a paper", toy_task.TASK.measures(row(0.5, 1).metrics)[0], None)
-    (table,) = measures_tables([row(1.0, 1), row(1.5, 2)], [replace(theirs, source="Somebody, 2026")])
+    (table,) = measures_tables([row(1.0, 1), row(1.5, 2)], toy_task.PART.published(row(1.0, 1)))
     assert table_text(table).splitlines() == [
         "                                                  accuracy",
         "setting                      accuracy mean error   no dots",
@@ -147,7 +148,7 @@ def test_tables_and_cards_show_what_it_measured_beside_a_published_row() -> None
         "",
         "1,000 pictures. Accuracy is the share of pictures counted right.",
     ]
-    assert {"accuracy", "mean error", "no dots", "published", "a paper", "87.5"} <= set(Page(table_html(table)).text)
+    assert {"accuracy", "mean error", "no dots", "published", "a paper", "0.50"} <= set(Page(table_html(table)).text)
     assert "<b>1.00</b>" in table_html(table) and "<b>1.50</b>" not in table_html(table)
     assert "Published: Somebody, 2026." in table_html(table)
     result = EvaluationResult(row=row(1.0, 1), fall=None, comparison="the first", report_path=None, skipped=False)
@@ -165,8 +166,9 @@ def test_its_page_has_its_own_sections_its_charts_and_its_curves(tmp_path: Path)
     append_history(root, shown)
     lines = [{"step": step, "loss": 1 / step, "validation_accuracy": 0.25, "validation_error": 3} for step in (1, 2)]
     root.publish_bytes(f"runs/{shown.run}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    own = [("Dots", measures_section(measures_tables([shown])))]
-    html = Path(write_evaluation_report(root, Scored(shown, EXTRACTOR), own)).read_text()
+    scored = Scored(shown, EXTRACTOR)
+    html = Path(write_evaluation_report(root, scored, [evaluation_section(shown)])).read_text()
+    assert "Published: Somebody, 2026." in html
     assert html.index("<h2>Dots</h2>") < html.index("<h2>Error over time</h2>") < html.index("<h2>Training</h2>")
     assert "This evaluation: mean error 1.00 (lower is better), the first evaluation of" in html
     assert "<figcaption>accuracy and error</figcaption>" in html and "validation_accuracy" in html
