@@ -228,9 +228,13 @@ def _ask_machine(device: str, hidden_size: int) -> str:
     return answer
 
 
-def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
-    """Folder name under ROOT/scores of an evaluation: its scores depend on the weights and the data, nothing else."""
+def evaluation_name(
+    dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str, task: str = FIRST_TASK
+) -> str:
+    """Folder name under ROOT/scores of an evaluation: of its task, weights and data, nothing else."""
     scored = {"format": SCORES_FORMAT, "weights": checkpoint_fingerprint, "data": data_fingerprint}
+    if task != FIRST_TASK:
+        scored["task"] = task
     return f"{dataset}-{split}-{fingerprint(scored)[:12]}"
 
 

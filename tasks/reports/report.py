@@ -41,7 +41,7 @@ class Scored:
     def name(self) -> str:
         """Folder under ROOT/scores."""
         row = self.row
-        return evaluation_name(row.dataset, row.split, row.checkpoint_fingerprint, row.data_fingerprint)
+        return evaluation_name(row.dataset, row.split, row.checkpoint_fingerprint, row.data_fingerprint, row.task)
 
     @property
     def features(self) -> FeatureSet:
@@ -85,11 +85,7 @@ def write_report(
     return _publish(root, REPORT, title, "", sections)
 
 
-def write_evaluation_report(
-    root: Root,
-    scored: Scored,
-    own: Sequence[Section],
-) -> str:
+def write_evaluation_report(root: Root, scored: Scored, own: Sequence[Section]) -> str:
     """Write the page of one evaluation to ROOT/scores/EVALUATION/report.html, and return its full name.
 
     Args:

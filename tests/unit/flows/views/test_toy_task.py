@@ -169,6 +169,7 @@ def test_its_page_has_its_own_sections_its_charts_and_its_curves(tmp_path: Path)
     scored = Scored(shown, EXTRACTOR)
     html = Path(write_evaluation_report(root, scored, [evaluation_section(shown)])).read_text()
     assert "Published: Somebody, 2026." in html
+    assert scored.name != Scored(shown.model_copy(update={"task": "retrieval"}), EXTRACTOR).name
     assert html.index("<h2>Dots</h2>") < html.index("<h2>Error over time</h2>") < html.index("<h2>Training</h2>")
     assert "This evaluation: mean error 1.00 (lower is better), the first evaluation of" in html
     assert "<figcaption>accuracy and error</figcaption>" in html and "validation_accuracy" in html
