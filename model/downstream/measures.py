@@ -103,8 +103,8 @@ class MeasuredTask:
         brief: the measures of tables with little room, and of charts over time; the main one need not be among them.
         read: an evaluation's metrics, as its history row holds them, to measures: a list by protocol, the main one
             first. Raises ValueError, such as pydantic's ValidationError, where these are no metrics of this task.
-        watched: the measure that `max_drop` is about; None: the main one. It gets better or worse as the main one does.
         brief_label: what those are together, above charts that have them all: recall@1; empty: the subject.
+        watched: the measure that `max_drop` is about; None: the main one. It gets better or worse as the main one does.
         others: what is measured beside all these.
         short_rule: how the short heads of columns are to be read.
         series_name: under which `history --json` lists the main values of a series, beside `values`.

@@ -143,14 +143,14 @@ def check_fall(point: TrendPoint, max_drop: float) -> None:
 
 
 def _with_main(point: TrendPoint, named: bool = True) -> str:
-    """`78.0 (recall sum 467.9)`: the watched measure, and the main one where it is another."""
+    """`78.0 (accuracy 75.2)`: the watched measure, and the main one where it is another."""
     main, watch = point.task.main, point.task.watch
     text = watch.text(point.watched)
     return text if main == watch else f"{text} ({f'{main.label} ' if named else ''}{main.text(point.main)})"
 
 
 def comparison_sentence(point: TrendPoint) -> str:
-    """`recall sum 407.6, 12.3 above the best earlier one (...)`, for a log or a terminal."""
+    """`accuracy 75.2, 1.3 above the best earlier one (...)`, for a log or a terminal."""
     main = point.task.main
     text = f"{main.label} {main.text(point.main)}" + ("" if main.higher_is_better else " (lower is better)")
     if point.best is None:
