@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from flows.params.experiment import RebuildParams
 from flows.params.shards import Params
 from flows.params.training import Setting
-from flows.results import EvaluationResult
+from flows.results import RetrievalResult
 from tasks.records import CheckpointRef, Stage
 
 _SETTINGS: tuple[Setting, ...] = ("pretrain+finetune", "task-specific", "zero-shot")
@@ -44,14 +44,14 @@ class Trained(NamedTuple):
     """What came of an experiment: the checkpoints it needed, in the order of their making, and its evaluation."""
 
     checkpoints: tuple[CheckpointRef, ...]
-    evaluation: EvaluationResult
+    evaluation: RetrievalResult
 
 
 class Submitted(NamedTuple):
     """An experiment under way."""
 
     trainings: tuple[Future[CheckpointRef], ...]
-    evaluation: Future[EvaluationResult]
+    evaluation: Future[RetrievalResult]
 
     def result(self) -> Trained:
         """Wait for it. Where a training failed, this raises its error, not the one of what waited for it."""
