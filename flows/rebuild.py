@@ -14,7 +14,7 @@ from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.checks import check_rebuild
 from flows.params.experiment import RebuildParams
-from flows.results import EvaluationResult, RebuildResult
+from flows.results import RebuildResult, RetrievalResult
 from flows.steps.data_stages import DataStages
 from flows.steps.rebuild import Outcomes, Steps, run_rebuild, write_rebuild_report
 from flows.steps.world import rows_ready
@@ -35,6 +35,6 @@ def rebuild(params: RebuildParams, changes: Changes | None = None) -> RebuildRes
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE)
 def report_task(
-    params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: Outcomes, lost: Sequence[str]
+    params: RebuildParams, evaluations: Sequence[RetrievalResult], outcomes: Outcomes, lost: Sequence[str]
 ) -> str:
     return write_rebuild_report(params, evaluations, outcomes, lost)

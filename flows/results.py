@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
+from model.downstream.tasks import measured_task
 from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import HistoryRow, Record, ShardRef, Stage
+from tasks.reports.measure_table import Table
+from tasks.reports.measures import measures_tables
+from tasks.reports.retrieval.tables import retrieval_table
 
 SHARD_FAILED = "shard_failed"
 """Among the counts of a summary: rows, or images, whose shard could not be made."""
@@ -47,21 +51,56 @@ def no_tables(summaries: Sequence[StageSummary]) -> None:
 
 
 class EvaluationResult(Record):
-    """One evaluation, by its main protocol and the others, and the chance it is to be compared with."""
+    """One evaluation of a task, by its main protocol."""
 
     row: HistoryRow
-    table_row: SettingRow
-    chance: SettingRow
-    also: tuple[ProtocolTable, ...] = Field(default=(), description="what the other protocols measured")
-    positives: tuple[PositivesTable, ...] = Field(default=(), description="what other ground truths measured")
     fall: float | None = Field(
-        description="mean recall below the best earlier evaluation of this setting, data and protocol; negative: "
-        "above; None: there is none"
+        description="by how much the task's watched measure (mean recall) is worse than that of the best earlier "
+        "evaluation of this setting, data and protocol; negative: better; None: there is none"
     )
     comparison: str = Field(description="the same in words")
     report_path: str | None = Field(description="the page of this evaluation; None: none could be made")
     no_report: str | None = Field(default=None, description="why not")
     skipped: bool = Field(description="True where the scores stood already")
+
+    def tables(self) -> list[Table]:
+        """What each protocol measured, the main one's first."""
+        return measures_tables([self.row])
+
+    def other_tables(self) -> list[tuple[Table, str]]:
+        """What else was measured, and what is to be said of it."""
+        return []
+
+    def of_variant(self) -> dict[str, Any]:
+        """What a sweep keeps of it: fields of a `VariantRow`."""
+        measures = measured_task(self.row.task).measures(self.row.metrics)
+        return {"measured": tuple(measures), "seed": self.row.seed}
+
+    def counts(self) -> dict[str, int]:
+        """How many of what were measured."""
+        return {"examples": measured_task(self.row.task).measures(self.row.metrics)[0].examples}
+
+
+class RetrievalResult(EvaluationResult):
+    """One evaluation of retrieval, by its main protocol and the others, and the chance it is to be compared with."""
+
+    table_row: SettingRow
+    chance: SettingRow
+    also: tuple[ProtocolTable, ...] = Field(default=(), description="what the other protocols measured")
+    positives: tuple[PositivesTable, ...] = Field(default=(), description="what other ground truths measured")
+
+    def tables(self) -> list[Table]:
+        rows = [(self.chance, self.table_row), *((one.chance, one.row) for one in self.also)]
+        return [retrieval_table(shown) for shown in rows]
+
+    def other_tables(self) -> list[tuple[Table, str]]:
+        return [(retrieval_table([one.row]), one.unscored) for one in self.positives]
+
+    def of_variant(self) -> dict[str, Any]:
+        return {"recalls": (self.table_row, *(table.row for table in self.also))}
+
+    def counts(self) -> dict[str, int]:
+        return {"images": self.table_row.images, "captions": self.table_row.captions}
 
 
 class RebuildResult(Record):

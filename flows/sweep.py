@@ -19,9 +19,7 @@ from flows.steps.data_stages import DataStages, make_data
 from flows.steps.sweep import compare, run_variants
 from flows.steps.world import rows_ready
 from flows.training_tasks import training_tasks
-from tasks.evaluation.setting_row import DIRECTIONS
-from tasks.reports.retrieval.recall_table import protocol_of
-from tasks.reports.sweeps import Sweep, VariantRow, sweep_text
+from tasks.reports.sweeps import Sweep, VariantRow, sweep_tables, sweep_text
 
 
 @flow(name="sweep", flow_run_name="sweep {params.ablation} of {params.base.name} in {params.base.root_uri}")
@@ -46,17 +44,21 @@ def compare_task(params: SweepParams, rows: list[VariantRow]) -> Sweep:
     result = compare(params, rows)
     create_table_artifact(
         key=f"sweep-{params.ablation}",
-        table=[_artifact_row(row) for row in rows],
+        table=_artifact_rows(result),
         description=f"```\n{sweep_text(result)}\n```",
     )
     return result
 
 
-def _artifact_row(row: VariantRow) -> dict[str, Any]:
-    """Recalls by the main protocol, if there are any."""
-    shown: dict[str, Any] = {"variant": row.name, "setting": row.setting}
-    for main in row.recalls[:1]:
-        shown |= {"protocol": protocol_of(main), "seed": main.seed}
-        for direction, label in DIRECTIONS:
-            shown |= {f"{label} R@{k}": recall for k, recall in main.recalls(direction).items()}
-    return shown | {"error": row.error}
+def _artifact_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """What each variant measured by the main protocol, if anything."""
+    measured = {row.name: row for table in sweep_tables(sweep)[:1] for row in table.rows}
+    rows = []
+    for variant in sweep.variants:
+        shown: dict[str, Any] = {"variant": variant.name, "setting": variant.setting}
+        if variant.name in measured:
+            row = measured[variant.name]
+            values = {one.measure.label: one.value for one in row.measured.values() if one.measure.shown == "always"}
+            shown |= {"protocol": row.protocol, "seed": row.seed, **values}
+        rows.append(shown | {"error": variant.error})
+    return rows

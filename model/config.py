@@ -5,7 +5,8 @@ Defaults are the AAAI 2020 version of Unicoder-VL (arXiv:1908.06066v3), called v
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +42,9 @@ class Config(BaseModel):
     """Base of this room's configs: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Names of before, and the dotted names that these fields have now: files and settings may still use them."""
 
     def identity(self) -> dict[str, Any]:
         """The fields that decide the result, as JSON; see `feature_extraction.identity`."""

@@ -18,7 +18,8 @@ from model.errors import InputError
 from model.families.build import build_model
 from model.families.config import EncoderConfig
 from model.families.fit import check_features, check_same_words
-from model.families.unicoder_vl import UnicoderVL
+from model.families.heads import MATCHING
+from model.families.model import VisionLanguageModel
 from model.jobs import FinetuneJob
 from model.training.checkpoint import load_model, weights_sha256
 from model.training.identity import data_identity
@@ -35,10 +36,10 @@ def run_finetuning(job: FinetuneJob) -> int:
     job = job.model_copy(update={"word_rules": vocabulary.words.rules})
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
 
-    def fresh_model() -> UnicoderVL:
+    def fresh_model() -> VisionLanguageModel:
         if start is None:
-            return build_model(job.encoder, store, vocabulary, job.finetune.seed)
-        return _pretrained(start, job.encoder, store, vocabulary)
+            return build_model(job.encoder, store, vocabulary, job.finetune.seed, MATCHING)
+        return _pretrained(start, job.encoder, store, vocabulary).with_heads(MATCHING, job.finetune.seed)
 
     start = _start(job)
     with join_processes(job.finetune.device) as processes:
@@ -57,11 +58,11 @@ def run_finetuning(job: FinetuneJob) -> int:
                 "vocabulary": vocabulary.digest,
                 "start": None if start is None else weights_sha256(start),
             },
+            heads=MATCHING,
             fresh_model=fresh_model,
             make_batch=RetrievalBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: retrieval_losses(model, batch, config, step),
             vocabulary=vocabulary,
-            untrained=("cls", "region_labels"),
             validation=_validation(job, vocabulary, processes.device),
         )
         done = train(task, processes)
@@ -89,7 +90,7 @@ def _validation(job: FinetuneJob, vocabulary: Vocabulary, device: torch.device) 
     return Validation(RECALL_VALUES, lambda model: held_out_recall(model, store, captions, tokens, job.scoring, device))
 
 
-def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> UnicoderVL:
+def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> VisionLanguageModel:
     model, own = load_model(path, encoder)
     check_features(model, store, str(path))
     check_same_words(own, vocabulary, str(path))

@@ -11,13 +11,14 @@ from model.command import open_data, run_job
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
-from model.families.build import build_model
-from model.families.unicoder_vl import UnicoderVL
+from model.families.build import build_model, data_sizes
+from model.families.model import VisionLanguageModel
 from model.jobs import PretrainJob
 from model.objectives.batches import PretrainBatches
 from model.objectives.config import PretrainConfig
-from model.objectives.held_out import LOSS_VALUES, HeldOutLosses
+from model.objectives.held_out import HeldOutLosses, loss_values
 from model.objectives.matching_watch import MatchingWatch
+from model.objectives.objective import objective_heads
 from model.objectives.sum import pretraining_losses
 from model.training.identity import data_identity
 from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
@@ -34,6 +35,7 @@ def run_pretraining(job: PretrainJob) -> int:
     store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
     with join_processes(job.pretrain.device) as processes:
         config = with_precision(job.pretrain, processes, job.encoder)
+        heads = objective_heads(config, data_sizes(store, vocabulary))
         task = Training(
             stage="pretrain",
             job=job,
@@ -47,7 +49,8 @@ def run_pretraining(job: PretrainJob) -> int:
                 "train": data_identity(store, captions),
                 "vocabulary": vocabulary.digest,
             },
-            fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed),
+            heads=heads,
+            fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed, heads),
             make_batch=PretrainBatches(store, captions, tokens, vocabulary, job.encoder.max_regions, config),
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
             vocabulary=vocabulary,
@@ -66,16 +69,17 @@ def _validation(
         return None
     store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
     losses = HeldOutLosses(store, captions, tokens, vocabulary, job.encoder.max_regions, config)
-    few = first_images(captions, config.quick_recall_images)
+    # Without a matching head there is nothing to rank by.
+    few = first_images(captions, config.quick_recall_images if "vlm" in config.objectives else 0)
     few_tokens = tokenize(vocabulary, few.texts, job.encoder.max_text_tokens)
 
-    def measure(model: UnicoderVL) -> dict[str, float]:
+    def measure(model: VisionLanguageModel) -> dict[str, float]:
         values = losses(model, device)
         if few.texts:
             values |= held_out_recall(model, store, few, few_tokens, job.scoring, device)
         return values
 
-    return Validation(LOSS_VALUES + (RECALL_VALUES if few.texts else ()), measure)
+    return Validation(loss_values(config) + (RECALL_VALUES if few.texts else ()), measure)
 
 
 if __name__ == "__main__":

@@ -148,9 +148,14 @@ class CheckpointRef(Record):
     skipped: bool = Field(default=False, description="True when the run was already complete")
 
 
+FIRST_TASK = "retrieval"
+"""The task of history rows that name none."""
+
+
 class HistoryRow(Record):
     """One evaluation: metrics and their provenance. Appended, never changed."""
 
+    task: str = Field(default=FIRST_TASK, description="what was evaluated, see model/downstream/tasks.py")
     setting: str = Field(description="zero-shot, task-specific, pretrain+finetune, ...")
     variant: str | None = Field(default=None, description="what an ablation changed, such as 3 layers; None: nothing")
     run: str
@@ -158,7 +163,8 @@ class HistoryRow(Record):
     split: str
     seed: int
     metrics: dict[str, Any] = Field(
-        description="metrics.json of the scores: RetrievalMetrics of the main protocol, and under `also` of the others"
+        description="what the task measured, as its `read` takes it; of retrieval metrics.json of the scores: "
+        "RetrievalMetrics of the main protocol, and under `also` of the others"
     )
     stage: Stage | None = Field(default=None, description="of the run; None in rows of an older program")
     step: int | None = Field(default=None, description="of the checkpoint; None in rows of an older program")
@@ -171,6 +177,14 @@ class HistoryRow(Record):
     def name(self) -> str:
         """Setting and variant, the unit compared over time."""
         return self.setting if self.variant is None else f"{self.setting}, {self.variant}"
+
+    @model_serializer(mode="wrap")
+    def _without_first_task(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Rows of the first task name none, as before there were others: an older program reads them."""
+        content: dict[str, Any] = handler(self)
+        if self.task == FIRST_TASK:
+            del content["task"]
+        return content
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:

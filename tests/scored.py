@@ -17,9 +17,12 @@ from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.tars import write_tar
 from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
-from tasks.evaluation.evaluate import ProtocolTable, chance_row, evaluation_name
-from tasks.evaluation.setting_row import setting_rows
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
+from tasks.evaluation.retrieval.chance import chance_row
+from tasks.evaluation.retrieval.setting_row import setting_rows
 from tasks.records import HistoryRow, Receipt, Stage
+from tasks.reports.report import Scored, write_evaluation_report
+from tasks.reports.retrieval.sections import evaluation_sections
 from tasks.storage.paths import (
     captions_path,
     captions_receipt_path,
@@ -145,3 +148,11 @@ def publish_evaluation(
     root.publish_bytes(f"runs/{RUN}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     counts = np.bincount(caption_image).tolist()
     return row, [ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row)]
+
+
+def publish_page(
+    root: Root, row: HistoryRow, tables: Sequence[ProtocolTable], positives: Sequence[PositivesTable] = ()
+) -> str:
+    """The page of an evaluation; its full name."""
+    scored = Scored(row, EXTRACTOR)
+    return write_evaluation_report(root, scored, evaluation_sections(root, scored, tables, positives))

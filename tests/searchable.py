@@ -13,7 +13,7 @@ from feature_extraction.config import ExtractorConfig
 from model.config import FeatureSource
 from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval.config import FinetuneConfig
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.jobs import FinetuneJob
 from model.training.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 from tasks.config import DatasetConfig, RowsConfig
@@ -81,7 +81,7 @@ def add_run(
     vocabulary = load_vocabulary(vocabulary_path)
     torch.manual_seed(seed)
     settings = ENCODER.model_dump(mode="json")
-    model = UnicoderVL(vocabulary.size, 128, num_labels, vocabulary.sep_id, settings, extractor)
+    model = VisionLanguageModel(vocabulary.size, 128, num_labels, vocabulary.sep_id, settings, extractor)
     source = FeatureSource(features_path="elsewhere", captions_path="elsewhere", name="drawn/train")
     write_job(
         run,

@@ -1,4 +1,4 @@
-"""The commands `evaluate` and `history`: a checkpoint to recall, and how recall moved."""
+"""The commands `evaluate` and `history`: a checkpoint to what it measures, and how that moved."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from flows.params.changes import with_settings
 from flows.params.evaluation import EvaluateParams
 from flows.params.training import Setting
 from flows.results import EvaluationResult
-from flows.views.history_text import HistoryFilter, history_text, read_measures
+from flows.views.history_text import HistoryFilter, history_text, read_series
 from tasks.errors import UserError
-from tasks.reports.retrieval.recall_table import table_text
+from tasks.reports.measure_table import table_text
 from tasks.storage.root import Root
 from tasks.training import runs
 from tasks.training.runs import CheckpointChoice
@@ -118,22 +118,22 @@ def history(
     setting: Annotated[
         str | None, typer.Option("--setting", help="Of this setting only: zero-shot, task-specific, pretrain+finetune.")
     ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Of this task only: retrieval.")] = None,
     last: Annotated[
         int | None, typer.Option("--last", min=1, help="List the newest so many of each kind; trends have them all.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """How recall moved: every evaluation under the root beside the earlier ones that it can be compared with."""
+    """How measures moved: every evaluation under the root beside the earlier ones that it can be compared with."""
     with exit_codes():
-        result = read_measures(Root(root or "data"), HistoryFilter(run=run, on=on, setting=setting, last=last))
+        result = read_series(Root(root or "data"), HistoryFilter(task=task, run=run, on=on, setting=setting, last=last))
         print(result.model_dump_json() if json else history_text(result))
 
 
 def evaluation_text(result: EvaluationResult) -> str:
     """A table for each protocol, the main one's first; how this compares with earlier evaluations; and the page."""
-    tables = [(result.chance, result.table_row), *((table.chance, table.row) for table in result.also)]
-    parts = [table_text(rows) for rows in tables]
-    parts += ["\n".join(filter(None, [table_text([one.row]), one.unscored])) for one in result.positives]
+    parts = [table_text(table) for table in result.tables()]
+    parts += ["\n".join(filter(None, [table_text(table), note])) for table, note in result.other_tables()]
     state = "scored before; " if result.skipped else ""
     page = result.report_path or f"none, {result.no_report}"
     return "\n\n".join([*parts, f"{state}{result.comparison}\nreport: {page}"])

@@ -26,7 +26,8 @@ from flows.views.progress import counts_text, duration
 from flows.views.stage_texts import done_text, losses
 from flows.views.status import read_download_status, read_status, status_text
 from tasks.records import Outcome
-from tasks.reports.retrieval.recall_table import table_text
+from tasks.reports.measure_table import table_text
+from tasks.reports.retrieval.tables import retrieval_table
 
 _DIGITS = (
     "digits: another processor's kernels round otherwise; with one seed, R@1 came out up to 3 points apart, other\n"
@@ -92,7 +93,7 @@ def _rebuild(params: RebuildParams, json: bool) -> None:
 
 def rebuild_text(result: RebuildResult) -> str:
     """Table, lost rows and why, what was skipped, and where the report is."""
-    lines = [table_text(list(result.table)), ""]
+    lines = [table_text(retrieval_table(result.table)), ""]
     for name, counts in result.outcomes.items():
         rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)
         lost = {outcome: number for outcome, number in counts.items() if outcome != Outcome.OK}

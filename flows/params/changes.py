@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from flows.params.checks import validation_text
+from model.config import Config
 from tasks.errors import UserError
 
 Changes = Annotated[
@@ -40,7 +41,7 @@ def with_changes(params: _Params, changes: Mapping[str, Any] | None) -> _Params:
     """
     changed = params
     for name, value in (changes or {}).items():
-        changed = _changed(changed, name.split("."), value, name)
+        changed = _changed(changed, _parts(changed, name), value, name)
     return _validated(changed) if changes else params
 
 
@@ -89,7 +90,7 @@ def _set(params: _Params, name: str, text: str) -> _Params:
 
     It is not validated as a whole yet: a later setting may mend what does not fit together.
     """
-    parts = name.split(".")
+    parts = _parts(params, name)
     depths: list[tuple[int, _Params]] = []
     for value in _readings(text):
         read = _changed(params, parts, value, name)
@@ -98,6 +99,19 @@ def _set(params: _Params, name: str, text: str) -> _Params:
         depths.append((len(problems[0]["loc"]), read))
     # None fits: the reading whose problem lies deepest has the message that helps.
     return max(depths, key=lambda one: one[0])[1]
+
+
+def _parts(params: BaseModel, name: str) -> list[str]:
+    """The parts of a dotted name, those of before by what they are now (`model.config.Config.renamed`)."""
+    parts, rest = [], name.split(".")
+    value: Any = params
+    while rest:
+        first, *rest = rest
+        if isinstance(value, Config) and first in value.renamed:
+            first, *rest = [*value.renamed[first].split("."), *rest]
+        parts.append(first)
+        value = getattr(value, first, None) if isinstance(value, BaseModel) else None
+    return parts
 
 
 def _readings(text: str) -> list[Any]:

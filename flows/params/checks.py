@@ -17,7 +17,7 @@ from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from tasks.download.settings import check_settings
 from tasks.errors import UserError
-from tasks.evaluation.ground_truth import check_ground_truths
+from tasks.evaluation.retrieval.ground_truth import check_ground_truths
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import check_no_order
 from tasks.rows.manifest import manifest_receipt

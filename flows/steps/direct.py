@@ -13,16 +13,16 @@ from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.params.variants import SweepParams
-from flows.results import EvaluationResult, RebuildResult, StageSummary, no_tables
+from flows.results import RebuildResult, RetrievalResult, StageSummary, no_tables
 from flows.steps import download as download_steps
 from flows.steps import extract as extract_steps
 from flows.steps import rebuild as rebuild_steps
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.download import Work, run_download
-from flows.steps.evaluate import measure_of, run_evaluate
+from flows.steps.evaluate import point_of, run_evaluate
 from flows.steps.experiments import Submit
 from flows.steps.extract import run_extract
-from flows.steps.rebuild import RecallTables, run_rebuild, write_rebuild_report
+from flows.steps.rebuild import run_rebuild, write_rebuild_report
 from flows.steps.shards import Collected, collect_shards
 from flows.steps.sweep import compare, run_variants
 from flows.steps.training import run_finetune, run_pretrain
@@ -36,6 +36,7 @@ from tasks.evaluation.trend import check_fall
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
 from tasks.records import CheckpointRef, ShardRef, ShardResult, Stage
+from tasks.reports.measure_table import Table
 from tasks.reports.sweeps import Sweep
 from tasks.rows.manifest import make_manifest
 from tasks.storage.root import Root
@@ -102,12 +103,12 @@ def finetune_directly(params: FinetuneParams) -> CheckpointRef:
         return run_finetune(params, no_bar)
 
 
-def evaluate_directly(params: EvaluateParams) -> EvaluationResult:
+def evaluate_directly(params: EvaluateParams) -> RetrievalResult:
     """What the flow `evaluate` does, in this process and a child."""
     with stopping_children():
         result = run_evaluate(params, no_bar)
     if params.max_drop is not None:
-        check_fall(measure_of(Root(params.root_uri), result.row), params.max_drop)
+        check_fall(point_of(Root(params.root_uri), result.row), params.max_drop)
     return result
 
 
@@ -137,7 +138,7 @@ def trainings_directly(at_once: int) -> Iterator[Submit]:
         pool.shutdown(cancel_futures=True)
 
 
-def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> CheckpointRef | EvaluationResult:
+def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> CheckpointRef | RetrievalResult:
     for before in wait_for:
         before.result()  # Raises the error that it failed with.
     match stage, params:
@@ -150,7 +151,7 @@ def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> Checkpo
     raise AssertionError((stage, params))
 
 
-def _show_nothing(params: RebuildParams, result: RebuildResult, tables: RecallTables) -> None:
+def _show_nothing(params: RebuildParams, result: RebuildResult, tables: Sequence[Table]) -> None:
     """There is no page of Prefect's to show anything on."""
 
 

@@ -3,67 +3,77 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from feature_extraction.samples.tars import ShardError
 from flows.params.evaluated_run import evaluation_spec
 from flows.params.evaluation import EvaluateParams
-from flows.results import EvaluationResult
+from flows.results import EvaluationResult, RetrievalResult
 from flows.views.progress import Bar, ProgressLog
 from tasks.errors import UserError
 from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation.history import read_history
-from tasks.evaluation.trend import Measure, comparison_sentence, trend
+from tasks.evaluation.trend import TrendPoint, checkpoint_text, comparison_sentence, trend
 from tasks.records import HistoryRow
-from tasks.reports.report import write_evaluation_report
+from tasks.reports.report import Scored, write_evaluation_report
+from tasks.reports.retrieval.sections import evaluation_sections
 from tasks.storage.root import Root
 from tasks.training.runs import checkpoint_extractor
 
 log = logging.getLogger("flows.evaluate")
 
 
-def run_evaluate(params: EvaluateParams, bar: Bar) -> EvaluationResult:
+def run_evaluate(params: EvaluateParams, bar: Bar) -> RetrievalResult:
     """Score, or find the scores; and the page of this evaluation, where it can be made."""
     root = Root(params.root_uri)
     spec = evaluation_spec(root, params)
     with bar(f"evaluate {params.subject}") as show:
         done = evaluation.evaluate(root, spec, ProgressLog(log, params.subject, "pairs", show=show).follow)
+
+    def write_page() -> str:
+        scored = Scored(done.row, checkpoint_extractor(root, spec.checkpoint))
+        return write_evaluation_report(root, scored, evaluation_sections(root, scored, done.tables, done.positives))
+
+    told = tell_evaluation(root, done.row, done.skipped, write_page)
     main, *also = done.tables
-    log.info(
-        "%s step %d, %s on %s/%s: %sR@1 image-to-text %.1f, text-to-image %.1f",
-        spec.checkpoint.run,
-        spec.checkpoint.step,
-        spec.setting,
-        spec.dataset,
-        spec.split,
-        "already done, " if done.skipped else "",
-        100 * main.row.image_to_text[1],
-        100 * main.row.text_to_image[1],
+    return RetrievalResult(
+        **dict(told), table_row=main.row, chance=main.chance, also=tuple(also), positives=done.positives
     )
-    measure = measure_of(root, done.row)
-    log.info("%s", comparison_sentence(measure))
+
+
+def tell_evaluation(root: Root, row: HistoryRow, skipped: bool, write_page: Callable[[], str]) -> EvaluationResult:
+    """Log what an evaluation of any task measured and how that compares, and write its page where it can be made.
+
+    Args:
+        row: of the history, which has it already.
+        skipped: whether it was done before.
+        write_page: makes the page and returns its full name.
+    """
+    point = point_of(root, row)
+    brief = ", ".join(f"{one.label} {one.text(point.measures.value(one))}" for one in point.task.brief)
+    log.info(
+        "%s, %s on %s/%s: %s%s",
+        checkpoint_text(row),
+        row.setting,
+        row.dataset,
+        row.split,
+        "already done, " if skipped else "",
+        brief,
+    )
+    comparison = comparison_sentence(point)
+    log.info("%s", comparison)
     report_path, no_report = None, None
     try:
-        report_path = write_evaluation_report(
-            root, done.row, done.tables, checkpoint_extractor(root, spec.checkpoint), done.positives
-        )
+        report_path = write_page()
     except (UserError, ShardError) as error:
         # The numbers are in the history by now; what is left of features and download may be too little to show.
         no_report = str(error)
         log.warning("no page of this evaluation could be made: %s", error)
     return EvaluationResult(
-        row=done.row,
-        table_row=main.row,
-        chance=main.chance,
-        also=tuple(also),
-        positives=done.positives,
-        fall=measure.fall,
-        comparison=comparison_sentence(measure),
-        report_path=report_path,
-        no_report=no_report,
-        skipped=done.skipped,
+        row=row, fall=point.fall, comparison=comparison, report_path=report_path, no_report=no_report, skipped=skipped
     )
 
 
-def measure_of(root: Root, row: HistoryRow) -> Measure:
+def point_of(root: Root, row: HistoryRow) -> TrendPoint:
     """How this evaluation compares with the earlier ones."""
     return trend(read_history(root)).of(row)

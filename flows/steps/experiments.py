@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from flows.params.experiment import RebuildParams
 from flows.params.shards import Params
 from flows.params.training import Setting
-from flows.results import EvaluationResult
+from flows.results import RetrievalResult
 from tasks.records import CheckpointRef, Stage
 
 _SETTINGS: tuple[Setting, ...] = ("pretrain+finetune", "task-specific", "zero-shot")
@@ -44,14 +44,14 @@ class Trained(NamedTuple):
     """An experiment's result: its checkpoints, in the order of their making, and its evaluation."""
 
     checkpoints: tuple[CheckpointRef, ...]
-    evaluation: EvaluationResult
+    evaluation: RetrievalResult
 
 
 class Submitted(NamedTuple):
     """An experiment under way."""
 
     trainings: tuple[Future[CheckpointRef], ...]
-    evaluation: Future[EvaluationResult]
+    evaluation: Future[RetrievalResult]
 
     def result(self) -> Trained:
         """Wait for the result. Where a training failed, raise its error, not that of a step that waited for it."""
@@ -64,20 +64,28 @@ def submit_experiments(submit: Submit, experiments: Sequence[Experiment]) -> lis
     A step that waits for another holds one of the threads, so all first steps are submitted before any second one:
     with any number of threads the queue moves on.
     """
-    started: dict[Params, Future[Any]] = {}
+    started: dict[_Key, Future[Any]] = {}
     in_order = sorted(experiments, key=lambda experiment: _SETTINGS.index(experiment.setting))
     for level in zip_longest(*map(_with_what_they_wait_for, in_order)):
         for step, before in filter(None, level):
-            if step.params not in started:
-                waits = [] if before is None else [started[before.params]]
-                started[step.params] = submit(step.stage, step.params, waits)
-    futures = [[started[step.params] for step in _steps(experiment)] for experiment in experiments]
+            if step.key not in started:
+                waits = [] if before is None else [started[before.key]]
+                started[step.key] = submit(step.stage, step.params, waits)
+    futures = [[started[step.key] for step in _steps(experiment)] for experiment in experiments]
     return [Submitted(tuple(trainings), evaluation) for *trainings, evaluation in futures]
+
+
+_Key = tuple[Stage, str]
 
 
 class _Step(NamedTuple):
     stage: Stage
     params: Params
+
+    @property
+    def key(self) -> _Key:
+        """Equal for steps that are the same work."""
+        return self.stage, self.params.model_dump_json()
 
 
 def _steps(experiment: Experiment) -> list[_Step]:

@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flows.params.experiment import RebuildParams
-from flows.results import EvaluationResult, RebuildResult, StageSummary
+from flows.results import RebuildResult, RetrievalResult, StageSummary
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.experiments import Experiment, Trainings, submit_experiments
 from flows.views.stage_texts import done_text, losses
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.extractor import extractor_fingerprint
 from tasks.records import CheckpointRef, Stage
+from tasks.reports.measure_table import Table
 from tasks.reports.report import Scored, write_report
+from tasks.reports.retrieval.sections import experiment_sections
+from tasks.reports.retrieval.tables import retrieval_table
 from tasks.storage.root import Root, Stopwatch
 
 log = logging.getLogger("flows.rebuild")
 
-RecallTables = Sequence[Sequence[SettingRow]]
 Outcomes = dict[str, dict[str, int]]
 
 
@@ -29,8 +31,8 @@ class Steps:
 
     data: DataStages
     trainings: Trainings
-    report: Callable[[RebuildParams, Sequence[EvaluationResult], Outcomes, Sequence[str]], str]
-    show: Callable[[RebuildParams, RebuildResult, RecallTables], None]
+    report: Callable[[RebuildParams, Sequence[RetrievalResult], Outcomes, Sequence[str]], str]
+    show: Callable[[RebuildParams, RebuildResult, Sequence[Table]], None]
 
 
 def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
@@ -39,7 +41,7 @@ def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
     downloads, extractions = make_data(params, steps.data)
     checkpoints, evaluations = _train_and_evaluate(params, steps.trainings)
     outcomes = {summary.name: summary.counts for summary in downloads}
-    tables = recall_tables(evaluations)
+    tables = setting_tables(evaluations)
     result = RebuildResult(
         root_uri=params.root_uri,
         table=tables[0],
@@ -53,7 +55,7 @@ def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
         report_path=steps.report(params, evaluations, outcomes, losses([*downloads, *extractions])),
         seconds=watch.seconds,
     )
-    steps.show(params, result, tables)
+    steps.show(params, result, [retrieval_table(rows) for rows in tables])
     log.info("done now: %s", done_text(result.stages))
     log.info("done before, skipped: %s", done_text(result.stages, skipped=True))
     return result
@@ -61,7 +63,7 @@ def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
 
 def _train_and_evaluate(
     params: RebuildParams, trainings: Trainings
-) -> tuple[list[CheckpointRef], list[EvaluationResult]]:
+) -> tuple[list[CheckpointRef], list[RetrievalResult]]:
     """Every training run and every evaluation, `params.max_trainings` processes at once."""
     with trainings(params.max_trainings) as submit:
         submitted = submit_experiments(submit, [Experiment(params, setting) for setting in params.settings])
@@ -71,25 +73,19 @@ def _train_and_evaluate(
 
 
 def write_rebuild_report(
-    params: RebuildParams, evaluations: Sequence[EvaluationResult], outcomes: Outcomes, lost: Sequence[str]
+    params: RebuildParams, evaluations: Sequence[RetrievalResult], outcomes: Outcomes, lost: Sequence[str]
 ) -> str:
     """Write the page, with the gallery of the last evaluation; return its full name."""
     extractor, _ = extractor_fingerprint(params.extractor)
     title = f"{params.name}/{params.evaluation_split}"
-    path = write_report(
-        Root(params.root_uri),
-        title,
-        recall_tables(evaluations),
-        outcomes,
-        params.model_dump(mode="json"),
-        [Scored(evaluation.row, extractor) for evaluation in evaluations],
-        lost,
-    )
+    root, scored = Root(params.root_uri), [Scored(evaluation.row, extractor) for evaluation in evaluations]
+    own = experiment_sections(root, setting_tables(evaluations), scored[-1])
+    path = write_report(root, title, own, outcomes, params.model_dump(mode="json"), scored, lost)
     log.info("report: %s", path)
     return path
 
 
-def recall_tables(evaluations: Sequence[EvaluationResult]) -> list[tuple[SettingRow, ...]]:
+def setting_tables(evaluations: Sequence[RetrievalResult]) -> list[tuple[SettingRow, ...]]:
     """Chance and every setting, a table for each protocol; that of the main one first."""
     main = (evaluations[0].chance, *(evaluation.table_row for evaluation in evaluations))
     others = zip(*(evaluation.also for evaluation in evaluations), strict=True)
@@ -106,11 +102,11 @@ def _of_checkpoint(checkpoint: CheckpointRef) -> StageSummary:
     )
 
 
-def _of_evaluation(evaluation: EvaluationResult) -> StageSummary:
+def _of_evaluation(evaluation: RetrievalResult) -> StageSummary:
     return StageSummary(
         stage=Stage.EVALUATE,
         name=evaluation.row.setting,
         ran=int(not evaluation.skipped),
         skipped=int(evaluation.skipped),
-        counts={"images": evaluation.table_row.images, "captions": evaluation.table_row.captions},
+        counts=evaluation.counts(),
     )

@@ -49,14 +49,14 @@ def _log_runs(variants: Sequence[Variant]) -> None:
 
 def _outcome(variant: Variant, submitted: Submitted) -> VariantRow:
     """Wait for a variant; what it failed of is its row's, and the others go on."""
-    row = VariantRow(name=variant.name, value=variant.value, setting=variant.setting, runs=(), recalls=())
+    row = VariantRow(name=variant.name, value=variant.value, setting=variant.setting, runs=())
     try:
         trained = submitted.result()
     except (StageError, UserError, OSError) as error:
         log.error("%s failed: %s", variant.name, error)
         return row.model_copy(update={"error": str(error)})
-    recalls = (trained.evaluation.table_row, *(table.row for table in trained.evaluation.also))
-    return row.model_copy(update={"runs": tuple(one.run for one in trained.checkpoints), "recalls": recalls})
+    runs = tuple(one.run for one in trained.checkpoints)
+    return row.model_copy(update={"runs": runs, **trained.evaluation.of_variant()})
 
 
 def compare(params: SweepParams, rows: list[VariantRow]) -> Sweep:

@@ -15,12 +15,11 @@ from flows.params.experiment import RebuildParams
 from flows.results import EvaluationResult, FailedShard, RebuildResult, StageSummary
 from flows.views.markdown import code, escaped
 from flows.views.progress import counts_text
-from flows.views.result_card import RECALL_NOTE, evaluation_card, rebuild_card, recall_rows, stage_rows
-from tasks.evaluation.setting_row import SettingRow
-from tasks.records import Outcome, Stage
+from flows.views.result_card import evaluation_card, measures_note, rebuild_card, stage_rows, table_rows
+from tasks.records import FIRST_TASK, Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.matching import matching_warnings
-from tasks.reports.retrieval.recall_table import protocol_of
+from tasks.reports.measure_table import Table
 from tasks.storage.root import Root
 
 MOST_FAILED = 1_000
@@ -57,13 +56,13 @@ def stage_tables(summaries: Sequence[StageSummary]) -> None:
         )
 
 
-def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[Sequence[SettingRow]]) -> None:
-    """The recall tables, what each stage did, and the card, of a whole experiment."""
-    for number, rows in enumerate(tables):
+def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[Table]) -> None:
+    """What was measured, what each stage did, and the card, of a whole experiment."""
+    for number, table in enumerate(tables):
         create_table_artifact(
-            key="retrieval" if number == 0 else artifact_key("retrieval", rows[-1].protocol),
-            table=recall_rows(rows),
-            description=f"{escaped(protocol_of(rows[-1]))}. {RECALL_NOTE}",
+            key=FIRST_TASK if number == 0 else artifact_key(FIRST_TASK, table.qualifier),
+            table=table_rows(table),
+            description=f"{escaped(table.protocol)}. {measures_note(FIRST_TASK)}",
         )
     create_table_artifact(
         key="stages",

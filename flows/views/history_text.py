@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from model.downstream.measures import Measure, MeasuredTask
+from model.downstream.tasks import measured_task
 from tasks.errors import UserError
 from tasks.evaluation.history import read_history
-from tasks.evaluation.trend import Measure, checkpoint_text, trend
-from tasks.records import HistoryRow, Record
+from tasks.evaluation.trend import Series, TrendPoint, checkpoint_text, trend
+from tasks.records import FIRST_TASK, HistoryRow, Record
 from tasks.storage.root import Root
 
 _TREND_WIDTH = 60
 _ROUNDING = 1e-9
-_HEADS = (
-    ("", "made at (UTC)"),
-    ("", "run"),
-    ("", "step"),
-    ("image-to", "text R@1"),
-    ("text-to", "image R@1"),
-    ("recall", "sum"),
-    ("against", "before"),
-    ("against", "best"),
-)
+_HEADS_BEFORE = (("", "made at (UTC)"), ("", "run"), ("", "step"))
+_HEADS_AFTER = (("against", "before"), ("against", "best"))
+"""Two lines each. The task's measures stand between them."""
 _TEXTS = 2
 """Columns of text, which come first and are aligned to the left. Numbers are to the right."""
 
@@ -34,6 +31,7 @@ _TEXTS = 2
 class HistoryFilter:
     """Which evaluations are shown; None: all. `last` counts the newest of each series."""
 
+    task: str | None = None
     run: str | None = None
     on: str | None = None
     setting: str | None = None
@@ -41,24 +39,41 @@ class HistoryFilter:
 
 
 class HistoryLine(Record):
-    """An evaluation by one protocol. Recalls and changes are fractions; a recall sum is 6 at most."""
+    """An evaluation by one protocol. In JSON its values stand beside the other fields, too, each under its name."""
+
+    model_config = ConfigDict(extra="ignore")
 
     row: HistoryRow
-    protocol: str = Field(description="in words, with the numbers of images and captions")
-    image_to_text_r1: float
-    text_to_image_r1: float
-    recall_sum: float
-    against_before: float | None = Field(description="recall sum less that of the evaluation before it; None: none was")
-    against_best: float | None = Field(description="recall sum less the best of those before it; None: none was")
+    protocol: str = Field(description="in words, with the number of examples")
+    values: dict[str, float] = Field(
+        description="by name: the measures that the task shows in brief, and its main one; percents are fractions"
+    )
+    against_before: float | None = Field(
+        description="main measure less that of the evaluation before it; None: none was"
+    )
+    against_best: float | None = Field(description="main measure less the best of those before it; None: none was")
+
+    @model_serializer(mode="wrap")
+    def _with_values(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return self.values | content
 
 
 class HistorySeries(Record):
-    """Evaluations that can be compared: of one setting, data and protocol, oldest first."""
+    """Evaluations that can be compared: of one task, setting, data and protocol, oldest first."""
+
+    model_config = ConfigDict(extra="ignore")
 
     name: str
+    task: str = FIRST_TASK
     lines: tuple[HistoryLine, ...] = Field(description="the newest, as many as were asked for")
-    recall_sums: tuple[float, ...] = Field(description="of all of them")
+    values: tuple[float, ...] = Field(description="the main measure of all of them")
     best: HistoryLine
+
+    @model_serializer(mode="wrap")
+    def _with_named_values(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        return {measured_task(self.task).series_name: self.values} | content
 
 
 class HistoryResult(Record):
@@ -69,7 +84,7 @@ class HistoryResult(Record):
     unreadable: int = Field(description="rows whose metrics are of another program's kind: left out")
 
 
-def read_measures(root: Root, chosen: HistoryFilter) -> HistoryResult:
+def read_series(root: Root, chosen: HistoryFilter) -> HistoryResult:
     """The history by series, in the order of their first evaluations.
 
     Changes are against all earlier evaluations of a series, also where only some are shown.
@@ -78,29 +93,30 @@ def read_measures(root: Root, chosen: HistoryFilter) -> HistoryResult:
         UserError: none is as the filter wants; or a line of the history is damaged.
     """
     found = trend(read_history(root))
-    shown = [measure for measure in found.measures if _is_chosen(measure, chosen)]
-    if found.measures and not shown:
-        raise UserError(_nothing(found.measures, chosen))
-    by_series: dict[str, list[Measure]] = {}
-    for measure in shown:
-        by_series.setdefault(str(measure.series), []).append(measure)
+    shown = [point for point in found.points if _is_chosen(point, chosen)]
+    if found.points and not shown:
+        raise UserError(_nothing(found.points, chosen))
+    by_series: dict[Series, list[TrendPoint]] = {}
+    for point in shown:
+        by_series.setdefault(point.series, []).append(point)
     return HistoryResult(
         root_uri=root.uri,
         series=tuple(
             HistorySeries(
-                name=name,
-                lines=tuple(_line(measure) for measure in measures[-(chosen.last or len(measures)) :]),
-                recall_sums=tuple(measure.recall_sum for measure in measures),
-                best=_line(max(measures, key=lambda measure: measure.recall_sum)),
+                name=str(series),
+                task=series.task,
+                lines=tuple(_line(point) for point in points[-(chosen.last or len(points)) :]),
+                values=tuple(point.main for point in points),
+                best=_line(max(points, key=lambda point: point.task.main.gain(0, point.main))),
             )
-            for name, measures in by_series.items()
+            for series, points in by_series.items()
         ),
         unreadable=found.unreadable,
     )
 
 
 def history_text(result: HistoryResult) -> str:
-    """Tables and trends, in percent, at most 100 columns wide unless names are long."""
+    """Tables and trends, at most 100 columns wide unless names are long or the task has many measures in brief."""
     parts = [_series_text(series) for series in result.series]
     if not parts:
         parts.append(
@@ -125,20 +141,40 @@ def trend_line(values: Sequence[float], width: int = _TREND_WIDTH) -> str:
 
 
 def _series_text(series: HistorySeries) -> str:
-    cells = [_cells(line) for line in series.lines]
-    heads = list(zip(*_HEADS, strict=True))
+    task = measured_task(series.task)
+    main = task.main
+    cells = [_cells(line, task) for line in series.lines]
+    measures = [_halves(measure.label) for measure in _columns(task)]
+    heads = list(zip(*_HEADS_BEFORE, *measures, *_HEADS_AFTER, strict=True))
     widths = [max(map(len, column)) for column in zip(*heads, *cells, strict=True)]
     text = [_aligned(line, widths) for line in heads]
-    text += [f"{_aligned(line, widths)} {_mark(one)}".rstrip() for line, one in zip(cells, series.lines, strict=True)]
-    hidden = len(series.recall_sums) - len(series.lines)
+    text += [
+        f"{_aligned(line, widths)} {_mark(one, main)}".rstrip() for line, one in zip(cells, series.lines, strict=True)
+    ]
+    hidden = len(series.values) - len(series.lines)
     if hidden:
         text.append(f"({hidden:,} earlier)")
-    first, best, last = series.recall_sums[0], series.best, series.recall_sums[-1]
+    first, best, last = series.values[0], series.best, series.values[-1]
     summary = (
-        f"recall sum: first {_percent(first)}, best {_percent(best.recall_sum)} ({checkpoint_text(best.row)}), "
-        f"last {_percent(last)}"
+        f"{main.label}: first {main.text(first)}, best {main.text(best.values[main.name])} "
+        f"({checkpoint_text(best.row)}), last {main.text(last)}"
     )
-    return "\n".join([series.name, *text, f"trend {trend_line(series.recall_sums)}", summary])
+    digits = trend_line([main.gain(0, value) for value in series.values])
+    return "\n".join([series.name, *text, f"trend {digits}", summary])
+
+
+def _columns(task: MeasuredTask) -> tuple[Measure, ...]:
+    """What a line tells: the measures in brief, and the main one."""
+    return task.brief if task.main in task.brief else (*task.brief, task.main)
+
+
+def _halves(label: str) -> tuple[str, str]:
+    """A label in two lines, cut where the longer one is shortest: `image-to`, `text R@1`."""
+    cuts = [match.start() for match in re.finditer("[ -]", label)]
+    if not cuts:
+        return "", label
+    cut = min(cuts, key=lambda place: max(place, len(label) - place - 1))
+    return label[:cut], label[cut + 1 :]
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
@@ -147,61 +183,51 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(texts + numbers)
 
 
-def _cells(line: HistoryLine) -> tuple[str, ...]:
+def _cells(line: HistoryLine, task: MeasuredTask) -> tuple[str, ...]:
     row = line.row
     return (
         row.created_at[:16].replace("T", " "),
         row.run,
         "" if row.step is None else f"{row.step:,}",
-        _percent(line.image_to_text_r1),
-        _percent(line.text_to_image_r1),
-        _percent(line.recall_sum),
-        _change(line.against_before),
-        _change(line.against_best),
+        *(measure.text(line.values[measure.name]) for measure in _columns(task)),
+        *("" if change is None else task.main.change(change) for change in (line.against_before, line.against_best)),
     )
 
 
-def _mark(line: HistoryLine) -> str:
-    if line.against_before is not None and line.against_before < -_ROUNDING:
-        return "fell"
-    return "best" if line.against_best is None or line.against_best > _ROUNDING else ""
+def _mark(line: HistoryLine, main: Measure) -> str:
+    """Whether it is worse than the one before, or the best so far."""
+    if line.against_before is not None and main.gain(0, line.against_before) < -_ROUNDING:
+        return "fell" if main.higher_is_better else "rose"
+    return "best" if line.against_best is None or main.gain(0, line.against_best) > _ROUNDING else ""
 
 
-def _line(measure: Measure) -> HistoryLine:
+def _line(point: TrendPoint) -> HistoryLine:
     return HistoryLine(
-        row=measure.row,
-        protocol=measure.series.protocol,
-        image_to_text_r1=measure.metrics.image_to_text_recall[1],
-        text_to_image_r1=measure.metrics.text_to_image_recall[1],
-        recall_sum=measure.recall_sum,
-        against_before=None if measure.before is None else measure.recall_sum - measure.before.recall_sum,
-        against_best=None if measure.best is None else measure.recall_sum - measure.best.recall_sum,
+        row=point.row,
+        protocol=point.series.protocol,
+        values={measure.name: point.measures.value(measure) for measure in _columns(point.task)},
+        against_before=None if point.before is None else point.main - point.before.main,
+        against_best=None if point.best is None else point.main - point.best.main,
     )
 
 
-def _is_chosen(measure: Measure, chosen: HistoryFilter) -> bool:
+def _is_chosen(point: TrendPoint, chosen: HistoryFilter) -> bool:
     return (
-        (chosen.run is None or measure.row.run.startswith(chosen.run))
-        and (chosen.on is None or measure.series.data == chosen.on)
-        and (chosen.setting is None or measure.row.setting == chosen.setting)
+        (chosen.task is None or point.task.name == chosen.task)
+        and (chosen.run is None or point.row.run.startswith(chosen.run))
+        and (chosen.on is None or point.series.data == chosen.on)
+        and (chosen.setting is None or point.row.setting == chosen.setting)
     )
 
 
-def _nothing(measures: Sequence[Measure], chosen: HistoryFilter) -> str:
+def _nothing(points: Sequence[TrendPoint], chosen: HistoryFilter) -> str:
     """What was asked for, and what there is."""
     asked = (
-        ("--run", chosen.run, sorted({measure.row.run for measure in measures})),
-        ("--on", chosen.on, sorted({measure.series.data for measure in measures})),
-        ("--setting", chosen.setting, sorted({measure.row.setting for measure in measures})),
+        ("--task", chosen.task, sorted({point.task.name for point in points})),
+        ("--run", chosen.run, sorted({point.row.run for point in points})),
+        ("--on", chosen.on, sorted({point.series.data for point in points})),
+        ("--setting", chosen.setting, sorted({point.row.setting for point in points})),
     )
     wanted = [(option, value, known) for option, value, known in asked if value is not None]
     there = "; ".join(f"{option} has {', '.join(known)}" for option, _, known in wanted)
     return f"no evaluation with {' '.join(f'{option} {value}' for option, value, _ in wanted)}; {there}"
-
-
-def _change(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:+.1f}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"

@@ -11,43 +11,21 @@ from flows.results import EvaluationResult, RebuildResult, StageSummary
 from flows.views.markdown import code, code_block, escaped, table
 from flows.views.progress import counts_text, duration
 from flows.views.stage_texts import losses
-from tasks.evaluation.setting_row import DIRECTIONS, SettingRow
-from tasks.records import Outcome
-from tasks.reports.retrieval.recall_table import PRECISIONS, protocol_of
+from model.downstream.tasks import measured_task
+from tasks.records import FIRST_TASK, Outcome
+from tasks.reports.measure_table import Table, table_cells
 
-_HEADS = {"image_to_text": "i2t", "text_to_image": "t2i"}
-RECALL_NOTE = (
-    "Recall@k in percent, i2t image-to-text, t2i text-to-image; a query ranks every candidate, and ties count against "
-    "it. ± is half of the 95% bootstrap interval."
-)
+_INTERVALS = "± is half of the 95% bootstrap interval."
 
 
-def recall_rows(rows: Sequence[SettingRow]) -> list[dict[str, str]]:
-    """The recall table with a text for each cell: `39.0 ± 9.0`."""
-    return [_recall_row(row) for row in rows]
+def table_rows(shown: Table) -> list[dict[str, str]]:
+    """A table of measures with a text for each cell: `39.0 ± 9.0`."""
+    return [{**row, "setting": code(row["setting"])} for row in table_cells(shown)]
 
 
-def _recall_row(row: SettingRow) -> dict[str, str]:
-    shown = {"setting": code(row.setting)}
-    for direction, _ in DIRECTIONS:
-        for k, recall in row.recalls(direction).items():
-            shown[f"{_HEADS[direction]} R@{k}"] = _percent(recall) + _half_width(row, f"{direction}_r{k}")
-        for kind, head in PRECISIONS:
-            value: float | None = getattr(row, name := f"{direction}_{kind}")
-            if value is not None:
-                shown[f"{_HEADS[direction]} {head}"] = _percent(value) + _half_width(row, name)
-    return shown | {"sum": _percent(row.recall_sum)}
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"
-
-
-def _half_width(row: SettingRow, name: str) -> str:
-    if row.intervals is None or name not in row.intervals:
-        return ""
-    low, high = row.intervals[name]
-    return f" ± {50 * (high - low):.1f}"
+def measures_note(task: str) -> str:
+    """How the tables of a task are to be read."""
+    return " ".join(filter(None, [measured_task(task).short_rule, _INTERVALS]))
 
 
 def stage_rows(stages: Sequence[StageSummary]) -> list[dict[str, str]]:
@@ -67,7 +45,7 @@ def stage_rows(stages: Sequence[StageSummary]) -> list[dict[str, str]]:
 def rebuild_card(
     params: RebuildParams,
     result: RebuildResult,
-    tables: Sequence[Sequence[SettingRow]],
+    tables: Sequence[Table],
     warnings: Sequence[str] = (),
 ) -> str:
     """What was trained on what, how it retrieves, what was lost on the way, and what shows more.
@@ -75,17 +53,17 @@ def rebuild_card(
     Args:
         params: of the experiment.
         result: of the rebuild.
-        tables: rows of the recall table for each protocol, the main one first.
+        tables: what was measured, by protocol, the main one first.
         warnings: what was found wrong with its training runs, a sentence each.
     """
     data, test = params.pretraining_dataset.name, f"{params.retrieval_dataset.name}/{params.evaluation_split}"
-    root = shlex.quote(params.root_uri)
+    task, root = FIRST_TASK, shlex.quote(params.root_uri)
     parts = [
-        f"# Retrieval on {code(test)}",
+        f"# {task.capitalize()} on {code(test)}",
         f"Pretrained on {code(f'{data}/train')}, finetuned on {code(f'{params.retrieval_dataset.name}/train')}, "
         f"under {code(params.root_uri)} on {code(platform.node())}.",
-        *(f"{table(recall_rows(rows))}\n\n{_protocol(rows)}" for rows in tables),
-        RECALL_NOTE,
+        *map(_table, tables),
+        measures_note(task),
         *_warnings(warnings),
     ]
     lost = losses(result.stages)
@@ -110,7 +88,6 @@ def evaluation_card(root_uri: str, result: EvaluationResult, warnings: Sequence[
         warnings: what was found wrong with the training runs behind it, a sentence each.
     """
     row = result.row
-    tables = [(result.chance, result.table_row), *((one.chance, one.row) for one in result.also)]
     step = "" if row.step is None else f" at step {row.step:,}"
     page = (
         f"The page of this evaluation is {code(result.report_path)}."
@@ -120,13 +97,9 @@ def evaluation_card(root_uri: str, result: EvaluationResult, warnings: Sequence[
     parts = [
         f"# {code(row.name)} on {code(f'{row.dataset}/{row.split}')}",
         f"Run {code(row.run)}{step}, under {code(root_uri)} on {code(platform.node())}.",
-        *(f"{table(recall_rows(rows))}\n\n{_protocol(rows)}" for rows in tables),
-        RECALL_NOTE,
-        *(
-            f"{table(recall_rows([one.row]))}\n\n{_protocol([one.row])}"
-            + (f" {escaped(_capital(one.unscored))}." if one.unscored else "")
-            for one in result.positives
-        ),
+        *map(_table, result.tables()),
+        measures_note(row.task),
+        *(_table(shown) + (f" {escaped(_capital(note))}." if note else "") for shown, note in result.other_tables()),
         *_warnings(warnings),
         f"{escaped(_capital(result.comparison))}.",
         page,
@@ -139,8 +112,9 @@ def _warnings(warnings: Sequence[str]) -> list[str]:
     return [f"**Warning.** {escaped(warning)}." for warning in warnings]
 
 
-def _protocol(rows: Sequence[SettingRow]) -> str:
-    return f"{escaped(_capital(protocol_of(rows[-1])))}."
+def _table(shown: Table) -> str:
+    """With what was measured over what below."""
+    return f"{table(table_rows(shown))}\n\n{escaped(_capital(shown.protocol))}."
 
 
 def _capital(text: str) -> str:

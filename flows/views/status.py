@@ -21,9 +21,10 @@ from tasks.download.journal import journaled_shards
 from tasks.download.settings import begun_splits
 from tasks.errors import UserError
 from tasks.evaluation.evaluate import find_evaluation
+from tasks.evaluation.history import read_history
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import captions_are_stale, stale_features
-from tasks.records import Outcome, Receipt, Record, Stage
+from tasks.records import FIRST_TASK, Outcome, Receipt, Record, Stage
 from tasks.rows.manifest import list_shards
 from tasks.storage.paths import (
     captions_receipt_path,
@@ -73,6 +74,7 @@ class Status(Record):
     splits: tuple[SplitStatus, ...]
     runs: tuple[RunStatus, ...]
     evaluated: dict[str, bool]
+    other_tasks: dict[str, int] = Field(default={}, description="evaluations of other tasks in the root's history")
     notes: tuple[str, ...] = Field(description="what could not be found out, and why")
     next_command: str | None = Field(description="what would run next; None when everything is done")
 
@@ -103,6 +105,7 @@ def read_status(params: RebuildParams, options: str) -> Status:
         splits=splits,
         runs=runs,
         evaluated=evaluated,
+        other_tasks=dict(Counter(row.task for row in read_history(root) if row.task != FIRST_TASK)),
         notes=tuple(notes),
         next_command=_next_command(splits, runs, evaluated, options),
     )
@@ -167,6 +170,9 @@ def status_text(status: Status) -> str:
         lines.append(f"{run.setting:24} {run.state:10} {run.run or ''}".rstrip())
     for setting, done in status.evaluated.items():
         lines.append(f"{'evaluate ' + setting:24} {'done' if done else 'not done'}")
+    for task, number in status.other_tasks.items():
+        evaluations = "1 evaluation" if number == 1 else f"{number:,} evaluations"
+        lines.append(f"{'evaluate ' + task:24} {evaluations} in the history")
     lines += ["", *status.notes]
     lines.append(f"next: {status.next_command}" if status.next_command else "everything is done")
     return "\n".join(lines)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +14,33 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Movable:
-    """A record of tensors, or of other such records, that goes to a device as a whole (methods as Tensor's)."""
+    """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's)."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
-        return replace(
-            self, **{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)}
-        )
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """In page-locked memory, from which a GPU copies while the host goes on."""
-        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return self._each(lambda part: part.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory until this stream is done with it, though another one allocated it."""
         for f in fields(self):
-            getattr(self, f.name).record_stream(stream)
+            value = getattr(self, f.name)
+            for part in value.values() if isinstance(value, dict) else (value,):
+                part.record_stream(stream)
+
+    def _each(self, move: Callable[[Any], Any]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            name: {key: move(part) for key, part in value.items()} if isinstance(value, dict) else move(value)
+            for name, value in values.items()
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
-class _Rows(Movable):
+class Rows(Movable):
     """Tensors that share their first dimension."""
 
     def take(self, index: Tensor) -> Self:
@@ -40,8 +48,16 @@ class _Rows(Movable):
         return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
+R = TypeVar("R", bound=Rows)
+
+
+def join_rows(parts: Sequence[R]) -> R:
+    """The rows of all parts, one after the other."""
+    return replace(parts[0], **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])})
+
+
 @dataclass(frozen=True)
-class Regions(_Rows):
+class Regions(Rows):
     """Regions of B images, best score first, padded to R.
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
@@ -59,7 +75,7 @@ class Regions(_Rows):
 
 
 @dataclass(frozen=True)
-class Words(_Rows):
+class Words(Rows):
     """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool."""
 
     ids: Tensor

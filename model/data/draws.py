@@ -14,7 +14,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Purpose = Literal["pair", "hide", "word", "word_fate", "word_piece", "region", "region_fate", "noise", "donor", "taken"]
+Purpose = Literal[
+    "pair",
+    "hide",
+    "word",
+    "word_fate",
+    "word_piece",
+    "region",
+    "region_fate",
+    "noise",
+    "donor",
+    "taken",
+    "objective",
+]
 _PURPOSES: dict[Purpose, int] = {
     "pair": 0,
     "hide": 1,
@@ -26,6 +38,7 @@ _PURPOSES: dict[Purpose, int] = {
     "noise": 7,
     "donor": 8,
     "taken": 9,
+    "objective": 10,
 }
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 Bits = npt.NDArray[np.uint64]

@@ -18,10 +18,10 @@ from feature_extraction.weight_files import read_weights as read_file
 from model.data.tokenizer import Vocabulary
 from model.errors import InputError
 from model.families.bert_folder import WEIGHTS, check_bert, find_bert
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 
-_OURS_ALONE = ("bert.region_embeddings.", "region_labels.", "matching.")
-"""What no BERT has. All else of a `UnicoderVL` comes from it."""
+_THEIRS = ("bert.embeddings.", "bert.encoder.", "cls.", "pooler.")
+"""What BERT has of a model: all but its regions and the heads that read them."""
 _WORDS = "bert.embeddings.word_embeddings.weight"
 _POSITIONS = "bert.embeddings.position_embeddings.weight"
 _SEGMENTS = "bert.embeddings.token_type_embeddings.weight"
@@ -37,7 +37,7 @@ _LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
 _log = logging.getLogger(__name__)
 
 
-def load_bert(model: UnicoderVL, source: str, vocabulary: Vocabulary) -> None:
+def load_bert(model: VisionLanguageModel, source: str, vocabulary: Vocabulary) -> None:
     """Fill the model's text side with BERT's weights, in place. What only ours has keeps its new weights.
 
     Position tables may be longer in BERT, and it may have more layers: ours takes the first. Segment tables may differ
@@ -58,7 +58,7 @@ def load_bert(model: UnicoderVL, source: str, vocabulary: Vocabulary) -> None:
     if not _is_tied(theirs):
         # Its head reads its states by another table than the words', which ours has none for.
         theirs = {name: weight for name, weight in theirs.items() if not name.startswith("cls.predictions.")}
-    wanted = [name for name in ours if not name.startswith(_OURS_ALONE)]
+    wanted = [name for name in ours if name.startswith(_THEIRS)]
     missing = [name for name in wanted if name not in theirs and not name.startswith(tuple(_HEADS))]
     if missing:
         raise InputError(

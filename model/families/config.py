@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -10,9 +10,33 @@ from feature_extraction.identity import Identity
 from model.config import Config
 
 
+class Sizes(NamedTuple):
+    """Widths that come from the data: V word pieces, D of the features, C foreground classes of the detector."""
+
+    vocab_size: int
+    feature_dim: int
+    num_labels: int
+
+
+class HeadConfig(Config):
+    """A small network that reads the encoder's states."""
+
+    kind: Literal["words", "linear"] = Field(
+        description="words: BERT's masked-word head, whose output matrix is the word table; linear: one layer"
+    )
+    width: int = Field(ge=1, description="numbers it gives for a state")
+
+
+Heads = dict[str, HeadConfig]
+"""By name, which is also that of its weights in a checkpoint."""
+
+
 class EncoderConfig(Config):
     """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
 
+    family: Annotated[Literal["unicoder-vl"], Identity.UNLESS_DEFAULT] = Field(
+        default="unicoder-vl", description="how words and regions become states"
+    )
     hidden_size: int = Field(default=768, ge=8, description="H")
     num_layers: int = Field(default=12, ge=1, description="Transformer layers")
     num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")

@@ -6,10 +6,10 @@ from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
 from model.data.word_pieces import differing_words
 from model.errors import InputError
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 
 
-def check_features(model: UnicoderVL, store: FeatureStore, name: str) -> None:
+def check_features(model: VisionLanguageModel, store: FeatureStore, name: str) -> None:
     """Raise InputError unless the features are of the width, classes, number and extractor that the model reads.
 
     Args:
@@ -34,7 +34,7 @@ def check_features(model: UnicoderVL, store: FeatureStore, name: str) -> None:
         )
 
 
-def check_vocabulary(model: UnicoderVL, vocabulary: Vocabulary, name: str) -> None:
+def check_vocabulary(model: VisionLanguageModel, vocabulary: Vocabulary, name: str) -> None:
     """Raise InputError unless the model has exactly one embedding for each word piece."""
     if model.vocab_size != vocabulary.size:
         raise InputError(

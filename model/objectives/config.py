@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -57,8 +58,20 @@ class RegionMasking(Config):
         return self
 
 
+OBJECTIVES = {
+    "mlm": "masked_words",
+    "moc": "masked_labels",
+    "vlm": "matching",
+}
+"""Every objective's name, and its file in this folder."""
+_WEIGHTS = {"word_weight": "mlm", "label_weight": "moc", "matching_weight": "vlm"}
+"""Fields of before, when there were these three objectives alone. Runs are known by them."""
+
+
 class PretrainConfig(LoopConfig):
-    """The three pretraining tasks: masked words, masked object labels, visual-linguistic matching."""
+    """What pretraining learns: which objectives, what is hidden for them, how pairs are made wrong."""
+
+    renamed: ClassVar[Mapping[str, str]] = {name: f"objectives.{objective}" for name, objective in _WEIGHTS.items()}
 
     steps: int = Field(default=150_000, ge=1, description="optimiser steps")
     batch_size: int = Field(default=192, ge=1, description="captions per optimiser step, over all devices")
@@ -87,9 +100,18 @@ class PretrainConfig(LoopConfig):
         description="True adds word and label losses of wrong pairs. v3 leaves them out; v1 is silent, and its recipe "
         "follows v3",
     )
-    word_weight: float = Field(default=1.0, ge=0, description="of the masked-word loss; both versions say 1")
-    label_weight: float = Field(default=1.0, ge=0, description="of the masked-label loss; both versions say 1")
-    matching_weight: float = Field(default=1.0, ge=0, description="of the matching loss; both versions say 1")
+    objectives: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default={"mlm": 1.0, "moc": 1.0, "vlm": 1.0},
+        min_length=1,
+        description="what is learnt, and each one's weight in the sum of losses, or with combine=draw its share of the "
+        "steps. mlm: masked words; moc: the labels of masked regions; vlm: whether image and caption match. Both "
+        "versions of Unicoder-VL sum these three unweighted",
+    )
+    combine: Annotated[Literal["sum", "draw"], Identity.UNLESS_DEFAULT] = Field(
+        default="sum",
+        description="sum: every step minimises the weighted sum (Unicoder-VL); draw: every step has one objective, "
+        "drawn by its share, the same in all processes, and only what it predicts is hidden (UNITER)",
+    )
     validation_pairs: Annotated[int, Identity.NEVER] = Field(
         default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
     )
@@ -99,3 +121,42 @@ class PretrainConfig(LoopConfig):
         description="held-out images, always the same, over which a validation measures recall with all their "
         "captions; 0: no recall",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_weights_of_before(cls, values: Any) -> Any:
+        """word_weight=2 is objectives.mlm=2, and so on."""
+        if not isinstance(values, dict) or not (old := _WEIGHTS.keys() & values.keys()):
+            return values
+        default = cls.model_fields["objectives"].default
+        given = values.get("objectives", default)
+        if not isinstance(given, dict):
+            return values
+        return {name: value for name, value in values.items() if name not in old} | {
+            "objectives": given | {_WEIGHTS[name]: values[name] for name in old}
+        }
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> PretrainConfig:
+        if unknown := self.objectives.keys() - OBJECTIVES.keys():
+            raise ValueError(f"there is no objective {sorted(unknown)[0]!r}; known are {', '.join(OBJECTIVES)}")
+        if self.combine == "draw" and not sum(self.objectives.values()):
+            raise ValueError("objectives are all 0, so combine=draw has none to draw; give one a share")
+        return self
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of the objectives, in the order of `OBJECTIVES`."""
+        return tuple(name for name in OBJECTIVES if name in self.objectives)
+
+    def weight(self, objective: str) -> float:
+        """Of its loss: a drawn objective is all that its step minimises."""
+        return self.objectives[objective] if self.combine == "sum" else 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """As of every loop. Where the three objectives of before are summed, by the fields of before."""
+        identity = super().identity()
+        if self.objectives.keys() == set(_WEIGHTS.values()):
+            weights = identity.pop("objectives")
+            identity |= {name: weights[objective] for name, objective in _WEIGHTS.items()}
+        return identity

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.data.batch import Regions
+from model.data.batch import Movable, Regions
 from model.families.embeddings import dequantise, dequantise_rows
-from model.objectives.batches import Replacements
+
+
+@dataclass(frozen=True)
+class Replacements(Movable):
+    """What stands in for hidden features: pairs and places as in `Targets`.
+
+    zeroed (B, R) bool. The noised ones get noise made from `noise_seeds` (N,) i64, the swapped ones the features of a
+    region of another image: swap_features (M, D) and swap_scales (M,), as the shard holds them.
+    """
+
+    zeroed: Tensor
+    noise_pairs: Tensor
+    noise_places: Tensor
+    noise_seeds: Tensor
+    swap_pairs: Tensor
+    swap_places: Tensor
+    swap_features: Tensor
+    swap_scales: Tensor
 
 
 def hide_regions(regions: Regions, hidden: Replacements) -> Tensor:

@@ -1,12 +1,33 @@
-"""Masked object classification: the detector's label of a hidden region."""
+"""Masked object classification (MOC): the detector's label of a hidden region (Unicoder-VL section 3.2.2)."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import numpy as np
 
-from model.families.unicoder_vl import Encoded, UnicoderVL
+from model.families.config import HeadConfig
+from model.families.family import Encoded
+from model.families.model import VisionLanguageModel
+from model.objectives.masking import SEEN
+from model.objectives.objective import Draft, Loss, Objective, PretrainBatch
 from model.objectives.targets import Targets, cross_entropy, states_at
 
 
-def masked_labels(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
-    return cross_entropy(model.region_labels(states_at(encoded.regions, targets)), targets.labels)
+def targets(draft: Draft) -> Targets:
+    """Each hidden region's label, but for regions that the detector takes for background."""
+    regions = draft.regions
+    known = (regions.scores > regions.background) & (regions.scores >= draft.config.min_label_score)
+    pairs, places = np.nonzero((draft.treatments != SEEN) & draft.learns & known.numpy())
+    return Targets.labels(pairs, places, regions.labels.numpy()[pairs, places])
+
+
+def loss(model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets) -> Loss:
+    return cross_entropy(model.head("region_labels")(states_at(encoded.regions, targets)), targets.values)
+
+
+OBJECTIVE = Objective(
+    name="moc",
+    targets=targets,
+    loss=loss,
+    heads=lambda sizes: {"region_labels": HeadConfig(kind="linear", width=sizes.num_labels)},
+    hides="regions",
+)

@@ -1,14 +1,30 @@
-"""Masked language modelling: the word piece in a hidden place."""
+"""Masked language modelling (MLM): the word piece in a hidden place (Unicoder-VL section 3.2.1)."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import numpy as np
 
-from model.families.unicoder_vl import Encoded, UnicoderVL
+from model.families.config import HeadConfig
+from model.families.family import Encoded
+from model.families.model import VisionLanguageModel
+from model.objectives.objective import Draft, Loss, Objective, PretrainBatch
 from model.objectives.targets import Targets, cross_entropy, states_at
 
 
-def masked_words(model: UnicoderVL, encoded: Encoded, targets: Targets) -> tuple[Tensor, Tensor]:
-    states = states_at(encoded.words, targets)
-    logits = model.cls["predictions"](states, model.bert.embeddings.word_embeddings.weight)
-    return cross_entropy(logits, targets.labels)
+def targets(draft: Draft) -> Targets:
+    pairs, places = np.nonzero(draft.hidden_words & draft.learns)
+    return Targets.labels(pairs, places, draft.ids[pairs, places])
+
+
+def loss(model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets) -> Loss:
+    head = model.head("cls").get_submodule("predictions")
+    return cross_entropy(head(states_at(encoded.words, targets), model.bert.word_table), targets.values)
+
+
+OBJECTIVE = Objective(
+    name="mlm",
+    targets=targets,
+    loss=loss,
+    heads=lambda sizes: {"cls": HeadConfig(kind="words", width=sizes.vocab_size)},
+    hides="words",
+)

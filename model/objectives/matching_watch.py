@@ -45,7 +45,7 @@ class MatchingWatch:
             targets: how many answers it is of, as `vlm`.
         """
         count = targets.get("vlm", 0.0)
-        if not count or not self._config.matching_weight:
+        if not count or not self._config.objectives.get("vlm"):
             return {}
         self._recent.append((count, count * means["vlm_accuracy"]))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= RECENT:
@@ -65,7 +65,7 @@ class MatchingWatch:
                 100 * right / answers,
                 round(answers),
                 seen,
-                remedies(config.matching, config.matching_weight, config.optim.learning_rate),
+                remedies(config.matching, config.objectives["vlm"], config.optim.learning_rate),
             )
         return {STALLED: float(stalled)}
 
@@ -81,7 +81,7 @@ def remedies(matching: str, matching_weight: float, learning_rate: float) -> str
         option
         for option, is_set in (
             ("pretrain.matching=paired", matching == _PAIRED),
-            ("pretrain.matching_weight=10", matching_weight >= _WEIGHT),
+            ("pretrain.objectives.vlm=10", matching_weight >= _WEIGHT),
             ("pretrain.optim.learning_rate=2e-4", learning_rate >= _RATE),
         )
         if not is_set

@@ -53,13 +53,17 @@ class Pairing:
         self._order, self._image_rows, self._config = order, image_rows, config
         self._matches = Matches(image_rows, tokens)
 
-    def pairs(self, turns: Sequence[tuple[int, int]]) -> list[Pair]:
-        """The right pair or a wrong one of each (epoch, sample); with matching="paired" both."""
+    def pairs(self, turns: Sequence[tuple[int, int]], with_wrong: bool = True) -> list[Pair]:
+        """The right pair or a wrong one of each (epoch, sample); with matching="paired" both.
+
+        Args:
+            with_wrong: False gives right pairs only, for steps that do not learn matching.
+        """
         made = []
         draws = draw_uniforms(self._config.seed, "pair", np.array(turns, np.int64), 2 + 2 * NEGATIVE_TRIES)
         for (epoch, sample), (is_wrong, replaces_image, *draws_of_tries) in zip(turns, draws.tolist(), strict=True):
             right = Pair(epoch, sample, int(self._image_rows[sample]), sample, True)
-            if self._config.matching == "none":
+            if self._config.matching == "none" or not with_wrong:
                 made.append(right)
                 continue
             wrong = self._wrong(right, replaces_image, draws_of_tries)

@@ -1,38 +1,32 @@
-"""The three pretraining losses: masked words (MLM), masked object labels (MOC), visual-linguistic matching (VLM).
+"""The losses of a step: of every chosen objective, weighted, to be summed.
 
-Unicoder-VL (arXiv:1908.06066) sections 3.2.1 to 3.2.3; their weighted sum is minimised, by default unweighted as there.
+Unicoder-VL (arXiv:1908.06066) minimises the unweighted sum of its three (section 3.2); UNITER (arXiv:1909.11740) draws
+one a step.
 """
 
 from __future__ import annotations
 
 import torch
 
-from model.families.unicoder_vl import UnicoderVL
-from model.objectives.batches import PretrainBatch
+from model.families.model import VisionLanguageModel
 from model.objectives.config import PretrainConfig
 from model.objectives.hiding import hide_regions
-from model.objectives.masked_labels import masked_labels
-from model.objectives.masked_words import masked_words
-from model.objectives.matching import matching
+from model.objectives.objective import PretrainBatch, chosen_objectives
 from model.training.losses import LossSums
 
-LOSS_NAMES = ("mlm", "moc", "vlm")
-"""In the order of `PretrainBatch.counts`."""
 
-
-def pretraining_losses(model: UnicoderVL, batch: PretrainBatch, config: PretrainConfig) -> LossSums:
-    """The three losses, each summed over its targets and weighted. Each head runs on predicted positions only.
+def pretraining_losses(model: VisionLanguageModel, batch: PretrainBatch, config: PretrainConfig) -> LossSums:
+    """Every objective's loss, summed over its targets and weighted. Each head runs on predicted positions only.
 
     A head without targets still takes part, with a gradient of exactly zero, so that every process of a run has
     gradients for the same parameters.
     """
-    encoded = model.bert(batch.words, batch.regions, hide_regions(batch.regions, batch.hidden))
-    losses = [
-        masked_words(model, encoded, batch.word_targets),
-        masked_labels(model, encoded, batch.region_targets),
-        matching(model, encoded, batch.matching),
-    ]
-    weights = (config.word_weight, config.label_weight, config.matching_weight)
+    features = hide_regions(batch.regions, batch.hidden)
+    encoded = model.bert(batch.words, batch.regions, features, batch.hidden.zeroed)
+    objectives = chosen_objectives(config)
+    losses = [one.loss(model, encoded, batch, batch.targets[one.name]) for one in objectives]
     # Times floats of the host: a tensor of them would have to be copied, and the GPU be waited for.
-    sums = torch.stack([weight * loss for weight, (loss, _) in zip(weights, losses, strict=True)])
-    return LossSums(LOSS_NAMES, sums, torch.stack([correct for _, correct in losses]))
+    sums = torch.stack([config.weight(one.name) * loss for one, (loss, _) in zip(objectives, losses, strict=True)])
+    unknown = torch.full_like(sums[0].detach(), torch.nan)
+    correct = torch.stack([unknown if right is None else right for _, right in losses])
+    return LossSums(tuple(one.name for one in objectives), sums, correct)

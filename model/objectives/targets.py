@@ -1,4 +1,4 @@
-"""Places whose words or labels are to be predicted, and the loss over them."""
+"""Places of a batch and what is to be predicted there, and losses over them."""
 
 from __future__ import annotations
 
@@ -26,19 +26,30 @@ def states_at(states: Tensor, targets: Targets) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets(Movable):
-    """N positions of a batch and what is to be predicted there: pairs, places and labels, (N,) i64 each.
+    """N positions of a batch, and what is to be predicted at each: pairs and places (N,) i64, values (N, ...).
 
-    A place counts within its own modality: word or region `places[n]` of pair `pairs[n]`. Made on the host, so that
-    no step waits for a device to count its targets.
+    A place counts within its own modality: word or region `places[n]` of pair `pairs[n]`. Values are labels (N,) i64,
+    vectors (N, D) or distributions (N, C), f32. Made on the host, so that no step waits for a device to count them.
     """
 
     pairs: Tensor
     places: Tensor
-    labels: Tensor
+    values: Tensor
 
     @classmethod
-    def of(cls, pairs: npt.ArrayLike, places: npt.ArrayLike, labels: npt.ArrayLike) -> Targets:
-        return cls(*(torch.from_numpy(np.asarray(values, np.int64)) for values in (pairs, places, labels)))
+    def labels(cls, pairs: npt.ArrayLike, places: npt.ArrayLike, values: npt.ArrayLike) -> Targets:
+        """With a label at each position."""
+        return cls(*(torch.from_numpy(np.asarray(column, np.int64)) for column in (pairs, places, values)))
+
+    @classmethod
+    def positions(cls, mask: npt.NDArray[np.bool_]) -> Targets:
+        """Where the mask (B, S) is True; the value 0, for losses that find theirs in the batch."""
+        pairs, places = np.nonzero(mask)
+        return cls.labels(pairs, places, np.zeros(len(pairs)))
+
+    @classmethod
+    def none(cls) -> Targets:
+        return cls.labels([], [], [])
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pairs)

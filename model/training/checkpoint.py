@@ -30,7 +30,7 @@ from model.data.word_pieces import WordPieces, save_words
 from model.errors import InputError, TrainingError
 from model.families.config import EncoderConfig
 from model.families.fit import check_vocabulary
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.publish import disk_room, sync, sync_folder, write_whole
 
 _WEIGHTS = "model.safetensors"
@@ -91,7 +91,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def save_checkpoint(
-    run: Path, state: State, model: UnicoderVL, words: WordPieces, training: dict[str, Any], keep: Keep
+    run: Path, state: State, model: VisionLanguageModel, words: WordPieces, training: dict[str, Any], keep: Keep
 ) -> Checkpoint:
     """Write a checkpoint under a hidden name, sync it, rename it; then drop those that need not be kept.
 
@@ -187,7 +187,7 @@ def write_job(run: Path, job: BaseModel) -> None:
         ) from error
 
 
-def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[UnicoderVL, Vocabulary]:
+def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[VisionLanguageModel, Vocabulary]:
     """A checkpoint's model (in evaluation mode) and its vocabulary.
 
     Args:
@@ -212,7 +212,7 @@ def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[
         # strict: a missing, unexpected or mis-shaped weight is an error, never a random layer. The weights are copied
         # into torch's own memory; views of the mapped file lie at any alignment, and by alignment the CPU's matrix
         # kernels may round differently, so that a resumed run would not equal the undisturbed one bit for bit.
-        model = UnicoderVL.from_pretrained(folder, local_files_only=True, strict=True, **settings)
+        model = VisionLanguageModel.from_pretrained(folder, local_files_only=True, strict=True, **settings)
         check_numbers(model.state_dict())
     except CheckpointError:
         raise

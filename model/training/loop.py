@@ -24,8 +24,8 @@ from model.data.order import Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
 from model.errors import InputError, TrainingError
-from model.families.config import EncoderConfig
-from model.families.unicoder_vl import UnicoderVL
+from model.families.config import EncoderConfig, Heads
+from model.families.model import VisionLanguageModel
 from model.progress import Ending, report
 from model.training.checkpoint import (
     Checkpoint,
@@ -56,7 +56,7 @@ class Validation:
     """Held-out measurements: `measure` takes the model, in evaluation mode, to a value for each of `names`."""
 
     names: tuple[str, ...]
-    measure: Callable[[UnicoderVL], dict[str, float]]
+    measure: Callable[[VisionLanguageModel], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Training(Generic[B]):
     store: FeatureStore
     identity: dict[str, Any]
     """What the weights depend on, as JSON; a run resumes only where it is the same."""
-    fresh_model: Callable[[], UnicoderVL]
+    heads: Heads
+    """What the losses reach beside the encoder; other heads of a checkpoint stay as they are."""
+    fresh_model: Callable[[], VisionLanguageModel]
     make_batch: Callable[[int, Part], B]
     """A part of the global batch of a step, which depends on the seed and the step alone."""
-    losses: Callable[[UnicoderVL, B, int], LossSums]
+    losses: Callable[[VisionLanguageModel, B, int], LossSums]
     vocabulary: Vocabulary
-    untrained: tuple[str, ...] = ()
-    """Submodules that the losses never reach."""
     validation: Validation | None = None
     watch: Callable[[int, dict[str, float], dict[str, float]], dict[str, float]] | None = None
     """Looks at a step's line of metrics and at how many targets each loss had; gives what to add to the line."""
@@ -116,8 +116,8 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
         check_resumable(start, task.identity)
     first = start.step if start else 0
     model = load_model(start.path, task.encoder)[0] if start else task.fresh_model()
-    for name in task.untrained:
-        model.get_submodule(name).requires_grad_(False)
+    for name in model.heads.keys() - task.heads.keys():
+        model.head(name).requires_grad_(False)
     model.to(device).train()
     optimizer = make_optimizer(model, config.optim)
     schedule = make_schedule(optimizer, config.optim, config.steps)
@@ -236,7 +236,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
 class _Losses(nn.Module):
     """Model and loss function as one module, so that DistributedDataParallel sees one forward pass."""
 
-    def __init__(self, model: UnicoderVL, losses: Callable[[UnicoderVL, Any, int], LossSums]) -> None:
+    def __init__(self, model: VisionLanguageModel, losses: Callable[[VisionLanguageModel, Any, int], LossSums]) -> None:
         super().__init__()
         self.model = model
         self._losses = losses

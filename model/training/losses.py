@@ -16,7 +16,7 @@ class LossSums:
     a part with few of them too much, and the gradient would depend on how the batch was split.
 
     Shapes: names K; sums (K,) f32, each loss summed over this part's targets, already weighted; correct (K,) f32, how
-    many of those targets the model got right, no gradient.
+    many of those targets the model got right, no gradient; NaN for a loss that has no right and wrong.
     """
 
     names: tuple[str, ...]

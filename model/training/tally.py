@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -95,8 +96,13 @@ class Tally:
 def loss_means(
     names: tuple[str, ...], sums: list[float], correct: list[float], targets: list[float]
 ) -> dict[str, float]:
-    """Loss and accuracy of each of K tasks per target, absent where there was none, and the sum of the losses."""
+    """Loss and accuracy of each of K objectives per target, absent where there was none, and the sum of the losses.
+
+    Args:
+        correct: NaN for an objective that has no right and wrong.
+    """
     seen = [number for number, count in enumerate(targets) if count]
     means = {"loss": sum(sums[number] / targets[number] for number in seen)} if seen else {}
     means |= {names[number]: sums[number] / targets[number] for number in seen}
-    return means | {f"{names[number]}_accuracy": correct[number] / targets[number] for number in seen}
+    judged = [number for number in seen if not math.isnan(correct[number])]
+    return means | {f"{names[number]}_accuracy": correct[number] / targets[number] for number in judged}

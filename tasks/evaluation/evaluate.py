@@ -6,17 +6,14 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import fsum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from model.downstream.retrieval.chance import chance_of_a_caption
 from model.downstream.retrieval.config import ScoringConfig
-from model.downstream.retrieval.metrics import RECALL_DEPTHS
-from model.downstream.retrieval.protocols import protocol_rows
+from model.downstream.retrieval.measures import measured
 from model.downstream.retrieval.scores import (
     FIRST_SCORES,
     METRICS,
@@ -31,14 +28,16 @@ from model.jobs import ScoreJob
 from model.progress import Progress
 from model.training.precision import is_wide
 from tasks.errors import StageError, UserError
-from tasks.evaluation.ground_truth import measure_ground_truths, unscored_text
-from tasks.evaluation.history import append_history, code_version, find_row, measured, read_history
-from tasks.evaluation.setting_row import SettingRow, positives_row, setting_rows
-from tasks.records import CheckpointRef, HistoryRow, Record, fingerprint
+from tasks.evaluation.history import find_row, read_history
+from tasks.evaluation.record import record_evaluation
+from tasks.evaluation.retrieval.chance import chance_row
+from tasks.evaluation.retrieval.ground_truth import measure_ground_truths, unscored_text
+from tasks.evaluation.retrieval.setting_row import SettingRow, positives_row, setting_rows
+from tasks.records import FIRST_TASK, CheckpointRef, HistoryRow, Record, fingerprint
 from tasks.storage.local_copy import local_checkpoint, local_copy, with_local_captions
 from tasks.storage.mirror import SCORES, mirrored
 from tasks.storage.paths import scores_folder
-from tasks.storage.root import Root, now
+from tasks.storage.root import Root
 from tasks.training.data import ResolvedData
 from tasks.training.train import num_processes
 from tasks.workers import tether
@@ -62,7 +61,7 @@ class EvaluationSpec:
     scoring: ScoringConfig
     variant: str | None = None
     positives: tuple[str, ...] = ()
-    """Files of other ground truths, see `tasks.evaluation.ground_truth`: the scores do not depend on them."""
+    """Files of other ground truths, see `tasks.evaluation.retrieval.ground_truth`: the scores do not depend on them."""
     positives_ids: str | None = None
 
     @property
@@ -92,7 +91,7 @@ class PositivesTable(Record):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its history row, its tables, the main protocol's first, and whether all was there before."""
+    """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
 
     row: HistoryRow
     tables: tuple[ProtocolTable, ...]
@@ -121,20 +120,17 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
         by_positives = measure_ground_truths(
             root, output, spec.dataset, spec.split, spec.positives, spec.positives_ids, approximate
         )
-    row = HistoryRow(
+    row = record_evaluation(
+        root,
+        spec.checkpoint,
+        FIRST_TASK,
+        metrics,
         setting=spec.setting,
         variant=spec.variant,
-        run=spec.checkpoint.run,
+        seed=spec.seed,
         dataset=spec.dataset,
         split=spec.split,
-        seed=spec.seed,
-        metrics=metrics,
-        stage=spec.checkpoint.stage,
-        step=spec.checkpoint.step,
-        checkpoint_fingerprint=spec.checkpoint.fingerprint,
         data_fingerprint=spec.data_fingerprint,
-        code_version=code_version(),
-        created_at=now(),
     )
     counts = _captions_per_image(output)
     tables = tuple(ProtocolTable(chance=chance_row(counts, shown.protocol), row=shown) for shown in setting_rows(row))
@@ -146,7 +142,7 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
         )
         for name, found in by_positives.items()
     )
-    return Evaluation(row=append_history(root, row), tables=tables, skipped=skipped, positives=positives)
+    return Evaluation(row=row, tables=tables, skipped=skipped, positives=positives)
 
 
 def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
@@ -232,9 +228,13 @@ def _ask_machine(device: str, hidden_size: int) -> str:
     return answer
 
 
-def evaluation_name(dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str) -> str:
-    """Folder name under ROOT/scores of an evaluation: its scores depend on the weights and the data, nothing else."""
+def evaluation_name(
+    dataset: str, split: str, checkpoint_fingerprint: str, data_fingerprint: str, task: str = FIRST_TASK
+) -> str:
+    """Folder name under ROOT/scores of an evaluation: of its task, weights and data, nothing else."""
     scored = {"format": SCORES_FORMAT, "weights": checkpoint_fingerprint, "data": data_fingerprint}
+    if task != FIRST_TASK:
+        scored["task"] = task
     return f"{dataset}-{split}-{fingerprint(scored)[:12]}"
 
 
@@ -249,34 +249,6 @@ def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
     if scoring.shortlist is not None:
         identity["shortlist"] = fingerprint(identity["shortlist"])
     return fingerprint({**data.identity, **identity})
-
-
-def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> SettingRow:
-    """Expected recall of a ranking drawn at random: what knowing nothing scores.
-
-    Of M captions, an image has c true ones. A random order of them has none of the c among its first k with
-    probability C(M - c, k) / C(M, k) (hypergeometric); so image-to-text recall is the mean over images of one minus
-    that. A caption has one true image among N: text-to-image recall is k / N. Both are exact. M and N are those of a
-    fold; of several folds it is the mean, as of the metrics.
-
-    Args:
-        captions_per_image: c of every scored image, each at least 1, in the order of the scores.
-        protocol: all, first:N or folds:N, see `model.downstream.retrieval.protocols`.
-    """
-    if not captions_per_image or min(captions_per_image) < 1:
-        raise ValueError(f"every image needs a caption, got counts {list(captions_per_image)[:5]}")
-    folds = [captions_per_image[rows.start : rows.stop] for rows in protocol_rows(protocol, len(captions_per_image))]
-    return SettingRow(
-        setting="chance",
-        image_to_text={k: fsum(chance_of_a_caption(fold, k) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
-        text_to_image={k: fsum(min(k / len(fold), 1) for fold in folds) / len(folds) for k in RECALL_DEPTHS},
-        images=sum(map(len, folds)),
-        captions=sum(map(sum, folds)),
-        seed=None,
-        protocol=protocol,
-        folds=len(folds),
-        split_images=len(captions_per_image),
-    )
 
 
 def _stored_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | None:
@@ -295,7 +267,7 @@ def _stored_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | 
     except InputError as error:
         raise UserError(str(error)) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} holds no metrics; remove it and evaluate again: finished scores are kept") from error
+        raise UserError(f"{path} holds no metrics; remove it and evaluate again: scores that stand are kept") from error
     return metrics if whole and found == list(protocols) else None
 
 

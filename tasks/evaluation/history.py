@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from model.downstream.retrieval.metrics import RetrievalMetrics
 from model.publish import Lock
 from tasks.errors import UserError
-from tasks.records import HistoryRow
+from tasks.records import FIRST_TASK, HistoryRow
 from tasks.storage.paths import HISTORY
 from tasks.storage.root import Root
 
 _ROOMS = ("flows", "tasks", "model", "feature_extraction")
-_NOT_MEASURED = ("format", "data", "precision", "also")
 _append_lock = threading.Lock()
 
 
@@ -51,31 +48,26 @@ def read_history(root: Root) -> list[HistoryRow]:
     return rows
 
 
-def measured(metrics: Mapping[str, Any]) -> list[RetrievalMetrics]:
-    """What a metrics.json, or a row's `metrics`, holds: one for each protocol, the main one first.
-
-    Raises:
-        ValidationError: these are no metrics of retrieval.
-    """
-    main = {name: value for name, value in metrics.items() if name not in _NOT_MEASURED}
-    return [RetrievalMetrics.model_validate(one) for one in (main, *metrics.get("also", ()))]
-
-
 def find_row(
-    root: Root, setting: str, checkpoint_fingerprint: str, data_fingerprint: str, protocols: Sequence[str] = ("all",)
+    root: Root,
+    setting: str,
+    checkpoint_fingerprint: str,
+    data_fingerprint: str,
+    protocols: Sequence[str] = ("all",),
+    task: str = FIRST_TASK,
 ) -> HistoryRow | None:
-    """The row of this setting, checkpoint, data and protocols, if it was ever evaluated.
+    """The row of this task, setting, checkpoint, data and protocols, if it was ever evaluated.
 
     Args:
         data_fingerprint: see `scored_data_fingerprint`; what a shortlist leaves out is part of it.
         protocols: the main one first.
     """
-    wanted = (setting, checkpoint_fingerprint, data_fingerprint, tuple(protocols))
+    wanted = (task, setting, checkpoint_fingerprint, data_fingerprint, tuple(protocols))
     return next((row for row in read_history(root) if _identity(row) == wanted), None)
 
 
 def append_history(root: Root, row: HistoryRow) -> HistoryRow:
-    """Append a row, unless its setting, checkpoint, data and protocols stand there already; the row that stands."""
+    """Append a row, unless its task, setting, checkpoint, data and protocols are there; the row that is."""
     with _append_lock, _alone(root):
         for former in read_history(root):
             if _identity(former) == _identity(row):
@@ -85,10 +77,10 @@ def append_history(root: Root, row: HistoryRow) -> HistoryRow:
     return row
 
 
-def _identity(row: HistoryRow) -> tuple[str, str, str, tuple[str, ...]]:
+def _identity(row: HistoryRow) -> tuple[str, str, str, str, tuple[str, ...]]:
     """What makes an evaluation another one. Rows of an older program name no protocol: theirs was `all`."""
     protocols = tuple(str(one.get("protocol", "all")) for one in (row.metrics, *row.metrics.get("also", ())))
-    return row.setting, row.checkpoint_fingerprint, row.data_fingerprint, protocols
+    return row.task, row.setting, row.checkpoint_fingerprint, row.data_fingerprint, protocols
 
 
 @contextmanager

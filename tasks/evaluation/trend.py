@@ -1,4 +1,4 @@
-"""The history as series of evaluations that can be compared: how recall moved, and whether it fell too far."""
+"""The history as series of evaluations that can be compared: how measures moved, and whether one fell too far."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from model.downstream.retrieval.metrics import RetrievalMetrics, protocol_text
+from model.downstream.measures import Measure, MeasuredTask, TaskMeasures
+from model.downstream.tasks import measured_task
 from tasks.errors import StageError
-from tasks.evaluation.history import measured
 from tasks.records import HistoryRow
 
 _ROUNDING = 1e-9
@@ -24,59 +22,63 @@ class Series(NamedTuple):
     against the old ones. Where images came or went, a series of its own begins.
     """
 
+    task: str
     setting: str
     """With its variant, if it is one of an ablation."""
     data: str
     protocol: str
-    """In words, with the numbers of images and captions, and what was left out."""
+    """In words, with the number of examples, and what was left out."""
 
     def __str__(self) -> str:
         return f"{self.setting} on {self.data}, {self.protocol}"
 
 
 @dataclass(frozen=True)
-class Measure:
+class TrendPoint:
     """What one evaluation measured by one protocol, and the earlier ones of its series."""
 
     row: HistoryRow
-    metrics: RetrievalMetrics
-    before: Measure | None = field(repr=False)
+    task: MeasuredTask = field(repr=False)
+    measures: TaskMeasures
+    before: TrendPoint | None = field(default=None, repr=False)
     """The one before it."""
-    best: Measure | None = field(repr=False)
-    """The earlier one of the largest recall sum, the first of equals."""
+    best: TrendPoint | None = field(default=None, repr=False)
+    """The earlier one of the best main measure, the first of equals."""
 
     @property
     def series(self) -> Series:
-        return Series(self.row.name, f"{self.row.dataset}/{self.row.split}", protocol_text(self.metrics))
+        return Series(self.task.name, self.row.name, f"{self.row.dataset}/{self.row.split}", self.measures.protocol)
 
     @property
-    def recall_sum(self) -> float:
-        """Of R@1, R@5 and R@10 both ways, as fractions: 6 at most."""
-        return self.metrics.recall_sum
+    def main(self) -> float:
+        """Value of the task's main measure."""
+        return self.measures.value(self.task.main)
 
     @property
-    def mean_recall(self) -> float:
-        """The recall sum over the number of recalls in it: a fraction."""
-        recalls = len(self.metrics.image_to_text_recall) + len(self.metrics.text_to_image_recall)
-        return self.recall_sum / recalls
+    def watched(self) -> float:
+        """Value of the measure that a fall is told by."""
+        return self.measures.value(self.task.watch)
 
     @property
     def fall(self) -> float | None:
-        """How far the mean recall is below that of the best earlier one; negative: above. None: there is none."""
-        return None if self.best is None else self.best.mean_recall - self.mean_recall
+        """By how much the watched measure is worse than that of the best earlier one; negative: better.
+
+        None: there is none.
+        """
+        return None if self.best is None else -self.task.watch.gain(self.best.watched, self.watched)
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Measures, oldest first; and how many rows hold metrics of another kind, which are none of them."""
+    """Points, oldest first; and how many rows hold metrics that this program does not know, which are none of them."""
 
-    measures: tuple[Measure, ...]
+    points: tuple[TrendPoint, ...]
     unreadable: int
 
-    def of(self, row: HistoryRow) -> Measure:
+    def of(self, row: HistoryRow) -> TrendPoint:
         """What a row of the history measured by its main protocol."""
-        wanted = _same(Measure(row, measured(row.metrics)[0], None, None))
-        return next(measure for measure in self.measures if _same(measure) == wanted)
+        wanted = _same(_points(row)[0])
+        return next(point for point in self.points if _same(point) == wanted)
 
 
 def trend(rows: Sequence[HistoryRow]) -> Trend:
@@ -84,63 +86,83 @@ def trend(rows: Sequence[HistoryRow]) -> Trend:
 
     What is measured again, because another protocol was asked for beside it, is there once.
     """
-    measures: dict[tuple[Series, str, str], Measure] = {}
-    last: dict[Series, Measure] = {}
-    best: dict[Series, Measure] = {}
+    points: dict[tuple[Series, str, str], TrendPoint] = {}
+    last: dict[Series, TrendPoint] = {}
+    best: dict[Series, TrendPoint] = {}
     unreadable = 0
     for row in rows:
         try:
-            found = measured(row.metrics)
-        except ValidationError:
+            found = _points(row)
+        except ValueError:
             unreadable += 1
             continue
-        for metrics in found:
-            series = Measure(row, metrics, None, None).series
-            measure = Measure(row, metrics, last.get(series), best.get(series))
-            if measures.setdefault(_same(measure), measure) is not measure:
+        for one in found:
+            series = one.series
+            point = TrendPoint(row, one.task, one.measures, last.get(series), best.get(series))
+            if points.setdefault(_same(point), point) is not point:
                 continue
-            last[series] = measure
-            if measure.best is None or measure.recall_sum > measure.best.recall_sum:
-                best[series] = measure
-    return Trend(tuple(measures.values()), unreadable)
+            last[series] = point
+            if point.best is None or point.task.main.gain(point.best.main, point.main) > 0:
+                best[series] = point
+    return Trend(tuple(points.values()), unreadable)
 
 
-def _same(measure: Measure) -> tuple[Series, str, str]:
-    """What is equal for measures of the same weights, data and protocol."""
-    return measure.series, measure.row.checkpoint_fingerprint, measure.row.data_fingerprint
+def _points(row: HistoryRow) -> list[TrendPoint]:
+    """What a row measured, by protocol.
+
+    Raises:
+        InputError: this program does not know its task.
+        ValueError: nor its metrics.
+    """
+    task = measured_task(row.task)
+    return [TrendPoint(row, task, measures) for measures in task.measures(row.metrics)]
 
 
-def check_fall(measure: Measure, max_drop: float) -> None:
-    """Raise StageError where recall is further below the best earlier evaluation than a margin.
+def _same(point: TrendPoint) -> tuple[Series, str, str]:
+    """What is equal for points of the same weights, data and protocol."""
+    return point.series, point.row.checkpoint_fingerprint, point.row.data_fingerprint
+
+
+def check_fall(point: TrendPoint, max_drop: float) -> None:
+    """Raise StageError where a task's watched measure is worse than the best earlier evaluation by more than a margin.
 
     Args:
-        max_drop: of the mean recall, a fraction; see `EvaluateParams.max_drop`.
+        max_drop: of the watched measure; of one in percent a fraction. See `EvaluateParams.max_drop`.
     """
-    if measure.best is None or measure.fall is None or measure.fall <= max_drop + _ROUNDING:
+    if point.best is None or point.fall is None or point.fall <= max_drop + _ROUNDING:
         return
-    best = measure.best
+    best, watch = point.best, point.task.watch
+    fell, below = ("fell", "below") if watch.higher_is_better else ("rose", "above")
+    points = " points" if watch.unit == "percent" else ""
     raise StageError(
-        f"recall fell: {measure.series}: mean recall {_percent(measure.mean_recall)} "
-        f"(recall sum {_percent(measure.recall_sum)}) of {checkpoint_text(measure.row)} is {_percent(measure.fall)} "
-        f"points below the best so far, {_percent(best.mean_recall)} ({_percent(best.recall_sum)}) of "
-        f"{checkpoint_text(best.row)}, made {best.row.created_at[:10]}; max_drop allows {_percent(max_drop)}"
-        f"{_other_data(measure)}"
+        f"{point.task.subject} {fell}: {point.series}: {watch.label} {_with_main(point)} of "
+        f"{checkpoint_text(point.row)} is {watch.text(point.fall)}{points} {below} the best so far, "
+        f"{_with_main(best, named=False)} of {checkpoint_text(best.row)}, made {best.row.created_at[:10]}; "
+        f"max_drop allows {watch.text(max_drop)}{_other_data(point)}"
     )
 
 
-def comparison_sentence(measure: Measure) -> str:
-    """`recall sum 407.6, 12.3 above the best of 4 earlier evaluations (...)`, for a log or a terminal."""
-    text = f"recall sum {_percent(measure.recall_sum)}"
-    if measure.best is None:
-        return f"{text}, the first evaluation of {measure.series}"
-    change = measure.recall_sum - measure.best.recall_sum
-    how = f"{_percent(abs(change))} {'above' if change > 0 else 'below'}" if abs(change) > _ROUNDING else "equal to"
-    return f"{text}, {how} the best earlier one ({checkpoint_text(measure.best.row)}){_other_data(measure)}"
+def _with_main(point: TrendPoint, named: bool = True) -> str:
+    """`78.0 (accuracy 75.2)`: the watched measure, and the main one where it is another."""
+    main, watch = point.task.main, point.task.watch
+    text = watch.text(point.watched)
+    return text if main == watch else f"{text} ({f'{main.label} ' if named else ''}{main.text(point.main)})"
 
 
-def comparison_table(measure: Measure) -> list[dict[str, Any]]:
-    """The best earlier evaluation, this one, and the difference; recalls in percent."""
-    shown = [("this", measure)] if measure.best is None else [("best before", measure.best), ("this", measure)]
+def comparison_sentence(point: TrendPoint) -> str:
+    """`accuracy 75.2, 1.3 above the best earlier one (...)`, for a log or a terminal."""
+    main = point.task.main
+    text = f"{main.label} {main.text(point.main)}" + ("" if main.higher_is_better else " (lower is better)")
+    if point.best is None:
+        return f"{text}, the first evaluation of {point.series}"
+    change = point.main - point.best.main
+    how = f"{main.text(abs(change))} {'above' if change > 0 else 'below'}" if abs(change) > _ROUNDING else "equal to"
+    return f"{text}, {how} the best earlier one ({checkpoint_text(point.best.row)}){_other_data(point)}"
+
+
+def comparison_table(point: TrendPoint) -> list[dict[str, Any]]:
+    """The best earlier evaluation, this one, and the difference of every measure, as they are shown."""
+    shown = [("this", point)] if point.best is None else [("best before", point.best), ("this", point)]
     lines: list[dict[str, Any]] = [
         {
             "evaluation": name,
@@ -149,21 +171,22 @@ def comparison_table(measure: Measure) -> list[dict[str, Any]]:
             "checkpoint": one.row.checkpoint_fingerprint[:12],
             "data": f"{one.row.dataset}/{one.row.split} {one.row.data_fingerprint[:12]}",
             "made at (UTC)": one.row.created_at[:16].replace("T", " "),
-            **{heading: round(100 * value, 2) for heading, value in _recalls(one).items()},
+            **{found.measure.label: _shown(found.measure, found.value) for found in one.measures.measured},
         }
         for name, one in shown
     ]
-    if measure.best is not None:
-        before, now = _recalls(measure.best), _recalls(measure)
-        changes = {heading: round(100 * (now[heading] - before[heading]), 2) for heading in now if heading in before}
+    if point.best is not None:
+        changes = {
+            now.measure.label: _shown(now.measure, now.value - before.value)
+            for now in point.measures.measured
+            if (before := point.best.measures.get(now.measure.name)) is not None
+        }
         lines.append({"evaluation": "difference", **changes})
     return lines
 
 
-def _recalls(measure: Measure) -> dict[str, float]:
-    recalls = {f"image-to-text R@{k}": value for k, value in measure.metrics.image_to_text_recall.items()}
-    recalls |= {f"text-to-image R@{k}": value for k, value in measure.metrics.text_to_image_recall.items()}
-    return recalls | {"recall sum": measure.recall_sum, "mean recall": measure.mean_recall}
+def _shown(measure: Measure, value: float) -> float:
+    return round(measure.scaled(value), measure.decimals + 1)
 
 
 def checkpoint_text(row: HistoryRow) -> str:
@@ -171,12 +194,8 @@ def checkpoint_text(row: HistoryRow) -> str:
     return row.run if row.step is None else f"{row.run} step {row.step:,}"
 
 
-def _other_data(measure: Measure) -> str:
+def _other_data(point: TrendPoint) -> str:
     """What a reader has to know before comparing the two."""
-    if measure.best is None or measure.best.row.data_fingerprint == measure.row.data_fingerprint:
+    if point.best is None or point.best.row.data_fingerprint == point.row.data_fingerprint:
         return ""
     return "; features, captions or precision were others then"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f}"

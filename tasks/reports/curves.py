@@ -11,6 +11,8 @@ from pathlib import PurePath
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict
 
+from model.downstream.measures import Measure, MeasuredTask
+from model.downstream.tasks import TASKS, measured_task
 from tasks.errors import UserError
 from tasks.pages.charts import line_chart
 from tasks.pages.page import render
@@ -18,12 +20,15 @@ from tasks.reports.matching import matching_warnings
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 
-# Of what a run writes down: these are no curves that a reader compares, and recall@1 stands for the other depths.
+# Of what a run writes down: these are no curves that a reader compares.
 _NOT_DRAWN = re.compile(
     r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled"
-    r"|(validation_)?recall_sum|.*_r(?!1$)\d+"
 )
-_FRACTION = re.compile(r".*accuracy|.*_r1")
+Curves = dict[str, list[tuple[float, float]]]
+"""Metric -> (step, value) points."""
+
+_HELD_OUT = "validation_"
+_ACCURACY = re.compile(".*accuracy")
 
 
 class _Data(BaseModel):
@@ -57,7 +62,7 @@ def training_splits(root: Root, runs: Sequence[str]) -> list[str]:
 
 
 def training_curves(root: Root, runs: Sequence[str]) -> Markup:
-    """Losses, and accuracies and recalls, of each run that has written any.
+    """Losses, and accuracies and what tasks measure, of each run that has written any.
 
     Raises:
         UserError: a finished line of a run's metrics is not a row of metrics.
@@ -68,10 +73,15 @@ def training_curves(root: Root, runs: Sequence[str]) -> Markup:
         if not root.exists(path):
             continue
         curves = _curves(root.path(path), root.read_bytes(path))
-        losses = {name: points for name, points in curves.items() if not _FRACTION.fullmatch(name)}
-        fractions = {name: points for name, points in curves.items() if _FRACTION.fullmatch(name)}
-        charts = [line_chart("losses", losses, "step", percent=False)] if losses else []
-        charts += [line_chart("accuracy and recall@1", fractions, "step", percent=True)] if fractions else []
+        measured = {name: found for name in curves if (found := _measure(name)) is not None}
+        fractions: Curves = {}
+        others: Curves = {}
+        for name, points in curves.items():
+            is_fraction = measured[name][1].unit == "percent" if name in measured else _ACCURACY.fullmatch(name)
+            (fractions if is_fraction else others)[name] = points
+        labels = dict.fromkeys(["accuracy", *(task.brief_label or task.subject for task, _ in measured.values())])
+        charts = [line_chart("losses", others, "step", percent=False)] if others else []
+        charts += [line_chart(" and ".join(labels), fractions, "step", percent=True)] if fractions else []
         if charts:
             blocks.append({"name": run, "warnings": matching_warnings(root, [run]), "charts": charts})
     return render("reports/curves.html", runs=blocks)
@@ -81,16 +91,35 @@ def _read_job(root: Root, run: str) -> _Job | None:
     return root.read_model(f"{run_folder(run)}/job.json", _Job)
 
 
-def _curves(path: str, content: bytes) -> dict[str, list[tuple[float, float]]]:
+def _measure(name: str) -> tuple[MeasuredTask, Measure] | None:
+    """Of which task a value is a measure, on held-out data or not, that it shows in brief."""
+    plain = name.removeprefix(_HELD_OUT)
+    return next(((task, one) for task in _tasks() for one in task.brief if one.name == plain), None)
+
+
+def _is_drawn(name: str) -> bool:
+    """Of what a task measures, the measures in brief stand for the others."""
+    plain = name.removeprefix(_HELD_OUT)
+    is_measure = any(plain in task.names for task in _tasks())
+    return _measure(name) is not None if is_measure else _NOT_DRAWN.fullmatch(name) is None
+
+
+def _tasks() -> list[MeasuredTask]:
+    return [measured_task(name) for name in TASKS]
+
+
+def _curves(path: str, content: bytes) -> Curves:
     """Metric -> (step, value) points of a metrics.jsonl. A last line without newline is still being written."""
-    curves: dict[str, list[tuple[float, float]]] = {}
+    curves: Curves = {}
+    drawn: dict[str, bool] = {}
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         if not line.endswith(b"\n"):
             continue
         try:
             row = json.loads(line)
             step = float(row["step"])
-            values = {name: float(value) for name, value in row.items() if not _NOT_DRAWN.fullmatch(name)}
+            drawn |= {name: _is_drawn(name) for name in row.keys() - drawn.keys()}
+            values = {name: float(value) for name, value in row.items() if drawn[name]}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number} is not a row of metrics ({error}); remove that line") from error
         for name, value in values.items():

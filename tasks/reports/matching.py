@@ -24,8 +24,13 @@ class _Pretrain(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     matching: str = ""
-    matching_weight: float = 0.0
+    objectives: dict[str, float] = {}
+    matching_weight: float = 0.0  # in runs of before, for objectives.vlm
     optim: _Optim = _Optim()
+
+    @property
+    def weight(self) -> float:
+        return self.objectives.get("vlm", self.matching_weight)
 
 
 class _Job(BaseModel):
@@ -62,5 +67,5 @@ def matching_warning(root: Root, run: str) -> str | None:
     share = f" ({100 * accuracy:.1f}% of the pairs right)" if isinstance(accuracy, float) else ""
     return (
         f"Matching of {run} was no better than a guess at step {judged['step']:,}{share}, so retrieval starts from "
-        f"chance; {remedies(how.matching, how.matching_weight, how.optim.learning_rate)}"
+        f"chance; {remedies(how.matching, how.weight, how.optim.learning_rate)}"
     )

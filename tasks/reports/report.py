@@ -12,22 +12,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, evaluation_name
+from model.downstream.tasks import measured_task
+from tasks.evaluation.evaluate import evaluation_name
 from tasks.evaluation.history import read_history
-from tasks.evaluation.setting_row import SettingRow
 from tasks.evaluation.trend import comparison_sentence, trend
 from tasks.features.feature_sets import FeatureSet
 from tasks.pages.page import minute, render
 from tasks.records import HistoryRow
 from tasks.reports.curves import runs_behind, training_curves, training_splits
+from tasks.reports.history import history_section
 from tasks.reports.outcomes import Outcomes, outcomes_section, read_outcomes
 from tasks.reports.regions import regions_section
-from tasks.reports.retrieval.gallery import GALLERY_RULE, make_gallery
-from tasks.reports.retrieval.gallery_page import image_queries, text_queries
-from tasks.reports.retrieval.recall_history import history_section
-from tasks.reports.retrieval.retrieval import retrieval_section
 from tasks.storage.paths import REPORT, scores_folder
 from tasks.storage.root import Root, now
+
+Section = tuple[str, Markup]
+"""Heading and content of a part of a page; one without content is left out."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Scored:
     def name(self) -> str:
         """Folder under ROOT/scores."""
         row = self.row
-        return evaluation_name(row.dataset, row.split, row.checkpoint_fingerprint, row.data_fingerprint)
+        return evaluation_name(row.dataset, row.split, row.checkpoint_fingerprint, row.data_fingerprint, row.task)
 
     @property
     def features(self) -> FeatureSet:
@@ -51,7 +51,7 @@ class Scored:
 def write_report(
     root: Root,
     title: str,
-    tables: Sequence[Sequence[SettingRow]],
+    own: Sequence[Section],
     outcomes: Outcomes,
     params: Mapping[str, Any],
     evaluations: Sequence[Scored],
@@ -62,10 +62,10 @@ def write_report(
     Args:
         root: where everything lies.
         title: heading of the page.
-        tables: rows of the recall table for each protocol, the main one first.
+        own: the task's sections, such as its tables and pictures; they come first.
         outcomes: of the download.
         params: JSON-able parameters of the experiment.
-        evaluations: of each setting; pictures are shown of the last one.
+        evaluations: of each setting; regions are shown of the last one.
         losses: a sentence for each split that it went on without some shards of.
 
     Raises:
@@ -75,49 +75,38 @@ def write_report(
     shown = evaluations[-1]
     runs = dict.fromkeys(run for scored in evaluations for run in runs_behind(root, scored.row.run))
     sections = [
-        ("Retrieval", retrieval_section(tables, shown.row.dataset, shown.row.split)),
-        *_galleries(root, shown, f"Setting {shown.row.setting}. "),
+        *own,
         ("Rows lost on the way", _warnings(losses) + outcomes_section(outcomes)),
         ("Regions", regions_section(root, shown.features)),
         ("Training", training_curves(root, list(runs))),
-        ("Recall over time", history_section(read_history(root))),
+        (_over_time(shown.row), history_section(read_history(root), shown.row.task)),
         ("Parameters", _json("All parameters as JSON", params)),
     ]
     return _publish(root, REPORT, title, "", sections)
 
 
-def write_evaluation_report(
-    root: Root,
-    row: HistoryRow,
-    tables: Sequence[ProtocolTable],
-    extractor: str,
-    positives: Sequence[PositivesTable] = (),
-) -> str:
+def write_evaluation_report(root: Root, scored: Scored, own: Sequence[Section]) -> str:
     """Write the page of one evaluation to ROOT/scores/EVALUATION/report.html, and return its full name.
 
     Args:
         root: where everything lies.
-        row: the evaluation's row of the history, which is there already.
-        tables: what each protocol measured, the main one first.
-        extractor: fingerprint of the extractor whose regions were scored; see `checkpoint_extractor`.
-        positives: what other ground truths measured.
+        scored: the evaluation, whose row is in the history already.
+        own: the task's sections, such as its tables and pictures; they come first.
 
     Raises:
         UserError: scores, captions or features are missing, or a file is not of the right form.
         ShardError: a shard is damaged.
     """
-    scored = Scored(row, extractor)
+    row = scored.row
     data = f"{row.dataset}/{row.split}"
     runs = runs_behind(root, row.run)
     history = read_history(root)
     comparable = [other for other in history if (other.dataset, other.split) == (row.dataset, row.split)]
     about = f"This evaluation: {comparison_sentence(trend(history).of(row))}."
     splits = dict.fromkeys([data, *training_splits(root, runs)])
-    shown = [(table.chance, table.row) for table in tables] + [(table.row,) for table in positives]
     sections = [
-        ("Retrieval", retrieval_section(shown, row.dataset, row.split) + _unscored(positives)),
-        *_galleries(root, scored, ""),
-        ("Recall over time", history_section(comparable, row, about)),
+        *own,
+        (_over_time(row), history_section(comparable, row.task, row, about)),
         ("Training", training_curves(root, runs)),
         ("Regions", regions_section(root, scored.features)),
         ("Rows lost on the way", outcomes_section(read_outcomes(root, list(splits)))),
@@ -128,23 +117,12 @@ def write_evaluation_report(
     return _publish(root, f"{scores_folder(scored.name)}/{REPORT}", f"{row.setting} on {data}", about_run, sections)
 
 
-def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, Markup]]:
-    """A section for each direction; the rule stands in the first."""
-    gallery = make_gallery(root, scored.name, scored.row.dataset, scored.row.split, scored.extractor)
-    rule = Markup('<p class="note">{}</p>').format(about + GALLERY_RULE)
-    return [
-        ("Captions and the images they find", rule + text_queries(gallery.texts)),
-        ("Images and the captions they find", image_queries(gallery.images)),
-    ]
+def _over_time(row: HistoryRow) -> str:
+    return f"{measured_task(row.task).subject.capitalize()} over time"
 
 
 def _warnings(losses: Sequence[str]) -> Markup:
     return Markup().join(Markup('<p class="warn"><b>Not all of the data.</b> {}</p>').format(loss) for loss in losses)
-
-
-def _unscored(positives: Sequence[PositivesTable]) -> Markup:
-    note = Markup('<p class="note">{}</p>')
-    return Markup().join(note.format(table.unscored) for table in positives if table.unscored)
 
 
 def _json(summary: str, content: Mapping[str, Any]) -> Markup:

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 from pydantic import Field
 
+from model.downstream.measures import TaskMeasures
+from model.downstream.tasks import measured_task
 from tasks.errors import StageError
-from tasks.evaluation.published.retrieval import AAAI, PUBLISHED, V1, PublishedRow, published_ablations
-from tasks.evaluation.setting_row import DIRECTIONS, Direction, SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.pages.charts import line_chart
 from tasks.pages.page import minute, render
-from tasks.records import Record
-from tasks.reports.retrieval.recall_table import published_table, published_text, recall_table, table_text
+from tasks.records import FIRST_TASK, Record
+from tasks.reports.measure_table import Table, published_html, published_text, table_html, table_text
+from tasks.reports.parts import task_part
 from tasks.storage.paths import sweep_path
 from tasks.storage.root import Root
 
 
 class VariantRow(Record):
-    """What came of one variant."""
+    """What came of one variant: what it measured by each protocol, the main one first; nothing: it failed."""
 
     name: str = Field(description="such as 3 layers")
     value: int | str = Field(description="what was varied, in this variant")
     setting: str = Field(description="zero-shot, task-specific or pretrain+finetune")
     runs: tuple[str, ...] = Field(description="folders of the training runs it needed, in the order of their making")
-    recalls: tuple[SettingRow, ...] = Field(description="one for each protocol, the main one first; none: it failed")
+    recalls: tuple[SettingRow, ...] = Field(default=(), description="of retrieval")
+    measured: tuple[TaskMeasures, ...] = Field(default=(), description="of every other task")
+    seed: int | None = Field(default=None, description="of the run that was measured; rows of `recalls` have their own")
     error: str | None = Field(default=None, description="why it failed")
 
 
 class Sweep(Record):
     """What came of all of them."""
 
+    task: str = Field(default=FIRST_TASK, description="that models were measured on")
     ablation: str = Field(description="layers, boxes or settings")
     name: str = Field(description="of its files under ROOT/sweeps")
-    dataset: str = Field(description="that recall was measured on")
+    dataset: str = Field(description="that models were measured on")
     split: str
     variants: tuple[VariantRow, ...]
     page_path: str
@@ -77,74 +81,61 @@ def publish_sweep(root: Root, sweep: Sweep, params: Mapping[str, Any]) -> None:
 
 def sweep_text(sweep: Sweep) -> str:
     """The tables as aligned text, one for each protocol, then the published one, then what failed."""
-    parts = [_about(sweep), *(table_text(rows) for rows in _tables(sweep))]
+    parts = [_about(sweep), *(table_text(table) for table in sweep_tables(sweep))]
     published = _published(sweep)
-    parts.append(f"{_published_title(published)}:\n{published_text(published)}")
+    if published is not None:
+        title, table = published
+        parts.append(f"{title}:\n{published_text(table)}")
     parts += [f"{variant.name} failed: {variant.error}" for variant in sweep.failed]
     return "\n\n".join(parts)
 
 
+def sweep_tables(sweep: Sweep) -> list[Table]:
+    """Rows named by variant, a table for each protocol, that of the main one first."""
+    return task_part(sweep.task).sweep_tables(sweep.variants)
+
+
+def _published(sweep: Sweep) -> tuple[str, Table] | None:
+    return task_part(sweep.task).sweep_published(sweep.ablation, sweep.dataset)
+
+
 def _about(sweep: Sweep) -> str:
     """`Layers, pretrain+finetune on flickr30k/test, seed 0`: what all rows have in common."""
-    seeds = sorted({row.seed for variant in sweep.variants for row in variant.recalls if row.seed is not None})
+    seeds = sorted({row.seed for table in sweep_tables(sweep) for row in table.rows if row.seed is not None})
     settings = {variant.setting for variant in sweep.variants}
     of = ", ".join([sweep.ablation.capitalize(), *(settings if len(settings) == 1 else ())])
     return ", ".join([f"{of} on {sweep.dataset}/{sweep.split}", *(f"seed {seed}" for seed in seeds)])
 
 
-def _tables(sweep: Sweep) -> list[list[SettingRow]]:
-    """Rows named by variant, a table for each protocol."""
-    tables: dict[str, list[SettingRow]] = {}
-    for variant in sweep.variants:
-        for row in variant.recalls:
-            tables.setdefault(row.protocol, []).append(row.model_copy(update={"setting": variant.name}))
-    return list(tables.values())
-
-
 def _page(sweep: Sweep, params: Mapping[str, Any]) -> Markup:
-    published = _published(sweep)
+    title, published = _published(sweep) or ("", None)
     return render(
         "reports/sweep.html",
         title=_about(sweep),
         note=f"Made at {minute(sweep.created_at)} UTC",
-        tables=[recall_table(rows) for rows in _tables(sweep)],
+        tables=[table_html(table) for table in sweep_tables(sweep)],
         failed=sweep.failed,
-        chart=_chart(sweep),
-        published_title=_published_title(published),
-        published=published_table(published),
+        charts=_charts(sweep),
+        published_title=title,
+        published=None if published is None else published_html(published),
         params=json.dumps(params, indent=2, ensure_ascii=False),
     )
 
 
-def _chart(sweep: Sweep) -> Markup | None:
-    """Recall@1 over the varied number, by the main protocol."""
-    points: dict[Direction, list[tuple[float, float]]] = {direction: [] for direction, _ in DIRECTIONS}
-    for variant in sweep.variants:
-        if isinstance(variant.value, int) and variant.recalls:
-            for direction, _ in DIRECTIONS:
-                points[direction].append((variant.value, variant.recalls[0].recalls(direction)[1]))
-    if len(points["image_to_text"]) < 2:
-        return None
-    series = {label: sorted(points[direction]) for direction, label in DIRECTIONS}
-    return line_chart("recall@1", series, sweep.ablation, percent=True)
-
-
-# --- what the paper has ---------------------------------------------------------------------------------------------
-
-
-def _published(sweep: Sweep) -> list[PublishedRow]:
-    """The paper's rows of this ablation. Layers and boxes were varied on one dataset only, whatever ours is."""
-    if sweep.ablation == "settings":
-        of_paper = [row for row in PUBLISHED if row.model in (V1, AAAI)]
-        same = [row for row in of_paper if row.dataset == sweep.dataset]
-        return same or [row for row in of_paper if row.dataset == "flickr30k"]
-    found = published_ablations({"boxes": "regions"}.get(sweep.ablation, sweep.ablation))
-    return [
-        replace(one.row, model=f"{one.value} {sweep.ablation}, {one.row.model.removeprefix('Unicoder-VL, ')}")
-        for one in found
-    ]
-
-
-def _published_title(published: Sequence[PublishedRow]) -> str:
-    data = dict.fromkeys(f"{row.dataset} {row.protocol}" for row in published)
-    return f"Published, on {' and '.join(data)}"
+def _charts(sweep: Sweep) -> list[Markup]:
+    """What the task shows in brief over the varied number, by the main protocol; measures of a unit in one chart."""
+    task = measured_task(sweep.task)
+    values = {variant.name: variant.value for variant in sweep.variants if isinstance(variant.value, int)}
+    rows = [row for table in sweep_tables(sweep)[:1] for row in table.rows if row.name in values]
+    charts = []
+    for unit in dict.fromkeys(measure.unit for measure in task.brief):
+        series = {
+            measure.group or measure.label: sorted(
+                (values[row.name], row.measured[measure.name].value) for row in rows if measure.name in row.measured
+            )
+            for measure in task.brief
+            if measure.unit == unit
+        }
+        if all(len(points) > 1 for points in series.values()):
+            charts.append(line_chart(task.brief_label or task.subject, series, sweep.ablation, unit == "percent"))
+    return charts

@@ -29,7 +29,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class RunRef:
-    """A training run, complete or not. `setting` is what its checkpoints are called in the recall table."""
+    """A training run, complete or not. `setting` is what its checkpoints are called in tables."""
 
     name: str
     stage: Stage

@@ -27,7 +27,7 @@ from model.downstream.retrieval.pairs import PairScorer, Tokens
 from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
 from model.families.config import EncoderConfig
 from model.families.embeddings import dequantise
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.training.precision import computes_bf16
 from tests.bench.clock import cpu_seconds
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
@@ -114,12 +114,12 @@ def _choices(width: int, encoder: EncoderConfig, count: int, images: int) -> str
     )
 
 
-def _ours(model: UnicoderVL, regions: Regions, texts: list[Tokens]) -> None:
+def _ours(model: VisionLanguageModel, regions: Regions, texts: list[Tokens]) -> None:
     PairScorer(model, ScoringConfig(precision="fp32", batch_size=BATCH), torch.device("cpu")).score(regions, texts)
 
 
 @torch.inference_mode()
-def _plain(model: UnicoderVL, regions: Regions, texts: list[Tokens], order: Order) -> None:
+def _plain(model: VisionLanguageModel, regions: Regions, texts: list[Tokens], order: Order) -> None:
     images, captions = len(regions.mask), len(texts)
     if order == "caption by caption":
         pairs = [(image, caption) for caption in range(captions) for image in range(images)]
@@ -190,9 +190,9 @@ def _gpu() -> Iterator[str]:
     )
 
 
-def _model(encoder: EncoderConfig) -> UnicoderVL:
+def _model(encoder: EncoderConfig) -> VisionLanguageModel:
     torch.manual_seed(0)
-    return UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).eval()
+    return VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).eval()
 
 
 def _texts(captions: int) -> list[Tokens]:

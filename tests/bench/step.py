@@ -24,9 +24,10 @@ from transformers import VisualBertConfig, VisualBertForPreTraining
 from model.config import OptimConfig
 from model.data.batch import Regions, Words
 from model.families.config import EncoderConfig
-from model.families.unicoder_vl import UnicoderVL
-from model.objectives.batches import PretrainBatch, Replacements
+from model.families.model import VisionLanguageModel
 from model.objectives.config import PretrainConfig
+from model.objectives.hiding import Replacements
+from model.objectives.objective import PretrainBatch
 from model.objectives.sum import pretraining_losses
 from model.objectives.targets import Targets
 from model.training.optim import make_optimizer
@@ -101,7 +102,7 @@ def _measure(work: Callable[..., float], *arguments: object) -> tuple[float, int
 
 def _ours(lengths: Lengths, sequences: Literal["auto", "padded", "packed"]) -> float:
     encoder = EncoderConfig(sequences=sequences)
-    model = UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).train()
+    model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).train()
     batch, config = _batch(lengths), PretrainConfig()
 
     def step() -> None:
@@ -170,10 +171,10 @@ def _gpu() -> Iterator[str]:
 def _gpu_step(lengths: Lengths) -> tuple[float, float, int]:
     """Seconds and floating-point operations of a step, and peak bytes on the device."""
     encoder = EncoderConfig(attention_dropout=0.0, sequences="packed")
-    model = UnicoderVL(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).cuda().train()
+    model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).cuda().train()
     optimizer, config = make_optimizer(model, OptimConfig()), PretrainConfig()
     batch = _batch(lengths)
-    flops = training_flops(lengths, encoder, (len(batch.word_targets), len(batch.region_targets)))
+    flops = training_flops(lengths, encoder, (len(batch.targets["mlm"]), len(batch.targets["moc"])))
     batch = batch.to(torch.device("cuda"))
 
     def step() -> None:
@@ -221,8 +222,10 @@ def _batch(lengths: Lengths) -> PretrainBatch:
         words=Words(ids, word_mask),
         regions=regions,
         hidden=Replacements(hidden, none, none, none, none, none, regions.features[:0, 0], regions.scales[:0, 0]),
-        word_targets=Targets.of(word_pairs, word_places, ids.numpy()[word_pairs, word_places]),
-        region_targets=Targets.of(region_pairs, region_places, regions.labels.numpy()[region_pairs, region_places]),
-        matching=Targets.of(pairs, np.zeros(len(pairs)), pairs % 2),
+        targets={
+            "mlm": Targets.labels(word_pairs, word_places, ids.numpy()[word_pairs, word_places]),
+            "moc": Targets.labels(region_pairs, region_places, regions.labels.numpy()[region_pairs, region_places]),
+            "vlm": Targets.labels(pairs, np.zeros(len(pairs)), pairs % 2),
+        },
         missing=torch.tensor(0),
     )

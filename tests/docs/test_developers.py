@@ -172,7 +172,7 @@ def test_the_command_ends_well(typed: dict[str, Ended], command: str) -> None:
 def test_the_pages_own_tests_have_run(typed: dict[str, Ended]) -> None:
     (own,) = {typed[command].output for command in COMMANDS if command.startswith(PYTEST)}
     found = re.search(r"(\d+) passed, \d+ deselected", own)
-    assert found and int(found[1]) >= 3 + 9, own  # its own three, and one for each recipe
+    assert found and int(found[1]) >= 2 + 9, own  # its own two, and one for each recipe
 
 
 def test_the_pages_detector_has_found_regions_in_every_picture(tree: Path, typed: dict[str, Ended]) -> None:
@@ -194,7 +194,7 @@ def test_the_pages_objective_is_learnt(tree: Path, typed: dict[str, Ended]) -> N
     lines = [json.loads(line) for line in (tree / "trial/metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 10
     assert lines[-1]["loss"] == pytest.approx(sum(lines[-1][name] for name in ("mlm", "moc", "vlm", "mrfr")), rel=1e-4)
-    assert lines[-1]["mrfr"] > 0 and 0 <= lines[-1]["mrfr_accuracy"] <= 1
+    assert lines[-1]["mrfr"] > 0 and "mrfr_accuracy" not in lines[-1]
 
 
 def test_the_pages_dataset_is_there_and_the_second_time_it_stands(typed: dict[str, Ended]) -> None:

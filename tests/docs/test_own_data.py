@@ -96,7 +96,7 @@ def test_every_line_is_a_command_of_ours_that_the_command_line_takes() -> None:
 def test_the_pages_experiment_is_one(folder: Path) -> None:
     whole = read_params(folder / "mine.json")
     assert {dataset.name for dataset in whole.datasets} == {"mine", "found"}
-    assert whole.pretrain.matching == "paired" and whole.pretrain.matching_weight == 10
+    assert whole.pretrain.matching == "paired" and whole.pretrain.objectives["vlm"] == 10
 
 
 def test_the_pages_commands_bring_the_data_in_and_its_experiment_trains_on_it(

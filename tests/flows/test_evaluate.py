@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.params.evaluation import EvaluateParams
-from flows.results import EvaluationResult
+from flows.results import RetrievalResult
 from model.config import FeatureSource
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.scores import Scores
@@ -73,7 +73,7 @@ def begun(eight_pairs: tuple[FeatureSource, Path], tmp_path: Path) -> tuple[Root
     return root, lambda step, seed: add_checkpoint(root.local(""), source, vocabulary, step, seed)
 
 
-def scheduled(root: Root, **changes: Any) -> EvaluationResult:
+def scheduled(root: Root, **changes: Any) -> RetrievalResult:
     from flows.evaluate import evaluate
 
     fields = {"run": RUN, "dataset": "retrieval", "checkpoint": "newest", "max_drop": 0.02, "scoring": SCORING}
@@ -168,7 +168,7 @@ def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callab
     assert "8 images x 8 captions" in done.stdout and "ean of 2 folds of 4 images (8 captions in all)" in done.stdout
     assert "the first evaluation of zero-shot on retrieval/test" in done.stdout
     asked = CliRunner().invoke(app, [*arguments, *protocols, "--json"], catch_exceptions=False)
-    result = EvaluationResult.model_validate_json(asked.stdout.splitlines()[-1])
+    result = RetrievalResult.model_validate_json(asked.stdout.splitlines()[-1])
     assert result.skipped and [table.row.folds for table in result.also] == [2]
     assert result.chance.text_to_image[1] == 1 / 8 and result.also[0].chance.text_to_image[1] == 1 / 4
 
@@ -183,7 +183,7 @@ def test_the_command_line_ends_with_one_and_a_sentence(begun: tuple[Root, Callab
     assert measured.exit_code == 0 and "scored before" in measured.stdout
     assert "mAP@R" in measured.stdout and "ground truth: mine (8 image and 2 caption queries)" in measured.stdout
     asked = CliRunner().invoke(app, [*arguments, *protocols, "--positives", str(truth), "--json"])
-    (table,) = EvaluationResult.model_validate_json(asked.stdout.splitlines()[-1]).positives
+    (table,) = RetrievalResult.model_validate_json(asked.stdout.splitlines()[-1]).positives
     assert Path(table.path).is_file() and table.row.text_to_image_r_precision == 1
     truth.write_text('{"123456": [1]}')
     refused = CliRunner().invoke(app, [*arguments, "--positives", str(truth)])
@@ -218,6 +218,6 @@ def test_a_command_shows_up_in_the_server_that_is_configured(begun: tuple[Root, 
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result = EvaluationResult.model_validate_json(done.stdout.splitlines()[-1])
+    result = RetrievalResult.model_validate_json(done.stdout.splitlines()[-1])
     assert result.skipped and result.row == row
     assert (number_of_runs(), states()[0][0]) == (runs + 1, "COMPLETED")

@@ -23,10 +23,11 @@ from flows.operate.deployments import read_project
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.results import RebuildResult
-from flows.views.result_card import recall_rows
+from flows.views.result_card import table_rows
 from tasks.evaluation.history import read_history
 from tasks.extractor import extractor_fingerprint
 from tasks.records import Receipt
+from tasks.reports.retrieval.tables import retrieval_table
 from tasks.storage.paths import features_folder
 from tasks.storage.root import Root
 from tasks.world.dataset import WorldConfig, make_world
@@ -275,7 +276,7 @@ def test_after_all_of_that_the_next_run_ends_with_the_undisturbed_table(
     (last,) = re.findall(r"UUID: (\S+)", said)
     table = site.artifact(last, "retrieval")
     assert [row["setting"] for row in table] == ["`chance`", "`zero-shot`", "`pretrain+finetune`"]
-    assert table == recall_rows(undisturbed().table)
+    assert table == table_rows(retrieval_table(undisturbed().table))
     root = site.folder / params.root_uri
     assert len(read_history(Root(str(root)))) == 2
     assert not list(root.rglob("*.part"))

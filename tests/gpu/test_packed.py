@@ -5,7 +5,7 @@ import torch
 
 from model.families.config import EncoderConfig
 from model.families.layouts import has_varlen
-from model.families.unicoder_vl import CrossModalEncoder
+from model.families.unicoder_vl import UnicoderVLEncoder
 from model.objectives.hiding import seeded_normal
 
 pytestmark = [
@@ -21,7 +21,7 @@ def make_encoder(sequences, attention_dropout=0.0):
         hidden_size=WIDTH, num_layers=4, num_heads=4, intermediate_size=512,
         dropout=0.0, attention_dropout=attention_dropout, sequences=sequences,
     )  # fmt: skip
-    return CrossModalEncoder(100, 8, 3, config).cuda()
+    return UnicoderVLEncoder(100, 8, 3, config).cuda()
 
 
 @pytest.fixture

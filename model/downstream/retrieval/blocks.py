@@ -40,7 +40,7 @@ from model.downstream.retrieval.scores import (
 )
 from model.downstream.retrieval.shortlist import Shortlist
 from model.errors import InputError
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.progress import Progress, report
 from model.publish import Lock
 from model.training.processes import Processes
@@ -92,7 +92,7 @@ class Split:
 
 
 def score_split(
-    model: UnicoderVL,
+    model: VisionLanguageModel,
     store: FeatureStore,
     captions: Captions,
     tokens: TokenTable,

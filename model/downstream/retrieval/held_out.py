@@ -12,7 +12,7 @@ from model.downstream.retrieval.blocks import score_split
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.metrics import RECALL_DEPTHS, retrieval_metrics
 from model.downstream.retrieval.scores import WholeMatrix
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 
 RECALL_VALUES = (
     *(f"validation_{way}_r{k}" for way in ("image_to_text", "text_to_image") for k in RECALL_DEPTHS),
@@ -21,7 +21,7 @@ RECALL_VALUES = (
 
 
 def held_out_recall(
-    model: UnicoderVL,
+    model: VisionLanguageModel,
     store: FeatureStore,
     captions: Captions,
     tokens: TokenTable,

@@ -15,30 +15,27 @@ from torch import Tensor
 from model.downstream.retrieval.batches import RetrievalBatch
 from model.downstream.retrieval.config import FinetuneConfig
 from model.families.embeddings import dequantise
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.training.losses import LossSums
 
 
-def score_pairs(model: UnicoderVL, batch: RetrievalBatch) -> Tensor:
+def score_pairs(model: VisionLanguageModel, batch: RetrievalBatch) -> Tensor:
     """Matching logits (B, 1 + 2 N) f32."""
     score = _embed(model, batch)
     return score(batch.image_slots.flatten(), batch.word_slots.flatten()).view_as(batch.image_slots)
 
 
-def _embed(model: UnicoderVL, batch: RetrievalBatch) -> Callable[[Tensor, Tensor], Tensor]:
+def _embed(model: VisionLanguageModel, batch: RetrievalBatch) -> Callable[[Tensor, Tensor], Tensor]:
     """Embed each image and each caption of the batch once.
 
     Returns:
         Positions of images and of captions, (P,) each, to matching logits (P,) f32.
     """
-    bert = model.bert
-    text, closing = bert.embed_words(batch.words)
-    regions = bert.embed_regions(batch.regions, dequantise(batch.regions))
+    texts = model.bert.embed_words(batch.words)
+    images = model.bert.embed_regions(batch.regions, dequantise(batch.regions))
 
     def score(image: Tensor, word: Tensor) -> Tensor:
-        states = bert.join(text[word], closing[word], regions[image])
-        mask = bert.join_masks(batch.words.mask[word], batch.regions.mask[image])
-        cls = bert.run(states, mask, cls_only=True)[:, 0]
+        cls = model.bert.cls_states(texts.take(word), images.take(image))
         # The head in f32, as in evaluation: in half precision, scores that differ would tie.
         with torch.autocast(cls.device.type, enabled=False):
             return model.match(cls.float())
@@ -47,7 +44,7 @@ def _embed(model: UnicoderVL, batch: RetrievalBatch) -> Callable[[Tensor, Tensor
 
 
 @torch.no_grad()
-def hardest_negatives(model: UnicoderVL, batch: RetrievalBatch, pairs_at_once: int) -> RetrievalBatch:
+def hardest_negatives(model: VisionLanguageModel, batch: RetrievalBatch, pairs_at_once: int) -> RetrievalBatch:
     """The same pairs with the wrong caption and the wrong image that score highest: N = 1.
 
     Scored without gradients and dropout, so that it takes no random numbers; a pair that two of the batch ask for, as
@@ -89,7 +86,7 @@ def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, avera
     return config.text_weight * captions.amax(1) + config.image_weight * images.amax(1)
 
 
-def retrieval_losses(model: UnicoderVL, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
+def retrieval_losses(model: VisionLanguageModel, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
     """The hinge loss, K = 1; a pair is right when it scores above all of its negatives."""
     if config.mines(step):
         batch = hardest_negatives(model, batch, config.mining_batch_size)

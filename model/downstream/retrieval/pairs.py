@@ -16,14 +16,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.data.batch import Regions, pad_words
+from model.data.batch import Regions, join_rows, pad_words
 from model.data.order import Index
 from model.downstream.retrieval.alike import first_alike
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.scores import Floats
 from model.errors import InputError
 from model.families.embeddings import dequantise
-from model.families.unicoder_vl import UnicoderVL
+from model.families.family import Side
+from model.families.model import VisionLanguageModel
 from model.training.precision import choose_batch_size, choose_precision, computes_bf16, is_wide
 
 Tokens = npt.NDArray[np.int32]
@@ -36,11 +37,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One side of the pairs: states (N, L, H) and masks (N, L) on the device, and how many are real, (N,), here."""
+class _Embedded:
+    """One side of the pairs on the device, and how many places of each row are real, (N,), here."""
 
-    states: Tensor
-    mask: Tensor
+    side: Side
     counts: Index
 
 
@@ -53,7 +53,7 @@ class PairScorer:
         batch_size: pairs a pass; halved where they do not fit in the device's memory.
     """
 
-    def __init__(self, model: UnicoderVL, config: ScoringConfig, device: torch.device) -> None:
+    def __init__(self, model: VisionLanguageModel, config: ScoringConfig, device: torch.device) -> None:
         """
         Args:
             model: in evaluation mode, on the device.
@@ -102,24 +102,22 @@ class PairScorer:
         scores = scores[:, of]
         return scores if wanted is None else np.where(wanted, scores, np.float32(-np.inf))
 
-    def _embed_images(self, regions: Regions) -> _Side:
-        bert = self._model.bert
+    def _embed_images(self, regions: Regions) -> _Embedded:
         rows = torch.arange(len(regions.mask), device=self._device)
         parts = [regions.take(some) for some in torch.split(rows, _IMAGES_AT_ONCE)]
-        states = torch.cat([bert.embed_regions(part, dequantise(part)) for part in parts])
-        return _Side(states, regions.mask, regions.mask.sum(1).cpu().numpy())
+        sides = [self._model.bert.embed_regions(part, dequantise(part)) for part in parts]
+        return _Embedded(join_rows(sides), regions.mask.sum(1).cpu().numpy())
 
     def _score_some(
         self,
-        images: _Side,
+        images: _Embedded,
         texts: Sequence[Tokens],
         asked: Index,
         on_pairs: Callable[[int], object],
     ) -> Floats:
         """(I, C) of the pairs that are `asked` (I, C), so many times each; `texts` come shortest first."""
         words = pad_words(texts, 0).to(self._device)
-        states, closing = self._model.bert.embed_words(words)
-        captions = _Side(states, words.mask, np.array([len(text) for text in texts]))
+        captions = _Embedded(self._model.bert.embed_words(words), np.array([len(text) for text in texts]))
         image, caption = np.nonzero(asked)
         # Pairs of equal shape side by side.
         order = np.lexsort((image, caption, images.counts[image]))
@@ -132,7 +130,7 @@ class PairScorer:
                 some = slice(start, start + self.batch_size)
                 tokens, many = captions.counts[caption[some]], images.counts[image[some]]
                 try:
-                    logits = self._score_batch(images, captions, closing, rows[some], columns[some], tokens, many)
+                    logits = self._score_batch(images.side, captions.side, rows[some], columns[some], tokens, many)
                 except torch.OutOfMemoryError as error:
                     self._halve_batch(error)
                     continue
@@ -142,29 +140,13 @@ class PairScorer:
         return scores.cpu().numpy()
 
     def _score_batch(
-        self,
-        images: _Side,
-        captions: _Side,
-        closing: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        tokens: Index,
-        many: Index,
+        self, images: Side, captions: Side, rows: Tensor, columns: Tensor, tokens: Index, many: Index
     ) -> Tensor:
         """Logits (P,) of pairs that have `tokens` word pieces and `many` regions, (P,) each."""
-        bert = self._model.bert
         width, regions = int(tokens.max()), int(many.max())
-        states = bert.join(
-            captions.states[:, :width].index_select(0, columns),
-            closing.index_select(0, columns),
-            images.states[:, :regions].index_select(0, rows),
-        )
-        mask = None
-        if tokens.min() < width or many.min() < regions:
-            mask = bert.join_masks(
-                captions.mask[:, :width].index_select(0, columns), images.mask[:, :regions].index_select(0, rows)
-            )
-        cls = bert.run(states, mask, cls_only=True)[:, 0]
+        is_padded = bool(tokens.min() < width or many.min() < regions)
+        texts, shown = captions.first(width).take(columns), images.first(regions).take(rows)
+        cls = self._model.bert.cls_states(texts, shown, is_padded)
         # The head in f32: half precision has so few digits that different scores would tie.
         with torch.autocast(self._device.type, enabled=False):
             return self._model.match(cls.float())

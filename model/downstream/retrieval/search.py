@@ -27,7 +27,7 @@ from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.pairs import PairScorer, Tokens
 from model.downstream.retrieval.scores import Floats
 from model.errors import InputError
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 
 OnPairs = Callable[[int, int], object]
 """Called with the pairs that are done and with all that there are to do."""
@@ -103,7 +103,7 @@ class Ranker:
 
     def __init__(
         self,
-        model: UnicoderVL,
+        model: VisionLanguageModel,
         vocabulary: Vocabulary,
         store: FeatureStore,
         captions: Captions,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from tasks.evaluation.published.retrieval import PublishedRow, published_rows
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.published import PublishedRow, published_rows
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.pages.page import render
-from tasks.reports.retrieval.recall_table import protocol_of, published_table, recall_table
+from tasks.reports.measure_table import published_html, table_html
+from tasks.reports.retrieval.tables import protocol_of, retrieval_table
 
 _OTHER_DATA = (
     "For orientation only, and not to be compared with the tables above: these are the 1,000 test images of Flickr30K, "
@@ -37,11 +38,12 @@ def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, spli
         published = published_beside(rows[-1], dataset, split) if rows else []
         compared = compared or bool(published)
         heading = _capital(protocol_of(rows[-1])) if len(tables) > 1 and rows else ""
-        blocks.append((heading, recall_table(rows, published)))
+        blocks.append((heading, table_html(retrieval_table(rows, published))))
+    flickr = None if compared or not any(tables) else retrieval_table((), published_rows("flickr30k", "1K"))
     return render(
         "reports/retrieval/retrieval.html",
         tables=blocks,
-        elsewhere=None if compared or not any(tables) else published_table(published_rows("flickr30k", "1K")),
+        elsewhere=None if flickr is None else published_html(flickr),
         note=_OTHER_PROTOCOL if _published_name(dataset) else _OTHER_DATA,
     )
 

@@ -19,7 +19,7 @@ from flows.commands.experiment import rebuild_text
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.results import RebuildResult, StageSummary
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import Stage
 
 REPOSITORY = Path(__file__).parents[3]

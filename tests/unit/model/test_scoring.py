@@ -56,8 +56,8 @@ def plain(uneven):
             for column in range(len(tokens)):
                 regions = store.read([image], model.bert.max_regions)
                 words = pad_words([tokens[column]], 0)
-                text, closing = model.bert.embed_words(words)
-                states = model.bert.join(text, closing, model.bert.embed_regions(regions, dequantise(regions)))
+                texts = model.bert.embed_words(words)
+                states = model.bert.join(texts, model.bert.embed_regions(regions, dequantise(regions)))
                 mask = model.bert.join_masks(words.mask, regions.mask)
                 scores[row, column] = float(model.match(model.bert.run(states, mask)[:, 0]))
     return scores
@@ -67,7 +67,7 @@ def plain(uneven):
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
 def test_a_score_depends_on_its_pair_alone(uneven, plain, batch_size, sequences, monkeypatch):
     model, store, captions, tokens = uneven
-    model.bert._config = model.config.model_copy(update={"sequences": sequences})
+    model.bert.config = model.config.model_copy(update={"sequences": sequences})
     for block_pairs in (1, 45, 10_000):
         config = ScoringConfig(batch_size=batch_size, block_pairs=block_pairs)
         scores = score_split(model, store, captions, tokens, config, CPU)

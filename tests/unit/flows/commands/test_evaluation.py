@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from flows.commands.app import app
 from flows.commands.evaluation import evaluation_text
-from flows.results import EvaluationResult
-from tasks.evaluation.evaluate import PositivesTable, ProtocolTable, chance_row
-from tasks.evaluation.setting_row import SettingRow
+from flows.results import RetrievalResult
+from tasks.evaluation.evaluate import PositivesTable, ProtocolTable
+from tasks.evaluation.retrieval.chance import chance_row
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import HistoryRow
 from tasks.storage.paths import feature_manifest_path
 from tasks.storage.root import Root
@@ -101,7 +102,7 @@ def test_every_protocol_has_a_table_that_names_it_and_both_directions() -> None:
         code_version="1",
         created_at="2026-01-01T00:00:00+00:00",
     )
-    result = EvaluationResult(
+    result = RetrievalResult(
         row=row,
         table_row=main.row,
         chance=main.chance,

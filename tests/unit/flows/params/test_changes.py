@@ -144,3 +144,13 @@ def test_a_setting_that_cannot_be_is_named_with_what_there_is(setting: str, mess
     with pytest.raises(UserError) as raised:
         with_settings(PARAMS.for_download(), [setting], "download")
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_name_of_before_sets_what_it_is_called_now() -> None:
+    params = PARAMS
+    for changed in (
+        with_settings(params, ["pretrain.matching_weight=10"]),
+        with_changes(params, {"pretrain.matching_weight": 10}),
+        with_settings(params, ["pretrain.objectives.vlm=10"]),
+    ):
+        assert changed.pretrain.objectives == {"mlm": 1, "moc": 1, "vlm": 10}

@@ -39,7 +39,7 @@ def test_what_both_versions_of_the_paper_say(name: str) -> None:
     assert pretrain.batch_size == finetune.batch_size == 192 and pretrain.steps * 192 == 10 * 3_000_000
     assert pretrain.word_masking.rate == pretrain.region_masking.rate == 0.15 and pretrain.hide == "both"
     assert pretrain.matching == "replace" and not pretrain.mismatched_losses and pretrain.min_label_score == 0
-    assert pretrain.word_weight == pretrain.label_weight == pretrain.matching_weight == 1
+    assert pretrain.objectives == {"mlm": 1, "moc": 1, "vlm": 1} and pretrain.combine == "sum"
     assert finetune.negatives == 3 and finetune.mean_hinge_share == 0
     assert params.task_specific is not None and params.task_specific.start == "scratch"
     assert params.extractor.backend == "detectron2" and not params.download.allow_private_addresses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.commands.app import app
-from flows.views.history_text import HistoryFilter, HistoryResult, history_text, read_measures, trend_line
+from flows.views.history_text import HistoryFilter, HistoryResult, history_text, read_series, trend_line
 from tasks.errors import UserError
 from tasks.evaluation.history import append_history
 from tasks.records import HistoryRow, Stage
@@ -97,18 +98,18 @@ def test_a_line_that_a_kill_has_cut_is_left_out(root: Root, tmp_path: Path) -> N
 
 
 def test_filters_choose_and_changes_stay_as_they_were(root: Root) -> None:
-    (series,) = read_measures(root, HistoryFilter(setting="zero-shot", last=1)).series
+    (series,) = read_series(root, HistoryFilter(setting="zero-shot", last=1)).series
     (line,) = series.lines
     assert (line.against_before, line.against_best) == (pytest.approx(0.9), pytest.approx(0.6))
-    assert len(series.recall_sums) == 4
-    (series,) = read_measures(root, HistoryFilter(run="finetune")).series
+    assert len(series.values) == 4
+    (series,) = read_series(root, HistoryFilter(run="finetune")).series
     assert series.name.startswith("pretrain+finetune on")
-    assert len(read_measures(root, HistoryFilter(on="retrieval/test")).series) == 2
+    assert len(read_series(root, HistoryFilter(on="retrieval/test")).series) == 2
 
 
 def test_a_filter_that_finds_nothing_names_what_there_is(root: Root) -> None:
     with pytest.raises(UserError, match=r"no evaluation with --on web/test; --on has retrieval/test$"):
-        read_measures(root, HistoryFilter(on="web/test"))
+        read_series(root, HistoryFilter(on="web/test"))
     result = run("--root", root.uri, "--run", "x", "--setting", "zero-shot")
     assert result.exit_code == 2
     assert "--run has finetune-0123456789ab, pretrain-0123456789ab; --setting has pretrain+finetune" in result.stderr
@@ -142,3 +143,10 @@ def test_a_digit_a_value(values: list[float], digits: str) -> None:
 
 def test_of_more_values_than_columns_the_lowest_of_neighbours_stays() -> None:
     assert trend_line([9, 5, 1, 9, 9, 9, 9], width=3) == "409"  # 9 5 | 1 9 | 9 9 9
+
+
+def test_json_has_retrievals_values_under_the_names_of_before(root: Root) -> None:
+    series = json.loads(run("--root", root.uri, "--json").stdout)["series"][0]
+    assert series["recall_sums"] == series["values"] == pytest.approx([3.0, 3.6, 3.3, 4.2])
+    assert series["best"]["recall_sum"] == pytest.approx(4.2)
+    assert (series["lines"][2]["image_to_text_r1"], series["lines"][2]["text_to_image_r1"]) == (0.55, 0.55)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from flows.params.recipes import recipe
 from flows.results import SHARD_FAILED, FailedShard, RebuildResult, StageSummary
-from flows.views.result_card import rebuild_card, recall_rows, stage_rows
+from flows.views.result_card import rebuild_card, stage_rows, table_rows
 from flows.views.stage_texts import done_text, losses
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import ShardRef, Stage
+from tasks.reports.retrieval.tables import retrieval_table
 
 CHANCE = SettingRow(
     setting="chance",
@@ -53,21 +54,22 @@ STAGES = (DOWNLOAD, EXTRACT, PRETRAIN, *EVALUATIONS)
 
 
 def test_recalls_are_percent_with_half_of_the_interval() -> None:
-    chance, trained = recall_rows([CHANCE, TRAINED])
+    chance, trained = table_rows(retrieval_table([CHANCE, TRAINED]))
     assert trained == {
         "setting": "`zero-shot`",
         "i2t R@1": "26.0 ± 9.0",
         "i2t R@5": "57.0",
         "t2i R@1": "1.0",
         "t2i R@5": "5.0",
-        "sum": "89.0",
+        "sum": "89.0 ± 10.0",
     }
     assert list(chance) == list(trained)
 
 
 def test_what_other_ground_truths_measured_stands_beside_the_recalls() -> None:
     measured = {"image_to_text_map_at_r": 0.125, "text_to_image_r_precision": 0.25}
-    (row,) = recall_rows([TRAINED.model_copy(update={**measured, "intervals": {"image_to_text_map_at_r": (0.1, 0.2)}})])
+    shown = TRAINED.model_copy(update={**measured, "intervals": {"image_to_text_map_at_r": (0.1, 0.2)}})
+    (row,) = table_rows(retrieval_table([shown]))
     assert list(row) == ["setting", "i2t R@1", "i2t R@5", "i2t mAP@R", "t2i R@1", "t2i R@5", "t2i R-P", "sum"]
     assert (row["i2t mAP@R"], row["t2i R-P"]) == ("12.5 ± 5.0", "25.0")
 
@@ -102,11 +104,11 @@ def test_the_card_tells_what_was_trained_on_what_and_what_is_missing() -> None:
         report_path="my data/[x](y)/report.html",
         seconds=61,
     )
-    card = rebuild_card(params, result, [(CHANCE, TRAINED)], ["Matching was no better than a guess"])
+    card = rebuild_card(params, result, [retrieval_table((CHANCE, TRAINED))], ["Matching was no better than a guess"])
     for text in (
         "# Retrieval on `retrieval/test`\n",
         "Pretrained on `web/train`, finetuned on `retrieval/train`, under `my data/[x](y)` on ",
-        "| `zero-shot` | 26.0 ± 9.0 | 57.0 | 1.0 | 5.0 | 89.0 |",
+        "| `zero-shot` | 26.0 ± 9.0 | 57.0 | 1.0 | 5.0 | 89.0 ± 10.0 |",
         "100 images x 500 captions.",
         "\n\n**Warning.** Matching was no better than a guess.\n\n",
         "## Made without all of the data\n\n- download of web\\/train went on without 1 of 5 shards \\(8 rows\\)",

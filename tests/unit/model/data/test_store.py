@@ -17,7 +17,7 @@ from model.data.captions import load_captions
 from model.data.feed import prefetch
 from model.data.store import FeatureStore, LostShardError, open_store
 from model.data.tokenizer import load_tokens, load_vocabulary
-from model.families.unicoder_vl import dequantise
+from model.families.embeddings import dequantise
 from model.objectives.batches import PretrainBatches
 from model.objectives.config import PretrainConfig
 from tests.toy import WORDS, make_sample, write_feature_set

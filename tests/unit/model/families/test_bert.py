@@ -67,7 +67,7 @@ def tensorflow_names(name):
 
 def words_only(model, words):
     """Our last states (B, T, H) of captions alone, as BERT would see them."""
-    text, _ = model.bert.embed_words(words)
+    text = model.bert.embed_words(words).states
     return model.bert.run(text, words.mask)
 
 

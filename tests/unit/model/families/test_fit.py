@@ -7,7 +7,7 @@ from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
 from model.families.build import build_model
 from model.families.fit import check_features, check_same_words
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 from model.training.checkpoint import load_model
 
 
@@ -20,7 +20,7 @@ def world(eight_pairs, tiny):
 
 def other_model(store, tiny, **changes):
     sizes = {"vocab_size": 13, "feature_dim": 24, "num_labels": 8, "sep_id": 3, "extractor": store.manifest.extractor}
-    return UnicoderVL(**sizes | {"encoder": tiny.model_dump()} | changes)
+    return VisionLanguageModel(**sizes | {"encoder": tiny.model_dump()} | changes)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import torch
 
 from model.families.config import EncoderConfig
 from model.families.layouts import Packed, Padded, choose_layout
-from model.families.unicoder_vl import CrossModalEncoder
+from model.families.unicoder_vl import UnicoderVLEncoder
 
 WIDTH, HEADS = 32, 4
 
@@ -14,7 +14,7 @@ def make_encoder(sequences, **changes):
         hidden_size=WIDTH, num_layers=3, num_heads=HEADS, intermediate_size=64, initializer_range=0.2,
         dropout=0.0, attention_dropout=0.0, sequences=sequences, **changes,
     )  # fmt: skip
-    return CrossModalEncoder(20, 8, 3, config)
+    return UnicoderVLEncoder(20, 8, 3, config)
 
 
 @pytest.fixture

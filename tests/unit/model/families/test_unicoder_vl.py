@@ -12,7 +12,7 @@ from model.data.tokenizer import load_vocabulary, tokenize
 from model.errors import InputError
 from model.families.build import build_model
 from model.families.embeddings import corners, corners_and_area, dequantise
-from model.families.unicoder_vl import UnicoderVL
+from model.families.model import VisionLanguageModel
 
 V1 = {
     "region_fusion": "concat",
@@ -71,8 +71,8 @@ def test_layers_equal_berts_given_the_same_embeddings_and_weights(batch, tiny):
     ).eval()
     missing, unexpected = reference.encoder.load_state_dict(model.bert.encoder.state_dict())
     assert not missing and not unexpected
-    text, closing = model.bert.embed_words(words)
-    states = model.bert.join(text, closing, model.bert.embed_regions(regions, dequantise(regions)))
+    texts = model.bert.embed_words(words)
+    states = model.bert.join(texts, model.bert.embed_regions(regions, dequantise(regions)))
     mask = model.bert.join_masks(words.mask, regions.mask)
     expected = reference.encoder(states, attention_mask=mask[:, None, None, :]).last_hidden_state
     assert not mask.all()
@@ -89,7 +89,7 @@ def test_word_embeddings_equal_berts(world, tiny):
         )
     ).eval()
     reference.embeddings.load_state_dict(model.bert.embeddings.state_dict(), strict=False)
-    text, _ = model.bert.embed_words(words)
+    text = model.bert.embed_words(words).states
     torch.testing.assert_close(text, reference.embeddings(input_ids=words.ids))
 
 
@@ -161,7 +161,7 @@ def region_vectors(model, regions):
     """What each region adds up to before its LayerNorm, which is taken out."""
     embeddings = model.bert.region_embeddings
     embeddings.LayerNorm, kept = torch.nn.Identity(), embeddings.LayerNorm
-    vectors = model.bert.embed_regions(regions, dequantise(regions))
+    vectors = model.bert.embed_regions(regions, dequantise(regions)).states
     embeddings.LayerNorm = kept
     return vectors
 
@@ -206,8 +206,8 @@ def test_without_a_closing_mark_the_sequence_is_one_shorter(world, tiny):
         for closing in (True, False)
     )
     for model, extra in ((closed, 1), (open_, 0)):
-        text, closing = model.bert.embed_words(words)
-        states = model.bert.join(text, closing, model.bert.embed_regions(regions, dequantise(regions)))
+        texts = model.bert.embed_words(words)
+        states = model.bert.join(texts, model.bert.embed_regions(regions, dequantise(regions)))
         mask = model.bert.join_masks(words.mask, regions.mask)
         assert states.shape[1] == mask.shape[1] == words.ids.shape[1] + 3 + extra
         encoded = model.bert(words, regions, dequantise(regions))
@@ -228,7 +228,7 @@ def test_features_of_another_width_are_refused(batch):
 def test_save_and_load_give_the_same_scores_and_a_readable_config(batch, tmp_path):
     model, words, regions = batch
     model.save_pretrained(tmp_path / "saved")
-    loaded = UnicoderVL.from_pretrained(tmp_path / "saved", local_files_only=True, strict=True).eval()
+    loaded = VisionLanguageModel.from_pretrained(tmp_path / "saved", local_files_only=True, strict=True).eval()
     assert torch.equal(loaded.score(words, regions), model.score(words, regions))
     assert loaded.config == model.config
     text = (tmp_path / "saved" / "config.json").read_text()

@@ -45,10 +45,10 @@ def flat(batch):
                 *(
                     [
                         (int(place), int(label))
-                        for pair, place, label in zip(t.pairs, t.places, t.labels, strict=True)
+                        for pair, place, label in zip(t.pairs, t.places, t.values, strict=True)
                         if pair == slot
                     ]
-                    for t in (batch.word_targets, batch.region_targets, batch.matching)
+                    for t in (batch.targets["mlm"], batch.targets["moc"], batch.targets["vlm"])
                 ),
             ]
         )
@@ -84,14 +84,14 @@ def test_targets_are_what_was_hidden(parts):
     make = batches(word_masking=WordMasking(rate=0.5), region_masking=RegionMasking(rate=0.5, zero_share=1))
     pairs = [Pair(epoch, sample, sample, sample, True) for epoch in range(5) for sample in range(8)]
     batch = make.collate(pairs)
-    words = batch.word_targets
+    words = batch.targets["mlm"]
     assert len(words) > 20
-    for pair, place, label in zip(words.pairs.tolist(), words.places.tolist(), words.labels.tolist(), strict=True):
+    for pair, place, label in zip(words.pairs.tolist(), words.places.tolist(), words.values.tolist(), strict=True):
         assert label == tokens[pairs[pair].caption][place]
         assert batch.words.ids[pair, place] == 4
-    regions = batch.region_targets
+    regions = batch.targets["moc"]
     labels = store.read([pair.image for pair in pairs], 4).labels
-    assert torch.equal(labels[regions.pairs, regions.places], regions.labels)
+    assert torch.equal(labels[regions.pairs, regions.places], regions.values)
     hidden = torch.zeros_like(batch.hidden.zeroed)
     hidden[regions.pairs, regions.places] = True
     assert torch.equal(hidden, batch.hidden.zeroed)
@@ -102,12 +102,12 @@ def test_wrong_pairs_have_no_word_or_label_targets_unless_asked(parts):
     batches, *_ = parts
     half = {"matching": "paired", "region_masking": RegionMasking(rate=0.9)}
     batch = batches(**half)(0)
-    assert batch.matching.labels.tolist() == [1, 0] * 8
-    assert set(batch.word_targets.pairs.tolist()) == set(range(0, 16, 2))
-    assert (batch.region_targets.pairs % 2 == 0).all() and len(batch.region_targets)
+    assert batch.targets["vlm"].values.tolist() == [1, 0] * 8
+    assert set(batch.targets["mlm"].pairs.tolist()) == set(range(0, 16, 2))
+    assert (batch.targets["moc"].pairs % 2 == 0).all() and len(batch.targets["moc"])
     batch = batches(**half, mismatched_losses=True)(0)
-    assert set(batch.word_targets.pairs.tolist()) == set(range(16))
-    assert (batch.region_targets.pairs % 2 == 1).any()
+    assert set(batch.targets["mlm"].pairs.tolist()) == set(range(16))
+    assert (batch.targets["moc"].pairs % 2 == 1).any()
 
 
 def test_unsure_and_background_regions_are_hidden_but_no_targets(make_world, tiny, monkeypatch):
@@ -128,19 +128,19 @@ def test_unsure_and_background_regions_are_hidden_but_no_targets(make_world, tin
     background = batch.regions.background > batch.regions.scores
     assert background[:, 1::2].all() and not background[:, ::2].any()
     hit = torch.zeros_like(background)
-    hit[batch.region_targets.pairs, batch.region_targets.places] = True
+    hit[batch.targets["moc"].pairs, batch.targets["moc"].places] = True
     assert torch.equal(hit, batch.hidden.zeroed & ~background)
     assert (batch.hidden.zeroed & background).any()
     sure = PretrainBatches(store, captions, tokens, vocabulary, 4, config.model_copy(update={"min_label_score": 0.7}))(
         0
-    ).region_targets
+    ).targets["moc"]
     assert len(sure) and (batch.regions.scores[sure.pairs, sure.places] >= 0.7).all()
 
 
 def test_no_matching_means_no_wrong_pair_and_no_matching_target(parts):
     batches, *_ = parts
     batch = batches(matching="none")(0)
-    assert batch.counts[2] == 0 and len(set(batch.word_targets.pairs.tolist())) == 8
+    assert batch.counts[2] == 0 and len(set(batch.targets["mlm"].pairs.tolist())) == 8
 
 
 def test_one_modality_at_a_time_hides_words_or_regions_never_both(parts):
@@ -149,7 +149,7 @@ def test_one_modality_at_a_time_hides_words_or_regions_never_both(parts):
     words = regions = 0
     for step in range(30):
         batch = make(step)
-        worded = set(batch.word_targets.pairs.tolist())
+        worded = set(batch.targets["mlm"].pairs.tolist())
         covered = set(batch.hidden.zeroed.any(1).nonzero().flatten().tolist())
         assert not worded & covered
         words, regions = words + len(worded), regions + len(covered)

@@ -37,7 +37,7 @@ def test_matching_that_stays_at_half_is_told_once_with_what_helps(caplog):
     assert len(told) == 1
     assert told[0].startswith("pretrain step 350: matching is no better than a guess (") and told[0].endswith(
         "of the last 12800 pairs are right) after 22400 pairs; on small data pretrain.matching=paired, "
-        "pretrain.matching_weight=10 and pretrain.optim.learning_rate=2e-4 help (docs/own-data.md)"
+        "pretrain.objectives.vlm=10 and pretrain.optim.learning_rate=2e-4 help (docs/own-data.md)"
     )
 
 
@@ -76,7 +76,7 @@ def test_lines_without_matching_targets_say_nothing():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (("paired", 1.0, 2e-4), "on small data pretrain.matching_weight=10 helps"),
+        (("paired", 1.0, 2e-4), "on small data pretrain.objectives.vlm=10 helps"),
         (("replace", 10.0, 1e-4), "on small data pretrain.matching=paired and pretrain.optim.learning_rate=2e-4 help"),
         (("paired", 10.0, 3e-4), "more steps or more data may help"),
     ],

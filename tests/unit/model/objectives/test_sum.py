@@ -56,7 +56,7 @@ def test_losses_by_hand_when_every_logit_is_zero(parts):
     torch.testing.assert_close(losses.sums, expected)
     # A logit of zero says no: right for the wrong half of the pairs. Of equal logits, the first is the largest.
     assert losses.correct[2] == 8
-    assert losses.correct[1] == (batch.region_targets.labels == 0).sum()
+    assert losses.correct[1] == (batch.targets["moc"].values == 0).sum()
 
 
 def test_losses_by_hand_when_only_biases_speak(parts):
@@ -69,7 +69,7 @@ def test_losses_by_hand_when_only_biases_speak(parts):
         model.matching.bias.fill_(0.5)
     make, config = batches(matching="paired")
     batch = make(0)
-    words, labels = batch.word_targets.labels, batch.region_targets.labels
+    words, labels = batch.targets["mlm"].values, batch.targets["moc"].values
     losses = pretraining_losses(model, batch, config)
     of_word = sum(math.log(12 + math.e**2) - 2.0 * (word == 5) for word in words.tolist())
     of_label = sum(math.log(7 + math.e) - 1.0 * (label == 3) for label in labels.tolist())
@@ -89,9 +89,13 @@ def test_each_head_reads_its_own_targets_states(parts):
     encoded = model.bert(batch.words, batch.regions, hide_regions(batch.regions, batch.hidden))
     table, total = model.bert.embeddings.word_embeddings.weight, torch.zeros(3)
     for number, (states, targets) in enumerate(
-        [(encoded.words, batch.word_targets), (encoded.regions, batch.region_targets), (encoded.words, batch.matching)]
+        [
+            (encoded.words, batch.targets["mlm"]),
+            (encoded.regions, batch.targets["moc"]),
+            (encoded.words, batch.targets["vlm"]),
+        ]
     ):
-        for pair, place, label in zip(targets.pairs, targets.places, targets.labels, strict=True):
+        for pair, place, label in zip(targets.pairs, targets.places, targets.values, strict=True):
             state = states[pair, place].unsqueeze(0)
             if number == 0:
                 loss = -model.cls["predictions"](state, table).log_softmax(-1)[0, label]
@@ -105,7 +109,7 @@ def test_each_head_reads_its_own_targets_states(parts):
 
 def test_states_are_gathered_by_pair_and_place():
     states = torch.arange(24.0).view(2, 3, 4)
-    assert states_at(states, Targets.of([1, 0, 1], [2, 1, 0], [0, 0, 0])).tolist() == [
+    assert states_at(states, Targets.labels([1, 0, 1], [2, 1, 0], [0, 0, 0])).tolist() == [
         states[1, 2].tolist(),
         states[0, 1].tolist(),
         states[1, 0].tolist(),

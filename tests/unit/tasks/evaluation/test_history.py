@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,19 @@ def test_the_code_s_version_is_that_of_every_source_file_of_the_rooms() -> None:
     for path in sources:
         digest.update(str(path.relative_to(repository)).encode() + b"\0" + path.read_bytes() + b"\0")
     assert code_version().partition("+")[2] == digest.hexdigest()[:12]
+
+
+def test_a_retrieval_row_is_written_as_an_older_program_wrote_it(tmp_path: Path) -> None:
+    """Older programs refuse fields that they do not know."""
+    root = Root(str(tmp_path))
+    append_history(root, row())
+    assert "task" not in json.loads((tmp_path / HISTORY).read_text())
+    assert read_history(root)[0].task == "retrieval"
+
+
+def test_another_task_on_the_same_weights_and_data_is_another_evaluation(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    other = row().model_copy(update={"task": "vqa"})
+    append_history(root, row())
+    append_history(root, other)
+    assert read_history(root) == [row(), other]

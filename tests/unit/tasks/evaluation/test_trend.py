@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.errors import StageError
-from tasks.evaluation.trend import Measure, check_fall, comparison_sentence, comparison_table, trend
+from tasks.evaluation.trend import TrendPoint, check_fall, comparison_sentence, comparison_table, trend
 from tasks.records import HistoryRow, Stage
 
 DEPTHS = ("1", "5", "10")
@@ -45,23 +45,23 @@ def row(recall: float, checkpoint: str, **changes: Any) -> HistoryRow:
     return HistoryRow.model_validate(fields | changes)
 
 
-def last(*rows: HistoryRow) -> Measure:
+def last(*rows: HistoryRow) -> TrendPoint:
     return trend(rows).of(rows[-1])
 
 
 def test_an_ablation_is_no_fall_of_the_experiment_nor_a_mark_for_it() -> None:
-    smaller, whole, again = trend([row(0.9, "a", variant="24 layers"), row(0.5, "b"), row(0.5, "c")]).measures
+    smaller, whole, again = trend([row(0.9, "a", variant="24 layers"), row(0.5, "b"), row(0.5, "c")]).points
     assert smaller.before is whole.before is None
     assert again.best is whole
     assert str(smaller.series).startswith("zero-shot, 24 layers on retrieval/test")
 
 
 def test_each_is_held_against_the_one_before_and_the_best() -> None:
-    first, second, third, fourth = trend([row(0.5, "a"), row(0.7, "b"), row(0.6, "c"), row(0.7, "d")]).measures
+    first, second, third, fourth = trend([row(0.5, "a"), row(0.7, "b"), row(0.6, "c"), row(0.7, "d")]).points
     assert first.before is first.best is None and first.fall is None
     assert second.before is second.best is first and second.fall == pytest.approx(-0.2)
     assert third.before is third.best is second and third.fall == pytest.approx(0.1)
-    assert (third.recall_sum, third.mean_recall) == (pytest.approx(3.6), pytest.approx(0.6))
+    assert (third.main, third.watched) == (pytest.approx(3.6), pytest.approx(0.6))
     assert fourth.before is third
     assert fourth.best is second  # of equals the first
 
@@ -101,22 +101,22 @@ def test_every_protocol_has_a_series_and_the_main_one_is_watched() -> None:
         return metrics(recall, also=[metrics(other, protocol="folds:20", folds=5)])
 
     found = trend([row(0, "a", metrics=both(0.5, 0.8)), row(0, "b", metrics=both(0.6, 0.7))])
-    assert [round(measure.recall_sum, 6) for measure in found.measures] == [3.0, 4.8, 3.6, 4.2]
-    assert [measure.fall and round(measure.fall, 6) for measure in found.measures] == [None, None, -0.1, 0.1]
+    assert [round(measure.main, 6) for measure in found.points] == [3.0, 4.8, 3.6, 4.2]
+    assert [measure.fall and round(measure.fall, 6) for measure in found.points] == [None, None, -0.1, 0.1]
     assert found.of(row(0, "b", metrics=both(0.6, 0.7))).series.protocol == "100 images x 500 captions"
 
 
 def test_weights_measured_again_beside_another_protocol_are_there_once() -> None:
     again = row(0.5, "a", metrics=metrics(0.5, also=[metrics(0.8, protocol="folds:20", folds=5)]))
     found = trend([row(0.5, "a"), row(0.7, "b"), again])
-    assert [measure.row.checkpoint_fingerprint for measure in found.measures] == ["a", "b", "a"]
-    assert found.of(again) is found.measures[0]
-    assert found.measures[2].series.protocol.startswith("mean of 5 folds")
+    assert [measure.row.checkpoint_fingerprint for measure in found.points] == ["a", "b", "a"]
+    assert found.of(again) is found.points[0]
+    assert found.points[2].series.protocol.startswith("mean of 5 folds")
 
 
 def test_metrics_of_another_kind_are_counted_and_left_out() -> None:
     found = trend([row(0.5, "a", metrics={"accuracy": 1}), row(0.5, "b")])
-    assert (len(found.measures), found.unreadable) == (1, 1)
+    assert (len(found.points), found.unreadable) == (1, 1)
 
 
 @pytest.mark.parametrize(("recall", "margin"), [(0.68, 0.02), (0.7, 0.0), (0.9, 0.0), (0.1, 1.0)])

@@ -24,12 +24,11 @@ from tasks.features.inspection.inspection import inspect_features
 from tasks.features.inspection.page import inspection_page
 from tasks.pages.page import render
 from tasks.records import Outcome, Receipt, Stage
-from tasks.reports.report import write_evaluation_report
 from tasks.reports.sweeps import Sweep, VariantRow, publish_sweep
 from tasks.storage.paths import image_receipt_path, manifest_receipt_path, outcomes_path
 from tasks.storage.root import Root, now
-from tests.regions import EXTRACTOR, FEATURES, publish_captions, publish_features, publish_pictures, regions_of
-from tests.scored import IMAGES, publish_data, publish_evaluation
+from tests.regions import FEATURES, publish_captions, publish_features, publish_pictures, regions_of
+from tests.scored import IMAGES, publish_data, publish_evaluation, publish_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 EVIL = (
@@ -102,7 +101,7 @@ def report_page(root: Root) -> str:
     publish_data(root, [(n, f"{n} {EVIL}") for n in [*range(IMAGES), *range(IMAGES)]], NAMES)
     scores = np.random.default_rng(0).normal(size=(IMAGES, 2 * IMAGES))
     row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)], setting=EVIL)
-    return Path(write_evaluation_report(root, row, tables, EXTRACTOR)).read_text()
+    return Path(publish_page(root, row, tables)).read_text()
 
 
 def inspect_page(root: Root) -> str:

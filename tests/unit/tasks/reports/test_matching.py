@@ -33,7 +33,7 @@ def test_the_last_judgement_counts(root: Root) -> None:
     (warning,) = matching_warnings(root, ["pretrain-1", "gone"])
     assert warning == (
         "Matching of pretrain-1 was no better than a guess at step 300 (50.4% of the pairs right), so retrieval starts "
-        "from chance; on small data pretrain.matching_weight=10 and pretrain.optim.learning_rate=2e-4 help "
+        "from chance; on small data pretrain.objectives.vlm=10 and pretrain.optim.learning_rate=2e-4 help "
         "(docs/own-data.md)"
     )
     write(root, None, 1.0, 0.0, None, pretrain=settings)
@@ -46,7 +46,7 @@ def test_runs_of_earlier_versions_and_without_a_job_say_what_they_can(root: Root
     assert matching_warnings(root, ["pretrain-1"]) == []
     write(root, 1.0, pretrain=pretrain)
     (warning,) = matching_warnings(root, ["pretrain-1"])
-    assert "pretrain.matching=paired, pretrain.matching_weight=10 and" in warning
+    assert "pretrain.matching=paired, pretrain.objectives.vlm=10 and" in warning
 
 
 def test_the_warning_stands_above_the_curves_which_do_not_draw_it(root: Root) -> None:

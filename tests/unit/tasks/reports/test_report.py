@@ -8,11 +8,12 @@ import pytest
 
 from tasks.evaluation.evaluate import PositivesTable
 from tasks.evaluation.history import read_history
-from tasks.reports.report import Scored, write_evaluation_report, write_report
+from tasks.reports.report import Scored, write_report
+from tasks.reports.retrieval.sections import experiment_sections
 from tasks.storage.root import Root
 from tests.page import Page
 from tests.regions import EXTRACTOR
-from tests.scored import IMAGES, publish_data, publish_evaluation
+from tests.scored import IMAGES, publish_data, publish_evaluation, publish_page
 
 EVIL = '"><script>alert("x")</script>'
 LONG = "x" * 400
@@ -39,7 +40,7 @@ def evaluation_page(root: Root, text: str = "a caption") -> tuple[str, str]:
     publish_data(root, [(n, f"{text} {n}") for n in [*range(IMAGES), *range(IMAGES)]], [text, "dog", "tree", "never"])
     scores = np.random.default_rng(0).normal(size=(IMAGES, 2 * IMAGES))
     row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)])
-    where = write_evaluation_report(root, row, tables, EXTRACTOR)
+    where = publish_page(root, row, tables)
     return where, Path(where).read_text()
 
 
@@ -49,7 +50,7 @@ def test_page_of_an_evaluation_shows_what_other_ground_truths_measured(root: Roo
     row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)])
     shown = tables[0].row.model_copy(update={"positives": "eccv <5 queries>", "image_to_text_map_at_r": 0.123})
     others = [PositivesTable(row=shown, path="x", unscored="eccv: not scored: <7>")]
-    page = Page(Path(write_evaluation_report(root, row, tables, EXTRACTOR, others)).read_text())
+    page = Page(Path(publish_page(root, row, tables, others)).read_text())
     assert {"mAP@R", "12.3", "eccv: not scored: <7>"} <= set(page.text)
     assert any(text.endswith("ground truth: eccv <5 queries>") for text in page.text)
 
@@ -90,7 +91,9 @@ def test_page_of_an_experiment_shows_the_last_evaluation_and_the_parameters(root
     evaluation_page(root)
     (row,) = read_history(root)
     params = {"encoder": {"hidden": 128}, "title": "ümlaut & co"}
-    where = write_report(root, "Demo", [[]], {"web/train": {"ok": 1}}, params, [Scored(row, EXTRACTOR)])
+    scored = Scored(row, EXTRACTOR)
+    own = experiment_sections(root, [[]], scored)
+    where = write_report(root, "Demo", own, {"web/train": {"ok": 1}}, params, [scored])
     assert where == root.path("report.html")
     page = Page(Path(where).read_text())
     assert any(text.startswith("{") and json.loads(text) == params for text in page.text)
@@ -102,5 +105,7 @@ def test_sections_without_content_are_left_out(root: Root) -> None:
     evaluation_page(root)
     (row,) = read_history(root)
     root.remove(f"runs/{row.run}/metrics.jsonl")
-    html = Path(write_report(root, "Demo", [[]], {}, {}, [Scored(row, EXTRACTOR)])).read_text()
+    scored = Scored(row, EXTRACTOR)
+    own = experiment_sections(root, [[]], scored)
+    html = Path(write_report(root, "Demo", own, {}, {}, [scored])).read_text()
     assert "<h2>Training</h2>" not in html and "<h2>Rows lost on the way</h2>" not in html

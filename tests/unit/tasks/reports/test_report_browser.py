@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.reports.report import write_evaluation_report
 from tasks.storage.root import Root
-from tests.regions import EXTRACTOR
-from tests.scored import IMAGES, publish_data, publish_evaluation
+from tests.scored import IMAGES, publish_data, publish_evaluation, publish_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (1280, 390)
@@ -87,7 +85,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]
     publish_data(root, [(n, TEXTS[n]) for n in [*range(IMAGES), *range(IMAGES)]], [TEXTS[1], TEXTS[3], "tree", "never"])
     scores = np.random.default_rng(0).normal(size=(IMAGES, 2 * IMAGES))
     row, tables = publish_evaluation(root, scores, [*range(IMAGES), *range(IMAGES)])
-    page = Path(write_evaluation_report(root, row, tables, EXTRACTOR))
+    page = Path(publish_page(root, row, tables))
     outer = folder / "outer.html"
     outer.write_text(MEASURE.replace("PAGE", json.dumps(page.as_uri())).replace("WIDTHS", json.dumps(WIDTHS)))
     command = [

@@ -6,7 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.sweeps import Sweep, VariantRow, VariantsFailedError, publish_sweep, sweep_text
 from tasks.storage.root import Root
 

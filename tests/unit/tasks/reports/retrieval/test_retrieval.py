@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluation.setting_row import SettingRow
+from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.reports.retrieval.retrieval import published_beside, retrieval_section
 
 

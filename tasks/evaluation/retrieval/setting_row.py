@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
+from model.downstream.retrieval.measures import Direction, measured
 from model.downstream.retrieval.metrics import RetrievalMetrics
 from model.downstream.retrieval.positives_metrics import PositivesMetrics
-from tasks.evaluation.history import measured
 from tasks.records import HistoryRow, Record
-
-Direction = Literal["image_to_text", "text_to_image"]
-
-DIRECTIONS: tuple[tuple[Direction, str], ...] = (
-    ("image_to_text", "image-to-text"),
-    ("text_to_image", "text-to-image"),
-)
 
 _SHARED = (
     "images",

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from tasks.records import HistoryRow
-from tasks.reports.retrieval.recall_history import history_section
+from tasks.reports.history import history_section
 from tests.page import Page
 
 EVIL = "<script>"
@@ -17,7 +17,15 @@ def history_row(setting: str, recall: float, day: int = 4, **metrics: Any) -> Hi
         dataset="retrieval",
         split="test",
         seed=0,
-        metrics={"image_to_text_recall": {"1": recall}, "text_to_image_recall": {"1": recall / 2}, **metrics},
+        metrics={
+            "images": 10,
+            "captions": 50,
+            "image_to_text_recall": {"1": recall},
+            "text_to_image_recall": {"1": recall / 2},
+            "image_to_text_median_rank": 2,
+            "text_to_image_median_rank": 2,
+            **metrics,
+        },
         checkpoint_fingerprint="a",
         data_fingerprint="b",
         code_version="0.1.0",
@@ -42,7 +50,7 @@ def test_newest_comes_first_and_each_setting_has_a_line() -> None:
 def test_the_evaluation_at_hand_is_marked() -> None:
     # As it comes from the flow: tuples where the file has lists.
     here = THREE[1].model_copy(update={"metrics": {**THREE[1].metrics, "intervals": {"recall_sum": (1.0, 2.0)}}})
-    html = history_section(THREE, here, "This evaluation: the best.")
+    html = history_section(THREE, here=here, about="This evaluation: the best.")
     assert re.findall(r"2025-03-(\d\d) 05:06 <b>◀ this page</b>", html) == ["02"]
     rings = re.findall(r'<circle class="mark" cx="([\d.]+)"', html)
     dots = re.findall(r'<circle class="s1" cx="([\d.]+)"', html)  # task-specific, the second setting
@@ -76,4 +84,4 @@ def test_no_history_is_nothing() -> None:
 def test_text_is_escaped() -> None:
     row = history_row(EVIL, 0.2, protocol=EVIL)
     row = row.model_copy(update={"run": EVIL, "code_version": EVIL, "created_at": EVIL, "dataset": EVIL})
-    assert "script" not in Page(history_section([row], row, EVIL)).tags
+    assert "script" not in Page(history_section([row], here=row, about=EVIL)).tags

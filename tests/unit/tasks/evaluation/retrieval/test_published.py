@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tasks.evaluation.published.retrieval import (
+from tasks.evaluation.retrieval.published import (
     AAAI,
     ABLATIONS,
     PUBLISHED,

@@ -14,7 +14,12 @@ from tasks.config import DatasetConfig, RowsConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.settings import keep_settings
 from tasks.errors import UserError
-from tasks.evaluation.ground_truth import check_ground_truths, find_ground_truth, measure_ground_truths, unscored_text
+from tasks.evaluation.retrieval.ground_truth import (
+    check_ground_truths,
+    find_ground_truth,
+    measure_ground_truths,
+    unscored_text,
+)
 from tasks.rows.manifest import make_manifest
 from tasks.storage.root import Root
 

@@ -1,0 +1,25 @@
+"""The tasks that models are finetuned for and measured on: one line a task."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from model.downstream.measures import MeasuredTask
+from model.errors import InputError
+
+TASKS: dict[str, str] = {
+    "retrieval": "model.downstream.retrieval.measures",
+}
+"""Name -> the module whose `TASK` describes it, imported when the task is first asked for."""
+
+
+def measured_task(name: str) -> MeasuredTask:
+    """The description of a task's measures.
+
+    Raises:
+        InputError: there is no such task.
+    """
+    if name not in TASKS:
+        raise InputError(f"there is no task {name!r}; known are {', '.join(TASKS)}")
+    task: MeasuredTask = import_module(TASKS[name]).TASK
+    return task
