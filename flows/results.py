@@ -61,7 +61,7 @@ class EvaluationResult(Record):
     comparison: str = Field(description="the same in words")
     report_path: str | None = Field(description="the page of this evaluation; None: none could be made")
     no_report: str | None = Field(default=None, description="why not")
-    skipped: bool = Field(description="True where the scores stood already")
+    skipped: bool = Field(description="True where the scores were there before")
 
     def tables(self) -> list[Table]:
         """What each protocol measured, the main one's first."""

@@ -29,7 +29,7 @@ from model.training.processes import join_processes
 
 
 def run_finetuning(job: FinetuneJob) -> int:
-    """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
+    """Train, or resume training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     set_up_torch(job.finetune.num_threads)
     vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
     warn_of_case(vocabulary.words)
@@ -70,7 +70,7 @@ def run_finetuning(job: FinetuneJob) -> int:
 
 
 def _start(job: FinetuneJob) -> Path | None:
-    """The checkpoint that finetuning starts from, None from scratch."""
+    """The checkpoint that finetuning starts from; None from scratch."""
     if job.finetune.start == "scratch":
         return None
     if job.checkpoint_path is None:

@@ -27,7 +27,7 @@ from model.training.processes import join_processes
 
 
 def run_pretraining(job: PretrainJob) -> int:
-    """Train, or go on training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
+    """Train, or resume training, in the job's run folder. Returns the exit code: 0 done, 143 stopped by SIGTERM."""
     set_up_torch(job.pretrain.num_threads)
     vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
     warn_of_case(vocabulary.words)

@@ -1,4 +1,4 @@
-"""How a training or scoring subprocess tells its parent how far it is: one JSON object a line on stdout."""
+"""Progress of a training or scoring subprocess for its parent: one JSON object a line on stdout."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class Progress(BaseModel):
 
 
 class Ending(BaseModel):
-    """Why a process ends without having done its work. Under torchrun, whose exit status is always 1, the parent
-    learns it from this alone."""
+    """The reason of a process that ends with its work undone.
+
+    Under torchrun, whose exit status is always 1, the parent learns it from this alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""How a file that several processes want is made once, and appears whole or not at all.
+"""Make a file that several processes want once, whole or not at all.
 
 Not every file system of a cluster does all that a local disk does. Where one knows no locks (Lustre without its option
 `flock`, NFS without its lock daemon), processes of one user on one machine are still kept apart; where it does not
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Lock:
-    """A lock among processes, held on a file of its own. The kernel drops it when its process ends, however it ends.
+    """A lock among processes, held on a file of its own. The kernel drops it when its process ends.
 
     The file stays: whoever deleted it could leave two processes with a lock each; see `is_on`. Where its file system
     knows no locks, it is held on a file of this user's in the machine's folder for temporary ones.
@@ -47,25 +47,25 @@ class Lock:
         self._stand_in = -1
 
     def share(self) -> None:
-        """Wait until nobody holds it alone; many may share it. Gives up what was held before."""
+        """Wait until nobody holds it alone, then share it. Releases what was held before."""
         self._lock(fcntl.LOCK_SH)
 
     def hold(self) -> None:
-        """Wait until nobody else has it. Gives up what was held before."""
+        """Wait until nobody else has it, then hold it. Releases what was held before."""
         self._lock(fcntl.LOCK_EX)
 
     def try_hold(self) -> bool:
-        """Hold it if nobody else has it now. Gives up what was held before, in any case."""
+        """Hold it if nobody else has it now. Releases what was held before, in any case."""
         return self._try(fcntl.LOCK_EX)
 
     def is_held(self) -> bool:
-        """Whether another holds it alone now. Gives up what was held before."""
+        """Whether another process holds it alone now. Releases what was held before."""
         free = self._try(fcntl.LOCK_SH)
         self._lock(fcntl.LOCK_UN)
         return not free
 
     def is_on(self, path: Path) -> bool:
-        """Whether the file of this name is the locked one, and not another in the place of one that was removed."""
+        """Whether the file of this name is the locked one, not another that replaced it."""
         try:
             return os.path.samestat(path.stat(), os.fstat(self._descriptor))
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class Lock:
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it is published."""
+    """The path of a file before it is published."""
     return path.with_name(path.name + ".part")
 
 
@@ -121,13 +121,13 @@ def publish(path: Path) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a small text file so that it is seen complete or not at all."""
+    """Write a small text file, whole or not at all."""
     part_of(path).write_text(text, encoding="utf-8")
     publish(path)
 
 
 def sync(path: Path) -> None:
-    """Have a file reach the disk."""
+    """Flush a file to the disk."""
     descriptor = os.open(path, os.O_RDWR)  # Some network file systems write nothing out for a reader.
     try:
         os.fsync(descriptor)
@@ -136,7 +136,7 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the names in a folder reach the disk, where its file system does that when asked."""
+    """Flush the names in a folder to the disk, where its file system does that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -153,7 +153,7 @@ def sync_folder(path: Path) -> None:
 
 
 def disk_room(path: Path) -> str:
-    """`1.2 MB of 64.0 GB free on /data`: the room on the disk of a path, whether or not the path is there."""
+    """The room on the disk of a path, existing or not: `1.2 MB of 64.0 GB free on /data`."""
     place = path.absolute()
     try:
         while not place.exists() and place != place.parent:
@@ -176,7 +176,7 @@ def _size(count: int) -> str:
 
 
 def _open_stand_in(path: Path) -> int:
-    """A file of this machine that stands for one whose file system knows no locks; its name is that one's digest."""
+    """Open a local file in place of one whose file system knows no locks; its name is that one's digest."""
     folder = Path(tempfile.gettempdir()) / f"unicoder-vl-locks-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
@@ -185,7 +185,7 @@ def _open_stand_in(path: Path) -> int:
 
 @cache
 def _warn_of_no_locks(folder: str, reason: str) -> None:
-    """Once a folder is enough."""
+    """Warn once of each folder."""
     _log.warning(
         "the file system of %s knows no locks (%s): only your processes on this machine are kept apart; see that no "
         "other machine or user does the same work at the same time",

@@ -1,4 +1,4 @@
-"""Scores of every image with every caption: python -m model.scoring --config job.json (a `ScoreJob`).
+"""Score every image with every caption: python -m model.scoring --config job.json (a `ScoreJob`).
 
 Exact: every pair goes through the whole model (`pairs.py`), unless the job asks for a shortlist. The matrix is made and
 kept block by block (`scores.py`): a killed process costs the block that it was at, several processes share the blocks,
@@ -45,7 +45,7 @@ _PRECISIONS: tuple[Asked, ...] = ("auto", "fp32", "bf16")
 
 
 def run_scoring(job: ScoreJob) -> int:
-    """Score what is not scored yet, and write the metrics. Several processes may run this together (torchrun)."""
+    """Score missing blocks, and write the metrics. Several processes may run this together (torchrun)."""
     config, folder = job.scoring, Path(job.output_path)
     set_up_torch(config.num_threads)
     with join_processes(config.device) as processes:
@@ -79,7 +79,7 @@ def run_scoring(job: ScoreJob) -> int:
 
 
 def _precision(folder: Path, config: ScoringConfig, processes: Processes, hidden_size: int) -> Taken:
-    """What is asked for; of auto, that of the scores which the folder holds, or is begun with, else the devices'."""
+    """The precision asked for; for auto, that of the folder's scores, finished or begun, else the devices'."""
     precision = config.precision
     if processes.is_first and precision == "auto":
         begun = [some for some in (folder, folder / FIRST_SCORES) if (some / PLAN).exists()]

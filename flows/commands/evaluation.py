@@ -131,7 +131,7 @@ def history(
 
 
 def evaluation_text(result: EvaluationResult) -> str:
-    """A table for each protocol, the main one's first; how this compares with earlier evaluations; and the page."""
+    """A table for each protocol, the main one's first; the comparison with earlier evaluations; and the page."""
     parts = [table_text(table) for table in result.tables()]
     parts += ["\n".join(filter(None, [table_text(table), note])) for table, note in result.other_tables()]
     state = "scored before; " if result.skipped else ""

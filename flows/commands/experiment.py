@@ -92,7 +92,7 @@ def _rebuild(params: RebuildParams, json: bool) -> None:
 
 
 def rebuild_text(result: RebuildResult) -> str:
-    """Table, lost rows and why, what was skipped, and where the report is."""
+    """The table, lost rows with reasons, skipped work, and the path of the report."""
     lines = [table_text(retrieval_table(result.table)), ""]
     for name, counts in result.outcomes.items():
         rows, ok = sum(counts.values()), counts.get(Outcome.OK, 0)

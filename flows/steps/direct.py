@@ -104,7 +104,7 @@ def finetune_directly(params: FinetuneParams) -> CheckpointRef:
 
 
 def evaluate_directly(params: EvaluateParams) -> RetrievalResult:
-    """What the flow `evaluate` does, in this process and a child."""
+    """Run the flow `evaluate` without Prefect, in this process and a child."""
     with stopping_children():
         result = run_evaluate(params, no_bar)
     if params.max_drop is not None:
@@ -152,7 +152,7 @@ def _run_after(wait_for: Sequence[Any], stage: Stage, params: Params) -> Checkpo
 
 
 def _show_nothing(params: RebuildParams, result: RebuildResult, tables: Sequence[Table]) -> None:
-    """There is no page of Prefect's to show anything on."""
+    """Show nothing: there is no Prefect page."""
 
 
 DOWNLOAD = download_steps.Steps(_manifest, _download_shards, _captions, _report, no_bar, no_tables)

@@ -24,7 +24,7 @@ log = logging.getLogger("flows.evaluate")
 
 
 def run_evaluate(params: EvaluateParams, bar: Bar) -> RetrievalResult:
-    """Score, or find the scores; and the page of this evaluation, where it can be made."""
+    """Score, or find finished scores; then make this evaluation's page, where that is possible."""
     root = Root(params.root_uri)
     spec = evaluation_spec(root, params)
     with bar(f"evaluate {params.subject}") as show:

@@ -64,7 +64,7 @@ def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
 def _train_and_evaluate(
     params: RebuildParams, trainings: Trainings
 ) -> tuple[list[CheckpointRef], list[RetrievalResult]]:
-    """Every training run and every evaluation, `params.max_trainings` processes at once."""
+    """Run all trainings and evaluations, `params.max_trainings` processes at once."""
     with trainings(params.max_trainings) as submit:
         submitted = submit_experiments(submit, [Experiment(params, setting) for setting in params.settings])
         trained = [experiment.result() for experiment in submitted]

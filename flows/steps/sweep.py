@@ -48,7 +48,7 @@ def _log_runs(variants: Sequence[Variant]) -> None:
 
 
 def _outcome(variant: Variant, submitted: Submitted) -> VariantRow:
-    """Wait for a variant; what it failed of is its row's, and the others go on."""
+    """Wait for a variant; a failure goes into its row, and the others go on."""
     row = VariantRow(name=variant.name, value=variant.value, setting=variant.setting, runs=())
     try:
         trained = submitted.result()

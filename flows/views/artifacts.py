@@ -1,4 +1,4 @@
-"""What a run shows on Prefect's page, beside its progress bars: tables of what its stages did, and a card of results.
+"""Artifacts of a run on Prefect's page, beside its progress bars: tables of its stages, and a card of results.
 
 An artifact is found again by its key: a run that makes it anew adds a version. Only runs of flows make any.
 """
@@ -27,12 +27,12 @@ MOST_FAILED = 1_000
 
 
 def artifact_key(*parts: str) -> str:
-    """`shards-download`: lower-case letters, digits and dashes are all that Prefect takes."""
+    """A key such as `shards-download`: Prefect takes lower-case letters, digits and dashes only."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
 def stage_tables(summaries: Sequence[StageSummary]) -> None:
-    """The tables of a stage that works shard by shard: its shards, those that failed, and a download's outcomes."""
+    """Tables of a stage that works shard by shard: its shards, the failed ones, and a download's outcomes."""
     stage = summaries[0].stage
     create_table_artifact(
         key=artifact_key("shards", stage),
@@ -81,7 +81,7 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
 
 
 def show_evaluation(root_uri: str, result: EvaluationResult) -> None:
-    """The card of one evaluation."""
+    """Show the card of one evaluation."""
     row, root = result.row, Root(root_uri)
     create_markdown_artifact(
         key=artifact_key("result", row.name, row.dataset, row.split),

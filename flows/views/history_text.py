@@ -1,4 +1,4 @@
-"""The history as text: a table for each series of evaluations that can be compared, and its trend in a line."""
+"""The history as text: a table for each series of comparable evaluations, with its trend in a line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TEXTS = 2
 
 @dataclass(frozen=True)
 class HistoryFilter:
-    """Which evaluations are shown; None: all. `last` counts the newest of each series."""
+    """Selects evaluations; None: all. `last` counts the newest of each series."""
 
     task: str | None = None
     run: str | None = None
@@ -77,7 +77,7 @@ class HistorySeries(Record):
 
 
 class HistoryResult(Record):
-    """What --json prints."""
+    """The JSON that --json prints."""
 
     root_uri: str
     series: tuple[HistorySeries, ...]
@@ -129,7 +129,7 @@ def history_text(result: HistoryResult) -> str:
 
 
 def trend_line(values: Sequence[float], width: int = _TREND_WIDTH) -> str:
-    """A digit a value, 0 for the lowest and 9 for the highest.
+    """One digit a value, 0 for the lowest and 9 for the highest.
 
     Where there are more than `width`, each digit is for the lowest of some neighbours, so that a fall is seen.
     """
@@ -221,7 +221,7 @@ def _is_chosen(point: TrendPoint, chosen: HistoryFilter) -> bool:
 
 
 def _nothing(points: Sequence[TrendPoint], chosen: HistoryFilter) -> str:
-    """What was asked for, and what there is."""
+    """What was asked for, and what is there."""
     asked = (
         ("--task", chosen.task, sorted({point.task.name for point in points})),
         ("--run", chosen.run, sorted({point.row.run for point in points})),

@@ -1,4 +1,4 @@
-"""Text to markdown as Prefect's page shows it: whatever it holds, it stays text.
+"""Escape text to markdown for Prefect's page: whatever it holds, it stays text.
 
 That page renders markdown in cards, descriptions and the cells of tables, with links of any kind and with HTML. Names
 and reasons may come from the web, so they go there as code or escaped: neither is live.
@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 
 
 def escaped(text: object) -> str:
-    """A text on one line, with a backslash before everything that could mean something. It wraps, as code does not."""
+    """Escape a text on one line by backslashes. It wraps; code does not."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", _one_line(text))
 
 
 def code(text: object) -> str:
-    """A short text, such as a name, as inline code."""
+    """Format a short text, such as a name, as inline code."""
     line = _one_line(text)
     if not line:
         return ""
@@ -26,14 +26,14 @@ def code(text: object) -> str:
 
 
 def code_block(lines: Sequence[str]) -> str:
-    """Lines as they are, such as commands."""
+    """Format lines, such as commands, as a code block."""
     text = "\n".join(lines)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows with the same columns as a markdown table, numbers to the right. Cells are markdown."""
+    """Format rows with the same columns as a markdown table, numbers to the right. Cells are markdown."""
     heads = list(rows[0])
     rule = ["---:" if all(row[head][:1].isdigit() for row in rows) else ":---" for head in heads]
     return "\n".join(_line(cells) for cells in [heads, rule, *([row[head] for head in heads] for row in rows)])

@@ -1,4 +1,4 @@
-"""What came of an experiment or an evaluation, on one card of markdown for Prefect's page."""
+"""Results of an experiment or an evaluation, on one card of markdown for Prefect's page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def measures_note(task: str) -> str:
 
 
 def stage_rows(stages: Sequence[StageSummary]) -> list[dict[str, str]]:
-    """What each stage did, a row for each split, run or evaluation."""
+    """Each stage's work, a row for each split, run or evaluation."""
     return [
         {
             "stage": summary.stage.value,
@@ -48,7 +48,7 @@ def rebuild_card(
     tables: Sequence[Table],
     warnings: Sequence[str] = (),
 ) -> str:
-    """What was trained on what, how it retrieves, what was lost on the way, and what shows more.
+    """The card of an experiment: data, retrieval, losses on the way, and where to see more.
 
     Args:
         params: of the experiment.
@@ -82,7 +82,7 @@ def rebuild_card(
 
 
 def evaluation_card(root_uri: str, result: EvaluationResult, warnings: Sequence[str] = ()) -> str:
-    """What was scored, how well, beside chance and what it was before, and what shows more.
+    """The card of an evaluation: scores beside chance and beside earlier ones, and where to see more.
 
     Args:
         warnings: what was found wrong with the training runs behind it, a sentence each.

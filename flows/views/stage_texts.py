@@ -1,4 +1,4 @@
-"""What stages did, in words and in rows of a table: for the log, the terminal, the report and Prefect's page."""
+"""Stages' work in words and table rows: for the log, the terminal, the report and Prefect's page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHARD_STAGES = (Stage.DOWNLOAD, Stage.EXTRACT)
 
 
 def done_text(stages: Sequence[StageSummary], skipped: bool = False) -> str:
-    """`9 download shards, 2 finetune runs`: what was done now or, with `skipped`, what had been done before."""
+    """Work in words, such as `9 download shards, 2 finetune runs`: done now or, with `skipped`, before."""
     sums: Counter[Stage] = Counter()
     for summary in stages:
         sums[summary.stage] += summary.skipped if skipped else summary.ran
@@ -45,7 +45,10 @@ MOST_NAMED = 8
 
 
 def lost_text(summary: StageSummary, shards: int | None = None) -> str:
-    """`2 of 6 shards (1,000 rows), which failed: 00001, 00004`; `shards` is that 6, unless all are in the summary."""
+    """Lost shards in words: `2 of 6 shards (1,000 rows), which failed: 00001, 00004`.
+
+    `shards` is that 6, unless all are in the summary.
+    """
     unit = "rows" if summary.stage == Stage.DOWNLOAD else "images"
     lost = summary.counts.get(SHARD_FAILED)
     of = f" ({lost:,} {unit})" if lost is not None else ""
@@ -54,7 +57,7 @@ def lost_text(summary: StageSummary, shards: int | None = None) -> str:
 
 
 def num_shards(summary: StageSummary) -> int:
-    """How many were looked at."""
+    """Number of shards looked at."""
     return summary.ran + summary.skipped + len(summary.failed)
 
 

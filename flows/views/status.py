@@ -1,4 +1,4 @@
-"""How far an experiment is: read from receipts, without Prefect, and without writing anything."""
+"""The state of an experiment, read from receipts, without Prefect and without writing anything."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Status(Record):
 
 
 def read_status(params: RebuildParams, options: str) -> Status:
-    """Find out how far an experiment is.
+    """Read the state of an experiment.
 
     A shard counts where its receipt is there. Whether the receipt still fits the parameters is decided when the stage
     runs; a changed extractor or training config shows at once, since it has other folders.
@@ -112,7 +112,7 @@ def read_status(params: RebuildParams, options: str) -> Status:
 
 
 def read_download_status(root_uri: str) -> Status:
-    """How far what was downloaded under a root is, whatever command began it; of it alone.
+    """Read the state of the downloads under a root, whatever command began them, and of nothing else.
 
     Raises:
         UserError: nothing was downloaded there yet.
@@ -224,7 +224,7 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
 
 
 def _listed_shards(root: Root, manifest: str) -> set[int] | None:
-    """The numbers of the shards in a feature manifest; None where there is none.
+    """Numbers of the shards in a feature manifest; None without a manifest.
 
     Raises:
         UserError: it is damaged.

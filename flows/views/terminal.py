@@ -14,7 +14,7 @@ _ERASE_LINE = "\r\x1b[K"
 
 
 class _LineFormatter(logging.Formatter):
-    """`12:03:04 download  message`, where download is the module that speaks; warnings and worse say so."""
+    """Formats `12:03:04 download  message`, where download is the stage; warnings and worse are marked."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -42,7 +42,7 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
         return not self.stream.closed and self.stream.isatty() and os.environ.get("TERM") != "dumb"
 
     def show(self, text: str) -> None:
-        """Put `text` in place of the live line, cut to the terminal's width; "" takes the line away."""
+        """Replace the live line by `text`, cut to the terminal's width; "" removes the line."""
         with self._locked():
             self._live = text[: self._columns() - 1]
             self.stream.write(_ERASE_LINE + self._live)
@@ -69,7 +69,7 @@ class TerminalHandler(logging.StreamHandler[TextIO]):
 
 
 def log_to_stderr() -> None:
-    """Send the four rooms' loggers to stderr, for a process that Prefect does not log for. May be called again."""
+    """Send the four rooms' loggers to stderr, in a process that Prefect does not log for. May be called again."""
     # A job may be started with its stderr closed: then there is none.
     handler = logging.NullHandler() if sys.stderr is None else TerminalHandler(sys.stderr)
     for room in ROOMS:
@@ -81,7 +81,7 @@ def log_to_stderr() -> None:
 
 
 def terminal_of(logger: logging.Logger) -> TerminalHandler | None:
-    """The handler that writes the logger's lines to a terminal, if there is one."""
+    """The handler that writes a logger's lines to a terminal, if there is one."""
     current: logging.Logger | None = logger
     while current is not None:
         for handler in current.handlers:

@@ -20,7 +20,7 @@ class Movable:
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """In page-locked memory, from which a GPU copies while the host goes on."""
+        """Copy to page-locked memory, from which a GPU copies while the host goes on."""
         return self._each(lambda part: part.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:

@@ -1,4 +1,4 @@
-"""BERT's weights into ours: word tables, the first layers, the masked-word head, by name.
+"""Load BERT's weights into ours: word tables, the first layers, the masked-word head, by name.
 
 Unicoder-VL starts from bert-base; its 3- and 6-layer ablations take "the first several layers of pre-trained weights".
 """
@@ -86,7 +86,7 @@ def load_bert(model: VisionLanguageModel, source: str, vocabulary: Vocabulary) -
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """A BERT's weights under our names, whatever program and whichever format wrote them.
+    """Read a BERT's weights under our names, whatever program and format wrote them.
 
     Raises:
         InputError: there is no weights file, or it cannot be read.
@@ -112,12 +112,14 @@ def _weights_file(folder: Path) -> Path:
 
 
 def _base(weights: Iterable[str]) -> str:
-    """The word table by the name that it has in `bert.`, if the weights have that part, else without it."""
+    """The word table, whether or not the weights have the prefix `bert.`."""
     return _WORDS if any(name.endswith(f".{_WORDS}") for name in weights) else _WORDS.removeprefix("bert.")
 
 
 def _our_name(name: str) -> str:
-    """BERT's name, with TensorFlow's terms and a missing prefix mended. The pooler is ours outside of `bert`."""
+    """Our name of BERT's weight, mending TensorFlow's terms and a missing prefix. The pooler is ours outside of
+    `bert`.
+    """
     name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
     if name.startswith(("embeddings.", "encoder.", "pooler.")):
         name = f"bert.{name}"
@@ -126,12 +128,12 @@ def _our_name(name: str) -> str:
 
 
 def _is_tied(theirs: dict[str, Tensor]) -> bool:
-    """Whether the masked-word head reads its states by the word table, as in every BERT that says nothing of it."""
+    """Whether the masked-word head reuses the word table, as in every BERT that does not say otherwise."""
     return _TIED not in theirs or _WORDS not in theirs or torch.equal(theirs[_TIED], theirs[_WORDS])
 
 
 def _names(weights: Iterable[str]) -> str:
-    """Weights in words: layers by their numbers, heads by what they are."""
+    """Names of weights in words: layers by their numbers, heads by what they are."""
     layers, heads, others = set(), [], []
     for name in weights:
         if (layer := _LAYER.match(name)) is not None:

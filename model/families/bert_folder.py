@@ -1,4 +1,4 @@
-"""Whether the BERT in a folder is the one that an encoder and a vocabulary are made for. Imports no torch.
+"""Check that the BERT in a folder fits an encoder and a vocabulary. Imports no torch.
 
 Every setting of its config.json that changes what the same weights compute is either one of the encoder's, and must be
 alike there, or refused by name. (Dropout is the encoder's own: it is no part of what a BERT is.)
@@ -46,7 +46,7 @@ _ONLY: dict[str, Any] = {
 
 
 def find_bert(source: str) -> Path:
-    """The folder of a BERT: a local one as it is, another by downloading its files from the hub.
+    """The folder of a BERT: a local one, or one downloaded from the hub.
 
     Raises:
         InputError: neither a folder nor to be had from the hub.
@@ -59,7 +59,7 @@ def find_bert(source: str) -> Path:
 
 
 def check_bert(folder: Path, encoder: EncoderConfig, words: WordPieces) -> dict[str, Any]:
-    """The config of a BERT that the encoder and the vocabulary are made for.
+    """Check a BERT's config against the encoder and the vocabulary, and return it.
 
     Raises:
         InputError: a file of the folder cannot be read, or a setting is another one or not supported.
@@ -77,7 +77,7 @@ def check_bert(folder: Path, encoder: EncoderConfig, words: WordPieces) -> dict[
 
 
 def _check_alike(folder: Path, config: dict[str, Any], encoder: EncoderConfig) -> None:
-    """Settings that the encoder has, too."""
+    """Check the settings that the encoder has, too."""
     activation = config.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise InputError(
@@ -103,7 +103,7 @@ def _check_alike(folder: Path, config: dict[str, Any], encoder: EncoderConfig) -
 
 
 def _check_ids(folder: Path, config: dict[str, Any], words: WordPieces) -> None:
-    """Ids of special tokens, where they are stated. Padding's is not looked at: nothing attends to it."""
+    """Check stated ids of special tokens, but for padding's: nothing attends to it."""
     rules = words.rules
     for name, token in (("cls", rules.cls_token), ("sep", rules.sep_token), ("mask", rules.mask_token)):
         theirs = config.get(f"{name}_token_id")
@@ -115,7 +115,7 @@ def _check_ids(folder: Path, config: dict[str, Any], words: WordPieces) -> None:
 
 
 def _check_words(folder: Path, words: WordPieces) -> None:
-    """Raise InputError where the folder has a vocabulary or rules, and they are others than those in use."""
+    """Raise InputError where the folder's vocabulary or rules differ from those in use."""
     if (folder / VOCABULARY).is_file() or (folder / WHOLE).is_file():
         theirs = read_words(folder)
         if (difference := differing_pieces(theirs.pieces, words.pieces)) is not None:

@@ -1,4 +1,4 @@
-"""A model to train from scratch, fitted to its data."""
+"""Build a model to train from scratch, fitted to its data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ of them has a region, the next as many, and so on."""
 def build_model(
     encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary, seed: int, heads: Heads | None = None
 ) -> VisionLanguageModel:
-    """A model whose widths fit the features and the vocabulary, with new weights or, on the text side, BERT's.
+    """Build a model whose widths fit the features and the vocabulary, with new weights or, on the text side, BERT's.
 
     Args:
         heads: those that it has. None: those of Unicoder-VL's pretraining.

@@ -1,4 +1,4 @@
-"""Words and regions to the vectors that enter the Transformer: Unicoder-VL (arXiv:1908.06066) section 3.1."""
+"""Embed words and regions for the Transformer: Unicoder-VL (arXiv:1908.06066) section 3.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.families.config import EncoderConfig
 
 
 def dequantise(regions: Regions) -> Tensor:
-    """Features (B, R, D) f32 of a batch."""
+    """Dequantise the features (B, R, D) f32 of a batch."""
     return dequantise_rows(regions.features, regions.scales)
 
 
@@ -82,7 +82,7 @@ class Standardise(nn.Module):
         self.register_buffer("spread", torch.ones(width))
 
     def fit(self, features: Tensor) -> None:
-        """Measure on features (N, D). A dimension that never changes is left at spread 1."""
+        """Measure mean and spread of features (N, D). A dimension that never changes keeps spread 1."""
         spread = features.std(0) if len(features) > 1 else torch.zeros_like(features[0])
         self.mean.copy_(features.mean(0))
         self.spread.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
@@ -103,7 +103,7 @@ class ConcatFusion(nn.Module):
 
 
 class SumFusion(nn.Module):
-    """A linear layer of the feature and one of the box code, added (v3)."""
+    """A linear layer of the feature plus one of the box code (v3)."""
 
     def __init__(self, feature_dim: int, code_width: int, hidden_size: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ _FUSIONS = {"concat": ConcatFusion, "sum": SumFusion}
 
 
 class RegionEmbeddings(nn.Module):
-    """Feature and box of a region to one vector: fusion, [IMG] token, mark of the modality, LayerNorm, dropout."""
+    """Feature and box of a region to one vector: fusion, [IMG] token, modality mark, LayerNorm, dropout."""
 
     def __init__(self, feature_dim: int, config: EncoderConfig) -> None:
         super().__init__()

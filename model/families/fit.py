@@ -1,4 +1,4 @@
-"""Whether a model, the features that it reads and the vocabulary of its captions belong together."""
+"""Check that a model, its features and its captions' vocabulary belong together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.families.model import VisionLanguageModel
 
 
 def check_features(model: VisionLanguageModel, store: FeatureStore, name: str) -> None:
-    """Raise InputError unless the features are of the width, classes, number and extractor that the model reads.
+    """Raise InputError unless width, classes, number and extractor of the features are the model's.
 
     Args:
         name: what to call the model, such as its checkpoint.

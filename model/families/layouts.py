@@ -1,4 +1,4 @@
-"""How sequences of unequal length go through the layers: padded to a rectangle, or packed one behind the other.
+"""Layouts of sequences of unequal length: padded to a rectangle, or packed one behind the other.
 
 Both give the same states. A packed batch spends nothing on padding in the linear layers, LayerNorms and GELUs, and on
 a GPU with torch's `varlen_attn` nothing in the attention either.
@@ -14,13 +14,13 @@ from torch import Tensor
 
 
 class Layout(Protocol):
-    """Where the states of B sequences lie, (..., H) in the layout's own shape."""
+    """The layout of B sequences' states, (..., H) in its own shape."""
 
     def enter(self, states: Tensor) -> Tensor:
         """From (B, S, H)."""
 
     def leave(self, states: Tensor) -> Tensor:
-        """Back to (B, S, H); what stands at padding is undefined."""
+        """Back to (B, S, H); padding is undefined."""
 
     def first(self, states: Tensor) -> Tensor:
         """The first state of every sequence, B in all."""

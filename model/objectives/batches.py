@@ -27,7 +27,7 @@ from model.objectives.targets import Targets
 
 
 class PretrainBatches:
-    """Step number to batch."""
+    """Makes the batch of a step."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class PretrainBatches:
         return self.collate(self._pairing.pairs(turns, any(one.needs_wrong_pairs for one in active)), active)
 
     def collate(self, pairs: Sequence[Pair], active: Sequence[Objective] | None = None) -> PretrainBatch:
-        """Read these pairs, choose what is hidden of them, and pad.
+        """Read these pairs, choose what is hidden, and pad.
 
         Args:
             active: the objectives that hide and predict; the others have no targets. None: all.

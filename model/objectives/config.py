@@ -1,4 +1,4 @@
-"""Configuration of pretraining: what is hidden, how pairs are made wrong, how losses are weighed. Imports no torch."""
+"""Configuration of pretraining: masking, wrong pairs, weights of the losses. Imports no torch."""
 
 from __future__ import annotations
 

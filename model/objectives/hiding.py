@@ -1,4 +1,4 @@
-"""What stands in the place of a hidden region's feature."""
+"""Replacement of hidden regions' features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Replacements(Movable):
 
 
 def hide_regions(regions: Regions, hidden: Replacements) -> Tensor:
-    """Features (B, R, D) f32 with the hidden ones replaced.
+    """Replace the features (B, R, D) f32 of hidden regions.
 
     A random vector is normal with mean 0 and the spread of all feature values of its image: the paper says "random
     vector" and no more.

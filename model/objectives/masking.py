@@ -1,4 +1,4 @@
-"""Which words and regions are hidden. Pure numpy; every choice comes from the draws given."""
+"""Masks of words and regions. Pure numpy; every choice comes from the draws given."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
 
 @dataclass(frozen=True)
 class Pieces:
-    """What masking must know of a vocabulary: [MASK]'s id, the ordinary pieces (N,), and which are special (V,)."""
+    """The vocabulary for masking: [MASK]'s id, the ordinary pieces (N,), and which are special (V,)."""
 
     mask_id: int
     ordinary: npt.NDArray[np.int64]

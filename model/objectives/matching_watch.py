@@ -1,4 +1,4 @@
-"""Whether matching learns anything at all: the share of right answers against that of a guess. Imports no torch.
+"""Watch whether matching learns anything: its share of right answers against a guess's. Imports no torch.
 
 Wrong pairs are as many as right ones (`model.objectives.pairing`), so whoever answers without looking at the pair is
 right half of the time: of N answers N/2, with a standard deviation of sqrt(N)/2 at most. On small data the matching
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class MatchingWatch:
-    """Looks at each line of metrics of a pretraining run, and warns once."""
+    """Watches a pretraining run's metrics, and warns once."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self._config = config
@@ -71,12 +71,12 @@ class MatchingWatch:
 
 
 def is_guess(right: float, answers: float) -> bool:
-    """Whether so many right answers are what whoever looks at no pair may get."""
+    """Whether so many right answers may come from guessing."""
     return right <= answers / 2 + DEVIATIONS * math.sqrt(answers) / 2
 
 
 def remedies(matching: str, matching_weight: float, learning_rate: float) -> str:
-    """What has helped on small data and is not set, for people."""
+    """Settings that have helped on small data and are not in use, for people."""
     options = [
         option
         for option, is_set in (

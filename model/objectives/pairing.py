@@ -1,4 +1,4 @@
-"""Which image meets which caption in pretraining: right pairs, and wrong ones for visual-linguistic matching.
+"""Pairs of image and caption for pretraining: right ones, and wrong ones for visual-linguistic matching.
 
 Unicoder-VL section 3.2.3: v1 puts a random image in the place of the caption's own, v3 a random image or caption. It
 comes from the sample's window of shards, so that training reads one bounded set of shards at a time.
@@ -20,7 +20,7 @@ from model.objectives.config import PretrainConfig
 
 @dataclass(frozen=True)
 class Pair:
-    """An image (row of the feature store) and a caption (row of the split), and whether they belong together.
+    """An image (row of the feature store), a caption (row of the split), and whether they match.
 
     `epoch` and `sample` name the turn that the pair is made for: all its random choices derive from them. `opposed` is
     False where the turn has no wrong pair that the right one could be told from: then it teaches no matching.
@@ -76,7 +76,7 @@ class Pairing:
         return made
 
     def another_image(self, pair: Pair, draw: float) -> int:
-        """The image of the pair's window that a draw in [0, 1) picks from all but the one shown."""
+        """The image that a draw in [0, 1) picks from the pair's window, other than the one shown."""
         window = self._order.window(pair.epoch, pair.sample)
         number = int(draw * (len(window) - 1))
         return int(window[number + (number >= np.searchsorted(window, pair.image))])

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all.
+"""Checkpoints, written whole or not at all.
 
 RUN/job.json                      what the run was asked to do
 RUN/checkpoints/step-0000700/     config.json, model.safetensors (save_pretrained), vocab.txt and
@@ -38,11 +38,11 @@ _DIGEST_SHOWN = 12
 
 
 class CheckpointError(InputError):
-    """A checkpoint is absent, damaged or of another kind. Names it and what to do."""
+    """A checkpoint that is absent, damaged or of another kind. The message names it and what to do."""
 
 
 class State(BaseModel):
-    """What a checkpoint says about itself."""
+    """A checkpoint's record of itself."""
 
     # A value that is not finite is written as it is: as null, the default, it could not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -78,7 +78,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the newest `last`, and the best by a validation value if one is named."""
+    """Which checkpoints to keep: the newest `last`, and the best by a validation value if one is named."""
 
     last: int = 2
     best: str | None = None
@@ -86,14 +86,14 @@ class Keep:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of a step's checkpoint."""
     return run / "checkpoints" / f"step-{step:07d}"
 
 
 def save_checkpoint(
     run: Path, state: State, model: VisionLanguageModel, words: WordPieces, training: dict[str, Any], keep: Keep
 ) -> Checkpoint:
-    """Write a checkpoint under a hidden name, sync it, rename it; then drop those that need not be kept.
+    """Write a checkpoint under a hidden name, sync it, rename it; then drop old ones.
 
     Args:
         training: what `torch.save` can hold, for resuming (optimiser and schedule).
@@ -149,7 +149,7 @@ def list_checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def best_checkpoint(run: Path, keep: Keep) -> Checkpoint | None:
-    """The checkpoint whose value of `keep.best` is best, the earliest of equals; None where none has a finite one."""
+    """The checkpoint with the best value of `keep.best`, the earliest of equals; None where none is finite."""
     if keep.best is None:
         return None
     sign = 1 if keep.largest else -1
@@ -188,7 +188,7 @@ def write_job(run: Path, job: BaseModel) -> None:
 
 
 def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[VisionLanguageModel, Vocabulary]:
-    """A checkpoint's model (in evaluation mode) and its vocabulary.
+    """Load a checkpoint's model (in evaluation mode) and its vocabulary.
 
     Args:
         path: folder of the checkpoint.
@@ -226,8 +226,9 @@ def load_model(path: str | Path, encoder: EncoderConfig | None = None) -> tuple[
 
 
 def _check_encoder(folder: Path, encoder: EncoderConfig) -> None:
-    """Raise InputError, naming every difference, unless the checkpoint's encoder is this one in all that decides
-    weights."""
+    """Raise InputError, naming every difference, unless the checkpoint's encoder equals this one in all that decides
+    weights.
+    """
     try:
         config = json.loads((folder / "config.json").read_bytes())
         own = EncoderConfig.model_validate(config["encoder"] or {})
@@ -241,7 +242,7 @@ def _check_encoder(folder: Path, encoder: EncoderConfig) -> None:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two nested records of settings, such as `pretrain.seed was 0, is 3`, by name."""
+    """Differences of two nested settings by name, such as `pretrain.seed was 0, is 3`."""
     old, new = dict(_flat(then)), dict(_flat(now))
     return [
         f"{name} was {_shown(old.get(name))}, is {_shown(new.get(name))}"
@@ -264,7 +265,7 @@ def _shown(value: object) -> str:
 
 
 def load_training(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `save_checkpoint` was given for resuming.
+    """Load the state that `save_checkpoint` was given for resuming.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -283,7 +284,7 @@ def load_training(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def weights_sha256(path: Path) -> str:
-    """Sha256 of a checkpoint's weights file: what an evaluation is recorded against.
+    """Sha256 of a checkpoint's weight file, which evaluations are recorded against.
 
     Raises:
         CheckpointError: it has none.

@@ -53,7 +53,7 @@ STOPPED = 143
 
 @dataclass(frozen=True)
 class Validation:
-    """Held-out measurements: `measure` takes the model, in evaluation mode, to a value for each of `names`."""
+    """Held-out measures: `measure` takes the model, in evaluation mode, to a value for each of `names`."""
 
     names: tuple[str, ...]
     measure: Callable[[VisionLanguageModel], dict[str, float]]
@@ -61,7 +61,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Training(Generic[B]):
-    """What pretraining and finetuning bring to the loop."""
+    """The parts that pretraining and finetuning bring to the loop."""
 
     stage: str
     job: BaseModel
@@ -246,7 +246,7 @@ class _Losses(nn.Module):
 
 
 def check_same_start(processes: Processes, step: int, run: Path) -> None:
-    """Raise InputError, in every process, unless all go on from the step that the first one does.
+    """Raise InputError, in every process, unless all resume at the first one's step.
 
     Machines that share a folder cannot disagree; each with a copy of its own may.
     """
@@ -262,7 +262,7 @@ def check_same_start(processes: Processes, step: int, run: Path) -> None:
 
 
 def _agree(processes: Processes, targets: Tensor, missing: int, stop: bool) -> tuple[Tensor, int, bool]:
-    """Of the global batch, targets (K,) and negatives not found; and whether any process was asked to stop.
+    """Targets (K,) and missing negatives of the global batch, and whether any process was asked to stop.
 
     On the CPU: no GPU is waited for.
     """
@@ -271,7 +271,7 @@ def _agree(processes: Processes, targets: Tensor, missing: int, stop: bool) -> t
 
 
 class Missing:
-    """Counts the negatives that were not found, and says so: once when this process finds the first, and at the end."""
+    """Counts missing negatives, and logs them: at this process's first one, and at the end."""
 
     def __init__(self, stage: str) -> None:
         self.count, self._stage, self._told = 0, stage, False
@@ -280,7 +280,7 @@ class Missing:
         self.count += number
 
     def tell(self, step: int, last: bool) -> None:
-        """Log it, if there is anything to say that was not said."""
+        """Log the count, if it has grown since the last time."""
         if self.count and (last or not self._told):
             self._told = True
             log.warning(
@@ -318,12 +318,12 @@ def _backward(
 
 
 def _seed(seed: int, step: int, part: int) -> int:
-    """Of the random numbers (dropout) of one part of one step."""
+    """Seed the random numbers (dropout) of one part of one step."""
     return int(np.random.SeedSequence([seed, step, part]).generate_state(1, np.uint64)[0])
 
 
 def resume_point(run: Path) -> Checkpoint | None:
-    """The newest checkpoint to go on from, or None at the start of a run."""
+    """The newest checkpoint to resume from, or None at the start of a run."""
     checkpoints = list_checkpoints(run)
     return checkpoints[-1] if checkpoints else None
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossSums:
-    """What a loss function says about one part of a global batch.
+    """The losses of one part of a global batch.
 
     The loop minimises sum_k sums[k] / max(count[k], 1), where count[k] is the number of targets of loss k in the
     whole global batch (`batch.counts`, added over all parts): a mean over parts of means would weigh the targets of

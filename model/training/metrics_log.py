@@ -1,4 +1,4 @@
-"""What a run writes about itself: RUN/metrics.jsonl, TensorBoard's files beside it, and progress for the parent."""
+"""A run's own records: RUN/metrics.jsonl, TensorBoard's files beside it, and progress for the parent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Journal:
         self._newest: dict[str, float] = {}
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """A line of metrics.jsonl and the same values for TensorBoard, six digits each.
+        """Write a line of metrics.jsonl and the same values for TensorBoard, six digits each.
 
         Raises:
             TrainingError: they cannot be written, for instance on a full disk.
@@ -55,7 +55,7 @@ class Journal:
         self._newest |= row
 
     def progress(self, step: int) -> None:
-        """Tell the parent, but not more often than every two seconds."""
+        """Report to the parent, at most every two seconds."""
         now = time.monotonic()
         if now - self._reported < _REPORT_SECONDS and step < self._total:
             return
@@ -66,12 +66,12 @@ class Journal:
 
 
 def _is_told(name: str, value: float) -> bool:
-    """Whether a person who watches wants it: losses, accuracies, and what goes wrong. The rest is in the files."""
+    """Whether a person who watches wants it: losses, accuracies, and faults. The rest is in the files."""
     return name not in _NOT_TOLD and (value > 0 or not name.startswith(("skipped", STALLED)))
 
 
 class Pace:
-    """How fast an interval of steps went, and how much of it was spent waiting for data."""
+    """Speed of an interval of steps, and the time spent waiting for data."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -81,7 +81,7 @@ class Pace:
         self._worked: torch.cuda.Event | None = None
 
     def step_begins(self, asked: float) -> None:
-        """The batch asked for at this `time.monotonic()` is here.
+        """Record that the batch asked for at this `time.monotonic()` is here.
 
         The time is counted as waiting only if the device had finished the step before by then: a host that runs ahead
         of its GPU waits for batches that the GPU does not need yet.
@@ -91,7 +91,7 @@ class Pace:
         self._steps += 1
 
     def step_ends(self) -> None:
-        """All the work of the step has been handed to the device."""
+        """Record that all the step's work is with the device."""
         if self._device.type == "cuda":
             self._worked = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._worked.record()
@@ -125,7 +125,7 @@ def _peak_bytes(device: torch.device) -> int:
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Leave out the lines of steps that a killed run did after its last checkpoint: they are done again."""
+    """Remove the lines of steps that a killed run made after its last checkpoint: they are made again."""
     if not path.exists():
         return
     kept = []

@@ -1,4 +1,4 @@
-"""Parameter groups, the learning-rate schedule, and a step that is left out without asking the host."""
+"""Parameter groups, the learning-rate schedule, and a step that is skipped without asking the host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def clip_and_step(optimizer: AdamW, max_grad_norm: float) -> Tensor:
-    """Clip the gradient to a length and take the step, unless that length is not finite: then nothing changes.
+    """Clip the gradient and take the step, unless its length is not finite: then nothing changes.
 
     The device decides alone, so that the host need not wait for it: fused AdamW looks at `found_inf`, which torch's own
     GradScaler sets for the same purpose. With several processes the gradient, and so the decision, is the same in all.

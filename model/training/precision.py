@@ -1,4 +1,4 @@
-"""What `auto` stands for, in precision and in pairs a pass: decided by the device and by how wide the model is.
+"""Decide `auto`, for precision and pairs a pass, by the device and the model's width.
 
     python -m model.training.precision DEVICE HIDDEN_SIZE        prints fp32 or bf16
 
@@ -39,7 +39,7 @@ def is_wide(hidden_size: int) -> bool:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether a device has instructions for bf16; one without them is many times slower in bf16 than in fp32."""
+    """Whether a device has bf16 instructions; without them bf16 is many times slower than fp32."""
     import torch
 
     if device.type == "cuda":
@@ -53,13 +53,13 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def _onednn_is_held_back() -> bool:
-    """Whether the user keeps oneDNN, which multiplies for torch, from the processor's instructions for bf16."""
+    """Whether the user keeps oneDNN, torch's multiplier, from the processor's bf16 instructions."""
     most = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
     return not any(part in most.upper() for part in ("DEFAULT", "ALL", "BF16", "FP16", "AMX", "AVX10"))
 
 
 def choose_precision(asked: Asked, device: torch.device, hidden_size: int) -> Taken:
-    """bf16 where it was asked for, or where auto was, the model is wide enough and the device computes it."""
+    """bf16 where it was asked for, or for auto where the model is wide enough and the device computes it."""
     if asked == "bf16" and not computes_bf16(device):
         _log.warning("precision=bf16, but %s has no instructions for it: fp32 is many times faster", device)
     if asked != "auto":
@@ -77,7 +77,7 @@ def agree_on_precision(asked: Asked, processes: Processes, hidden_size: int) -> 
 
 
 def with_precision(config: L, processes: Processes, encoder: EncoderConfig) -> L:
-    """A training's config with what its precision stands for here."""
+    """A training's config with its precision decided."""
     taken = agree_on_precision(config.precision, processes, encoder.hidden_size)
     if config.precision == "auto" and processes.is_first:
         _log.info("training in %s, for precision=auto", taken)
@@ -85,7 +85,7 @@ def with_precision(config: L, processes: Processes, encoder: EncoderConfig) -> L
 
 
 def choose_batch_size(asked: int | Literal["auto"], device: torch.device, hidden_size: int) -> int:
-    """Pairs a pass of scoring. A CPU's caches hold the states of few pairs of a wide model; a GPU wants many."""
+    """Pairs a pass of scoring: few on a CPU, whose caches are small, many on a GPU."""
     if asked != "auto":
         return asked
     if device.type != "cpu":

@@ -1,4 +1,4 @@
-"""One training process, or many that torchrun started: `python -m torch.distributed.run ... -m model.pretrain ...`.
+"""One training process, or many started by torchrun: `python -m torch.distributed.run ... -m model.pretrain ...`.
 
 Plain torch and not accelerate: the loop divides by the targets of the whole global batch, cuts its batches itself and
 seeds every part, which is what accelerate would do its own way; what is left are the few lines of this file.
@@ -40,7 +40,7 @@ class Processes:
         return self.rank == 0
 
     def add(self, values: Tensor) -> Tensor:
-        """Element-wise sum over all processes, the same in each: by gloo for the CPU's tensors, else by nccl.
+        """All-reduce by sum, element-wise: by gloo for the CPU's tensors, else by nccl.
 
         Raises:
             TrainingError: another process has ended.
@@ -65,7 +65,7 @@ class Processes:
             ) from error
 
     def meet(self) -> None:
-        """Wait until every process is here."""
+        """Wait at a barrier until every process is here."""
         self.add(torch.zeros(1))
 
     def share(self, module: nn.Module) -> nn.Module:
@@ -76,7 +76,7 @@ class Processes:
 
 
 def held(module: nn.Module, hold: bool) -> AbstractContextManager[None]:
-    """While this is open with `hold`, forward and backward passes of a shared module only add to local gradients."""
+    """Accumulate gradients locally, without all-reduce, while this is open with `hold`."""
     if hold and isinstance(module, DistributedDataParallel):
         return module.no_sync()
     return nullcontext()

@@ -1,4 +1,4 @@
-"""What happened since the last line of metrics, summed where it happened: nothing waits for a GPU until it is asked."""
+"""Sums since the last line of metrics, kept where they arise: nothing waits for a GPU until it is asked."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Tally:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on with the interval of a checkpoint, whatever number of processes it was written by."""
+        """Continue the interval of a checkpoint, whatever number of processes wrote it."""
         device = self._processes.device
         self._names, self._steps = tuple(state["names"]), int(state["steps"])
         # The first process takes what all had.
@@ -72,7 +72,7 @@ class Tally:
         self._common, self._in_row, self._longest = (state[name].to(device) for name in ("common", "in_row", "longest"))
 
     def take(self) -> tuple[dict[str, float], int, int]:
-        """The interval's means, and begin the next. Every process must call it at the same step.
+        """The interval's means; then begin the next. Every process must call it at the same step.
 
         Returns:
             The mean of each loss over its targets and their sum as `loss`, the share of right answers as

@@ -1,4 +1,4 @@
-"""Checkpoint and retrieval split to scores, metrics, and one row of the history."""
+"""Evaluate a checkpoint on a retrieval split: scores, metrics, and one row of the history."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tasks.workers.launch import run_module
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    """What is evaluated: a checkpoint on a split.
+    """A checkpoint and the split to evaluate it on.
 
     `setting` is the row of the table (zero-shot, task-specific or pretrain+finetune), `seed` that of the training run,
     `variant` what an ablation changed.
@@ -75,14 +75,14 @@ class EvaluationSpec:
 
 
 class ProtocolTable(Record):
-    """What one protocol measured, and the chance it is to be compared with."""
+    """One protocol's measures, and the chance to compare them with."""
 
     chance: SettingRow
     row: SettingRow
 
 
 class PositivesTable(Record):
-    """What the scores are worth by another ground truth."""
+    """Measures of the scores by another ground truth."""
 
     row: SettingRow
     path: str = Field(description="positives-DIGEST.json: all of it")
@@ -91,7 +91,7 @@ class PositivesTable(Record):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation: its history row, its tables, the main protocol's first, and whether all of it stood already."""
+    """One evaluation: its history row, its tables, the main protocol's first, and whether all was there before."""
 
     row: HistoryRow
     tables: tuple[ProtocolTable, ...]
@@ -146,7 +146,7 @@ def evaluate(root: Root, spec: EvaluationSpec, on_progress: Callable[[Progress],
 
 
 def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
-    """Have the scores made in a folder of this machine, and measured."""
+    """Make the scores in a folder of this machine, and measure them."""
     job = ScoreJob(
         output_path=str(output),
         checkpoint_path=local_checkpoint(root, spec.checkpoint),
@@ -162,7 +162,7 @@ def _score(root: Root, spec: EvaluationSpec, output: Path, on_progress: Callable
 
 
 def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:
-    """The history's row of an evaluation, if it was ever made; in any precision where that is auto."""
+    """The history's row of an evaluation, if there is one; in any precision where that is auto."""
     for one in _in_each_precision(spec):
         row = find_row(root, one.setting, one.checkpoint.fingerprint, one.data_fingerprint, one.scoring.protocols)
         if row is not None:
@@ -171,7 +171,7 @@ def find_evaluation(root: Root, spec: EvaluationSpec) -> HistoryRow | None:
 
 
 def with_precision(root: Root, spec: EvaluationSpec) -> EvaluationSpec:
-    """The evaluation in the precision that it is made in, where that is auto.
+    """The evaluation with its precision decided, where that is auto.
 
     It decides what the scores are, so it is part of their name; and the same command, on whichever machine, finds them
     again: complete ones before begun ones, fp32 before bf16. New ones are made as those before, of these weights or at
@@ -199,7 +199,7 @@ def with_precision(root: Root, spec: EvaluationSpec) -> EvaluationSpec:
 
 
 def _in_each_precision(spec: EvaluationSpec) -> list[EvaluationSpec]:
-    """The one evaluation that it is, or where its precision is auto those that it may be, fp32 first."""
+    """The evaluation itself, or for precision auto the two that it may become, fp32 first."""
     if spec.scoring.precision != "auto":
         return [spec]
     return [
@@ -209,7 +209,7 @@ def _in_each_precision(spec: EvaluationSpec) -> list[EvaluationSpec]:
 
 
 def _machines_precision(checkpoint: str, device: str) -> str:
-    """What this machine computes a checkpoint in."""
+    """The precision in which this machine computes a checkpoint."""
     try:
         hidden_size = int(json.loads((Path(checkpoint) / "config.json").read_bytes())["encoder"]["hidden_size"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -218,7 +218,7 @@ def _machines_precision(checkpoint: str, device: str) -> str:
 
 
 def _ask_machine(device: str, hidden_size: int) -> str:
-    """What torch computes such a model in; in a process of its own, for torch takes seconds, and may take a GPU."""
+    """Ask torch, in a process of its own: importing it takes seconds, and it may take a GPU."""
     command = tether.command("model.training.precision", device, str(hidden_size))
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     answer = done.stdout.strip()
@@ -239,7 +239,7 @@ def evaluation_name(
 
 
 def scored_data_fingerprint(data: ResolvedData, scoring: ScoringConfig) -> str:
-    """What an evaluation's scores depend on beside the weights.
+    """The fingerprint of all but the weights that an evaluation's scores depend on.
 
     Fields of the scoring config that are no part of its identity change rounding at most, or what is measured on the
     scores. A precision of auto has to be decided before, see `with_precision`.
@@ -267,7 +267,7 @@ def _stored_metrics(folder: Path, protocols: Sequence[str]) -> dict[str, Any] | 
     except InputError as error:
         raise UserError(str(error)) from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} holds no metrics; remove it and evaluate again: scores that stand are kept") from error
+        raise UserError(f"{path} holds no metrics; remove it and evaluate again: finished scores are kept") from error
     return metrics if whole and found == list(protocols) else None
 
 

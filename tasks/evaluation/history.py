@@ -24,7 +24,7 @@ _append_lock = threading.Lock()
 
 
 def read_history(root: Root) -> list[HistoryRow]:
-    """Every evaluation so far, oldest first.
+    """Read every evaluation so far, oldest first.
 
     A last line without its newline is one that a killed process did not finish; it is left out.
 
@@ -78,7 +78,7 @@ def append_history(root: Root, row: HistoryRow) -> HistoryRow:
 
 
 def _identity(row: HistoryRow) -> tuple[str, str, str, str, tuple[str, ...]]:
-    """What makes an evaluation another one. Rows of an older program name no protocol: theirs was `all`."""
+    """What tells evaluations apart. Rows of an older program name no protocol: theirs was `all`."""
     protocols = tuple(str(one.get("protocol", "all")) for one in (row.metrics, *row.metrics.get("also", ())))
     return row.task, row.setting, row.checkpoint_fingerprint, row.data_fingerprint, protocols
 
@@ -97,7 +97,7 @@ def _alone(root: Root) -> Iterator[None]:
 
 
 def _end_last_line(root: Root) -> None:
-    """Drop what a killed process left of its line, so that the next row begins on a line of its own."""
+    """Remove the part of a line that a killed process left, so that the next row begins on its own line."""
     if not root.exists(HISTORY):
         return
     content = root.read_bytes(HISTORY)

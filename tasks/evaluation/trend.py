@@ -16,7 +16,7 @@ _ROUNDING = 1e-9
 
 
 class Series(NamedTuple):
-    """What evaluations have in common that can be compared.
+    """The common ground of comparable evaluations.
 
     Data is known by its name and its numbers, not by its bytes: features that were extracted anew are to be held
     against the old ones. Where images came or went, a series of its own begins.
@@ -76,13 +76,13 @@ class Trend:
     unreadable: int
 
     def of(self, row: HistoryRow) -> TrendPoint:
-        """What a row of the history measured by its main protocol."""
+        """A history row's measures by its main protocol."""
         wanted = _same(_points(row)[0])
         return next(point for point in self.points if _same(point) == wanted)
 
 
 def trend(rows: Sequence[HistoryRow]) -> Trend:
-    """Every protocol of every row of the history, each beside the earlier ones of its series.
+    """Every protocol of every history row, each beside the earlier ones of its series.
 
     What is measured again, because another protocol was asked for beside it, is there once.
     """
@@ -190,12 +190,12 @@ def _shown(measure: Measure, value: float) -> float:
 
 
 def checkpoint_text(row: HistoryRow) -> str:
-    """`finetune-15be9cd86f71 step 350`; rows of an older program name no step."""
+    """The checkpoint, such as `finetune-15be9cd86f71 step 350`; rows of an older program name no step."""
     return row.run if row.step is None else f"{row.run} step {row.step:,}"
 
 
 def _other_data(point: TrendPoint) -> str:
-    """What a reader has to know before comparing the two."""
+    """A warning about what differs between the two."""
     if point.best is None or point.best.row.data_fingerprint == point.row.data_fingerprint:
         return ""
     return "; features, captions or precision were others then"

@@ -47,7 +47,7 @@ class _Job(BaseModel):
 
 
 def runs_behind(root: Root, run: str) -> list[str]:
-    """The run, after the one whose checkpoint it started from where that lies under this root, too."""
+    """The run, after the one whose checkpoint it started from where that is under this root, too."""
     job = _read_job(root, run)
     if job is None or job.checkpoint_path is None:
         return [run]
@@ -56,7 +56,7 @@ def runs_behind(root: Root, run: str) -> list[str]:
 
 
 def training_splits(root: Root, runs: Sequence[str]) -> list[str]:
-    """DATASET/SPLIT that each run learned from; of runs that are there."""
+    """DATASET/SPLIT that each existing run learned from."""
     jobs = [_read_job(root, run) for run in runs]
     return [job.train.name for job in jobs if job is not None]
 

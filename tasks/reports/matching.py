@@ -1,4 +1,4 @@
-"""Says of a pretraining run that its matching ended no better than a guess (see `model.objectives.matching_watch`)."""
+"""Warn of a pretraining run whose matching ended no better than a guess (see `model.objectives.matching_watch`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Pretrain(BaseModel):
 
 
 class _Job(BaseModel):
-    """The part of a run's job.json that says how it learnt matching. Other fields come and go with versions."""
+    """The part of a run's job.json that says how it learned matching. Other fields come and go with versions."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,7 @@ def matching_warnings(root: Root, runs: Sequence[str]) -> list[str]:
 
 
 def matching_warning(root: Root, run: str) -> str | None:
-    """The sentence, or None where matching learnt something, or too few pairs were seen to tell."""
+    """The warning, or None where matching learned something, or too few pairs were seen to tell."""
     path = f"{run_folder(run)}/metrics.jsonl"
     if not root.exists(path):
         return None

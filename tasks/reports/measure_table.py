@@ -60,7 +60,7 @@ class Table:
     Attributes:
         columns: measures, those of a group next to each other.
         rows: ours, in the order shown.
-        published: of the same data and protocol; they stand below ours under a line of their own.
+        published: of the same data and protocol; they come below ours under a line of their own.
         qualifier: the protocol in a word; empty: the task's usual one.
     """
 
@@ -118,7 +118,7 @@ def published_html(table: Table) -> Markup:
 def table_text(table: Table) -> str:
     """The table as aligned text for a terminal, with the protocol below.
 
-    Where there are intervals, half their width stands below each value.
+    Where there are intervals, half their width is below each value.
     """
     rows = table.rows
     if not rows:

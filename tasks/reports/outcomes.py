@@ -1,4 +1,4 @@
-"""What became of the rows that were to be downloaded, by split."""
+"""Outcomes of the rows to be downloaded, by split."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Outcomes = Mapping[str, Mapping[str, int]]
 
 
 def read_outcomes(root: Root, splits: Sequence[str]) -> Outcomes:
-    """Of these splits (DATASET/SPLIT); those that have no captions receipt are left out."""
+    """Read the outcomes of these splits (DATASET/SPLIT), leaving out those without a captions receipt."""
     found = {}
     for name in splits:
         dataset, _, split = name.partition("/")

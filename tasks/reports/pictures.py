@@ -1,4 +1,4 @@
-"""Pictures of a split by key, with the regions that were detected on them: what a gallery shows."""
+"""Pictures of a split by key, with their detected regions, for a gallery."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Picture:
 
 
 def find_pictures(root: Root, dataset: str, split: str, extractor: str, keys: Collection[str]) -> dict[str, Picture]:
-    """The pictures of these keys, each with its best regions: `MOST_DRAWN` at most, of a score of at least `MIN_SCORE`.
+    """Find the pictures of these keys, each with its best regions: at most `MOST_DRAWN`, of score `MIN_SCORE` or more.
 
     Args:
         root: where images and features lie.
@@ -78,7 +78,7 @@ def _read_manifest(root: Root, path: str) -> FeatureManifest:
 def _read_regions(
     root: Root, folder: str, manifest: FeatureManifest, keys: set[str]
 ) -> tuple[dict[str, RegionSample], dict[int, set[str]]]:
-    """The regions of these images by key, and the keys by shard number."""
+    """Read the regions of these images by key, and the keys by shard number."""
     regions: dict[str, RegionSample] = {}
     shards: dict[int, set[str]] = {}
     for entry in manifest.shards:

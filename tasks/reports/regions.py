@@ -1,4 +1,4 @@
-"""The features that were scored, in two pictures: how many regions an image has, and what their labels are."""
+"""The scored features in two pictures: regions per image, and their labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The result of an experiment as one HTML page that needs nothing else: no server, no network, no script.
+"""The result of an experiment as one self-contained HTML page: no server, no network, no script.
 
 A whole rebuild has ROOT/report.html, and each evaluation ROOT/scores/EVALUATION/report.html.
 """
@@ -32,7 +32,7 @@ Section = tuple[str, Markup]
 
 @dataclass(frozen=True)
 class Scored:
-    """A finished evaluation; `extractor` is the fingerprint of the one whose regions were scored."""
+    """A finished evaluation; `extractor` is the fingerprint of the extractor whose regions were scored."""
 
     row: HistoryRow
     extractor: str
@@ -131,7 +131,7 @@ def _json(summary: str, content: Mapping[str, Any]) -> Markup:
 
 
 def _publish(root: Root, path: str, title: str, about: str, sections: Sequence[tuple[str, Markup]]) -> str:
-    """A page with links to its sections; those without content are left out."""
+    """Publish a page with links to its sections; empty ones are left out."""
     there = [(f"part-{number}", name, content) for number, (name, content) in enumerate(sections, 1) if content]
     note = f"{about}Page made at {minute(now())} UTC."
     page = render("reports/report.html", title=title, note=note, sections=there)

@@ -1,4 +1,4 @@
-"""The table of a sweep, as variants of one experiment came out: for a terminal, as a page and as JSON."""
+"""A sweep's table of variants: for a terminal, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VariantRow(Record):
 
 
 class Sweep(Record):
-    """What came of all of them."""
+    """The results of all variants."""
 
     task: str = Field(default=FIRST_TASK, description="that models were measured on")
     ablation: str = Field(description="layers, boxes or settings")

@@ -1,4 +1,4 @@
-"""Captions and images that the model cannot tell apart: they get one score, so that they tie and the tie counts.
+"""Captions and images that read alike: they get one score, so that they tie and the tie counts.
 
 Scored each by itself they differ by rounding (1e-6 in fp32, 1e-2 in bf16), and chance would say which one ranks first.
 """
@@ -15,13 +15,13 @@ from model.data.order import Index
 
 
 def first_alike(items: Iterable[bytes]) -> Index:
-    """For each item, the position of the first one that equals it: its own where there is none before it."""
+    """For each item, the position of the first equal one: its own where there is none before it."""
     first: dict[bytes, int] = {}
     return np.fromiter((first.setdefault(item, number) for number, item in enumerate(items)), np.int64)
 
 
 def image_digests(regions: Regions) -> list[bytes]:
-    """Of each image, the sha256 of what its scores depend on: features, scales and boxes of its regions, and its size.
+    """Each image's sha256 over all that its scores depend on: features, scales and boxes of its regions, and its size.
 
     Images without regions are all alike: then nothing is read of their size either.
     """

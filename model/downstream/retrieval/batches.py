@@ -44,17 +44,17 @@ class RetrievalBatch(Movable):
 
     @property
     def counts(self) -> Tensor:
-        """(1,) f32: the pairs, each of which has one hinge a side."""
+        """The number of pairs (1,) f32, each with one hinge a side."""
         return torch.tensor([len(self.image_slots)], dtype=torch.float32)
 
     @property
     def is_wrong(self) -> Tensor:
-        """(B, 2 N) bool: False where the matched pair stands in the place of a wrong one."""
+        """(B, 2 N) bool: False where the matched pair takes the place of a wrong one."""
         return differs_from_first(self.image_slots) | differs_from_first(self.word_slots)
 
 
 def differs_from_first(slots: Tensor) -> Tensor:
-    """(B, K) bool of slots (B, 1 + K): which of them are not the first one's."""
+    """Which of slots (B, 1 + K) differ from the first one: (B, K) bool."""
     return slots[:, 1:] != slots[:, :1]
 
 
@@ -75,7 +75,7 @@ class _WholeBatch:
 
 
 class RetrievalBatches:
-    """Step number to batch. A negative is never a true match (`Matches`)."""
+    """Makes the batch of a step. A negative is never a true match (`Matches`)."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class RetrievalBatches:
 
 
 def _first_wrong(first: int, draw: Callable[[], int], is_true: Callable[[int], bool], matched: int) -> int:
-    """The first of up to 16 draws that is not true; the matched one where all of them are."""
+    """The first of up to 16 draws that is no match; the matched one where all of them match."""
     candidate = first
     for _ in range(NEGATIVE_TRIES - 1):
         if not is_true(candidate):

@@ -66,7 +66,7 @@ class Split:
 
     @cached_property
     def images(self) -> npt.NDArray[np.int64]:
-        """(images,) their rows in the feature store."""
+        """Rows (images,) in the feature store."""
         return self.captions.images
 
     @cached_property
@@ -74,17 +74,17 @@ class Split:
         return [self.tokens[number] for number in range(len(self.tokens))]
 
     def plan(self, config: ScoringConfig, processes: int = 1, identity: dict[str, Any] | None = None) -> Plan:
-        """Blocks of `config.block_pairs` pairs, and at least one for each process."""
+        """Plan blocks of `config.block_pairs` pairs, and at least one for each process."""
         images, captions = len(self.images), len(self.texts)
         rows = max(1, min(config.block_pairs // captions, _MOST_IMAGES, -(-images // processes)))
         return Plan(images=images, captions=captions, rows=rows, identity=identity or {})
 
     def regions(self, rows: range, max_regions: int) -> Regions:
-        """Of consecutive images."""
+        """Regions of consecutive images."""
         return self.store.read(self.images[rows.start : rows.stop], max_regions)
 
     def first_alike(self, max_regions: int) -> Index:
-        """(images,) the first image of which so many regions read as each one's do. Reads the features once."""
+        """For each image (images,), the first one with equal regions. Reads the features once."""
         images = len(self.images)
         rows = [range(start, min(start + _HASHED_AT_ONCE, images)) for start in range(0, images, _HASHED_AT_ONCE)]
         digests = prefetch(lambda part: image_digests(self.regions(rows[part], max_regions)), 0, len(rows))
@@ -99,7 +99,7 @@ def score_split(
     config: ScoringConfig,
     device: torch.device,
 ) -> Floats:
-    """Matching logits of all pairs, exact and in memory: (images, captions) f32.
+    """Score all pairs exactly and in memory: matching logits (images, captions) f32.
 
     Images are those that have a caption, in the order of the feature store (`captions.images`).
     """
@@ -116,7 +116,7 @@ def score_split(
 
 @contextmanager
 def alone_in(folder: Path, processes: Processes) -> Iterator[None]:
-    """Wait while somebody else scores into this folder."""
+    """Wait for other processes that score into this folder, and hold its lock."""
     with Lock(folder / "lock") as lock:
         if processes.is_first and not lock.try_hold():
             _log.info("%s is being scored by another process; waiting for it", folder)
@@ -125,7 +125,7 @@ def alone_in(folder: Path, processes: Processes) -> Iterator[None]:
 
 
 class Blocks:
-    """Makes the blocks of a matrix that are not there yet, shared among the processes."""
+    """Makes the missing blocks of a matrix, shared among the processes."""
 
     def __init__(self, split: Split, scorer: PairScorer, processes: Processes, config: ScoringConfig) -> None:
         self._split, self._scorer, self._processes, self._config = split, scorer, processes, config
@@ -175,7 +175,7 @@ class Blocks:
         return Scores(folder)
 
     def _foretell(self, stage: str, plan: Plan, missing: list[int], max_regions: int) -> None:
-        """Tell how long it will take, if it is long."""
+        """Report how long it will take, if it is long."""
         split, total = self._split, plan.images * plan.captions
         left = sum(len(plan.rows_of(block)) for block in missing) * plan.captions
         found = forecast(
@@ -206,7 +206,7 @@ class Blocks:
 def score_shortlist(
     blocks: Blocks, folder: Path, plan: Plan, shortlist: ShortlistConfig, identity: dict[str, Any], max_regions: int
 ) -> None:
-    """All pairs with few regions, then the best of them with all regions. Both passes resume."""
+    """Score all pairs with few regions, then the best of them with all regions. Both passes resume."""
     if (folder / PLAN).exists():
         plan = plan.model_copy(update={"rows": read_plan(folder).rows})
         if not missing_blocks(folder, plan):
@@ -221,7 +221,7 @@ def score_shortlist(
 
 
 class _Meter:
-    """Reports how far all processes are: blocks are counted on the disk, and of this process's block the pairs."""
+    """Reports the progress of all processes: blocks on the disk, and the pairs of this process's block."""
 
     def __init__(self, stage: str, folder: Path, plan: Plan) -> None:
         self._stage, self._folder, self._plan = stage, folder, plan

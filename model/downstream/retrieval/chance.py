@@ -1,4 +1,4 @@
-"""What a model that knows nothing would reach."""
+"""Recall of a random ranking."""
 
 from __future__ import annotations
 

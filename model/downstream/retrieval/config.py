@@ -1,4 +1,4 @@
-"""Configuration of retrieval: finetuning, scoring, the recall that is measured. Imports no torch."""
+"""Configuration of retrieval: finetuning, scoring, measures. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)
 
 
 class FinetuneConfig(LoopConfig):
-    """Retrieval by hinge loss against wrong images and wrong captions."""
+    """Finetuning for retrieval by hinge loss against wrong images and wrong captions."""
 
     start: Literal["pretrained", "scratch"] = Field(
         default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
@@ -78,7 +78,7 @@ class FinetuneConfig(LoopConfig):
 
 
 class Shortlist(Config):
-    """A cheap first pass over all pairs, and exact scores for the best of it alone: approximate, and said so."""
+    """A cheap first pass over all pairs, and exact scores for its best alone; results are marked approximate."""
 
     size: int = Field(
         default=100, ge=10, description="captions of each image, and images of each caption, that are scored exactly"
@@ -87,7 +87,7 @@ class Shortlist(Config):
 
 
 class ScoringConfig(Config):
-    """Scoring of every image with every caption, exact unless `shortlist` is set, and which metrics are made of it."""
+    """Scoring of every image with every caption, exact unless `shortlist` is set, and the metrics made of it."""
 
     batch_size: Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], Identity.NEVER] = Field(
         default="auto",

@@ -1,4 +1,4 @@
-"""How long scoring will take, told before a long one begins, with what would shorten it."""
+"""Forecast of a long scoring's duration, with ways to shorten it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def forecast(
     processes: int,
     config: ScoringConfig,
 ) -> tuple[float, str] | None:
-    """Measure a few pairs, and say what is ahead if it is long.
+    """Time a few pairs, and log the duration if it is long.
 
     Args:
         images: of the split.

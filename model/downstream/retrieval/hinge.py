@@ -20,7 +20,7 @@ from model.training.losses import LossSums
 
 
 def score_pairs(model: VisionLanguageModel, batch: RetrievalBatch) -> Tensor:
-    """Matching logits (B, 1 + 2 N) f32."""
+    """Score the pairs: matching logits (B, 1 + 2 N) f32."""
     score = _embed(model, batch)
     return score(batch.image_slots.flatten(), batch.word_slots.flatten()).view_as(batch.image_slots)
 
@@ -45,7 +45,7 @@ def _embed(model: VisionLanguageModel, batch: RetrievalBatch) -> Callable[[Tenso
 
 @torch.no_grad()
 def hardest_negatives(model: VisionLanguageModel, batch: RetrievalBatch, pairs_at_once: int) -> RetrievalBatch:
-    """The same pairs with the wrong caption and the wrong image that score highest: N = 1.
+    """Reduce each pair to the wrong caption and the wrong image that score highest: N = 1.
 
     Scored without gradients and dropout, so that it takes no random numbers; a pair that two of the batch ask for, as
     wrong caption and as wrong image, is scored once.
@@ -70,7 +70,7 @@ def hardest_negatives(model: VisionLanguageModel, batch: RetrievalBatch, pairs_a
 
 
 def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, average: bool = False) -> Tensor:
-    """The hinges of the two sides of each pair, added: (B,). A side without a wrong one adds nothing.
+    """Add the hinges of both sides of each pair: (B,). A side without a wrong one adds nothing.
 
     Args:
         logits: (B, 1 + 2 N), as `RetrievalBatch` orders them.

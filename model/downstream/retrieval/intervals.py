@@ -1,4 +1,4 @@
-"""How far recall would move with other test images of the same kind: 95% bootstrap intervals.
+"""95% bootstrap intervals of recall: how far it would move with other test images of the same kind.
 
 Efron's percentile bootstrap (Efron and Tibshirani 1993, chapter 13) over images: an image with its captions is drawn as
 one, with replacement, because captions of one image are right and wrong together and drawing them one by one would make
@@ -31,7 +31,7 @@ _DRAWN_AT_ONCE = 2**20
 def recall_intervals(
     folds: Sequence[Fold], ranks: Sequence[Ranks], caption_image: Index, depths: Sequence[int]
 ) -> list[tuple[float, float]]:
-    """Intervals of image-to-text recall at some depths, of text-to-image recall at these, and of the sum of all.
+    """Intervals of image-to-text and text-to-image recall at some depths, and of their sum.
 
     Images are drawn within their fold, and the folds averaged as the metrics are.
 
@@ -69,7 +69,7 @@ def mean_intervals(fold: Fold, sides: Sequence[tuple[Index, Values]]) -> list[tu
 
 
 def image_counts(fold: Fold, ranks: Ranks, caption_image: Index, depths: Sequence[int]) -> tuple[Values, Values]:
-    """What each image of a fold adds to recall.
+    """Each image's contribution to the recall of a fold.
 
     Returns:
         Hits (images, 2, depths) and queries (images, 2), of the image itself and of its captions.
@@ -86,7 +86,7 @@ def image_counts(fold: Fold, ranks: Ranks, caption_image: Index, depths: Sequenc
 
 
 def resampled_recall(hits: Values, queries: Values, random: np.random.Generator) -> Values:
-    """(RESAMPLES, 2, depths) recall when as many images as there are have been drawn, with replacement."""
+    """Recall (RESAMPLES, 2, depths) of as many images drawn with replacement."""
     images = len(hits)
     at_once = max(_DRAWN_AT_ONCE // images, 1)
     parts = []

@@ -95,7 +95,7 @@ def _qualifier(metrics: RetrievalMetrics) -> str:
 
 
 def measured(metrics: Mapping[str, Any]) -> list[RetrievalMetrics]:
-    """What a metrics.json, or a row's `metrics`, holds: one for each protocol, the main one first.
+    """The measures in a metrics.json or a row's `metrics`: one for each protocol, the main one first.
 
     Raises:
         ValidationError: these are no metrics of retrieval.

@@ -1,4 +1,4 @@
-"""Scores to retrieval metrics. Fractions everywhere; only reports multiply by 100."""
+"""Turn scores into retrieval metrics. Fractions everywhere; only reports multiply by 100."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RetrievalMetrics(BaseModel):
 
 
 def protocol_text(metrics: RetrievalMetrics) -> str:
-    """What was measured over what, for people; to be printed with every table of these metrics."""
+    """Queries and candidates in words, to be printed with every table of these metrics."""
     text = protocol_name(
         metrics.protocol, metrics.images, metrics.captions, metrics.folds, split_images=metrics.split_images
     )

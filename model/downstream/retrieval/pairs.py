@@ -45,7 +45,8 @@ class _Embedded:
 
 
 class PairScorer:
-    """Matching logits of pairs, in f32. A score depends on its pair alone, up to rounding (1e-5 in fp32, 1e-2 in bf16).
+    """Scores pairs by matching logits in f32. A score depends on its pair alone, up to rounding (1e-5 in fp32, 1e-2 in
+    bf16).
 
     Attributes:
         width: H of the model.
@@ -161,7 +162,7 @@ class PairScorer:
 
 
 def _times_asked(wanted: npt.NDArray[np.bool_] | None, of: Index, images: int) -> Index:
-    """How many captions want each distinct one (I, D), of an image; `of` (C,) says which of these a caption is."""
+    """How many captions want each distinct one (I, D) of an image; `of` (C,) maps captions to distinct ones."""
     times = np.bincount(of)
     if wanted is None:
         return np.broadcast_to(times, (images, len(times)))

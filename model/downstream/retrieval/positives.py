@@ -47,7 +47,7 @@ class Positives:
 
     @property
     def unscored(self) -> int:
-        """True pairs that no score can find: recall passes over them, R counts them."""
+        """True pairs without a score: recall passes over them, R counts them."""
         return len(self.unscored_captions) + len(self.unscored_images)
 
 
@@ -58,7 +58,7 @@ def read_positives(
     image_ids: Sequence[Id],
     caption_ids: Sequence[Id],
 ) -> Positives:
-    """The true pairs of two files, by the rows and columns of scores.
+    """Read the true pairs of two files, as rows and columns of the scores.
 
     ECCV Caption names two sixth captions of images; who scores five an image, as its own evaluator does, lacks them.
 
@@ -82,7 +82,7 @@ def read_positives(
 
 
 def read_matches(path: Path) -> Matches:
-    """One file as it is.
+    """Read one file unchanged.
 
     Raises:
         InputError: it is missing, cannot be read or is of another form.
@@ -107,7 +107,7 @@ def _places(ids: Sequence[Id]) -> dict[str, int]:
 def _pairs(
     path: Path, queries: dict[str, int], candidates: dict[str, int], what: str
 ) -> tuple[Index, tuple[tuple[int, Id], ...]]:
-    """Of one file, (pairs, 2) places of a query and of a true candidate of it, each pair once; and those not scored.
+    """True pairs of one file: (pairs, 2) places of a query and its true candidate, each once; and those not scored.
 
     A pair that was not scored is the place of its query and the id of its candidate.
     """

@@ -17,7 +17,7 @@ _MEASURES = tuple(f"{way}_{kind}" for way in ("image_to_text", "text_to_image") 
 
 
 class PositivesMetrics(BaseModel):
-    """What scores are worth by one ground truth, over all that was scored. Fractions; ties count against us."""
+    """Measures by one ground truth, over all that was scored. Fractions; ties count against us."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +41,7 @@ class PositivesMetrics(BaseModel):
 def measure_positives(
     scores: ScoreMatrix, caption_image: Index, positives: Positives, *, approximate: str | None = None
 ) -> PositivesMetrics:
-    """Metrics of a score matrix (images, captions) by a ground truth, with intervals; the matrix is read five times.
+    """Measure a score matrix (images, captions) by a ground truth, with intervals; reads the matrix five times.
 
     Args:
         caption_image: (captions,) the row of each caption's image: it is drawn with it for the intervals.
@@ -71,5 +71,5 @@ def measure_positives(
 
 
 def _columns(found: Precisions) -> np.ndarray:
-    """(queries, 2) AP@R and R-Precision."""
+    """AP@R and R-Precision as columns (queries, 2)."""
     return np.column_stack([found.average_precision, found.r_precision])

@@ -20,7 +20,7 @@ from model.downstream.retrieval.scores import Index, ScoreMatrix
 
 @dataclass(frozen=True)
 class Precisions:
-    """What the queries of one direction found.
+    """R-Precision and AP@R of the queries of one direction.
 
     Attributes:
         queries: (queries,) their rows, or columns, in the matrix, ascending.
@@ -33,7 +33,7 @@ class Precisions:
 
 
 def precisions(scores: ScoreMatrix, positives: Positives) -> tuple[Precisions, Precisions]:
-    """Image-to-text and text-to-image, over all scored images and captions. Reads the matrix three times.
+    """Measure both directions over all scored images and captions. Reads the matrix three times.
 
     Args:
         scores: without a NaN; -inf stands for a pair that a shortlist left out, which is never found.
@@ -53,7 +53,7 @@ def precisions(scores: ScoreMatrix, positives: Positives) -> tuple[Precisions, P
 def _as_high(
     scores: ScoreMatrix, to_text: Pairs, text_values: Numbers, to_image: Pairs, image_values: Numbers
 ) -> tuple[Index, Index]:
-    """(pairs,) of each direction: the candidates of the pair's query that score as high as the pair, or higher."""
+    """For each pair (pairs,), of both directions: the candidates of its query that score as high or higher."""
     captions = scores.shape[1]
     text_counts = np.zeros(len(text_values), np.int64)
     image_counts = np.zeros(len(image_values), np.int64)
@@ -72,13 +72,13 @@ def _as_high(
 
 
 def _parts(start: int, stop: int, width: int) -> list[slice]:
-    """The pairs from start to stop in pieces that are compared with `width` candidates each at once."""
+    """Cut the pairs from start to stop into pieces for comparison with `width` candidates each."""
     size = max(COMPARED_AT_ONCE // max(width, 1), 1)
     return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def _precisions(query: Index, values: Numbers, as_high: Index, lost: Index) -> Precisions:
-    """Of one direction.
+    """Precisions of one direction.
 
     Args:
         query, values, as_high: (pairs,) row or column of a pair's query, its score, and candidates that score as high.

@@ -1,4 +1,4 @@
-"""Over which images recall is measured: `all`, `first:N` or `folds:N`.
+"""Protocols: the images over which recall is measured: `all`, `first:N` or `folds:N`.
 
 Papers print COCO's "1K" rows under two protocols, and rarely say which: the first 1,000 of the 5,000 test images, or
 the mean over the five thousands (VSE++, Faghri et al., BMVC 2018). With exactly 5,000 images the latter is folds:1000.
@@ -37,7 +37,7 @@ def protocol_rows(protocol: str, images: int) -> list[range]:
 
 
 def protocol_name(protocol: str, images: int, captions: int, folds: int, split_images: int | None) -> str:
-    """What was measured in words, such as "mean of 5 folds of 1,000 images (25,010 captions in all)".
+    """The protocol in words, such as "mean of 5 folds of 1,000 images (25,010 captions in all)".
 
     Args:
         images, captions: those the protocol measured, over all folds.

@@ -52,7 +52,7 @@ def rank_queries(scores: ScoreMatrix, caption_image: Index) -> tuple[RankedQueri
 
 
 def choose(queries: RankedQueries, same: Index | None = None) -> list[int]:
-    """The queries of a gallery, worst first: the first and the last of the order, and some in between.
+    """Choose a gallery's queries, worst first: the first and the last of the order, and some in between.
 
     Args:
         queries: of one direction.
@@ -84,7 +84,7 @@ def choose(queries: RankedQueries, same: Index | None = None) -> list[int]:
 
 
 def best_first(scores: Floats, correct: npt.NDArray[np.bool_]) -> Index:
-    """Candidates of a query, best first. Of equal scores the true ones come last: ties count against.
+    """Candidates of a query, best first; of equal scores the true ones come last, for ties count against us.
 
     Args:
         scores: (candidates,).

@@ -1,4 +1,4 @@
-"""Ranks of the true candidates of queries, counted off a score matrix some rows at a time. Ties count against us.
+"""Ranks of true candidates, counted off a score matrix some rows at a time. Ties count against us.
 
 A rank needs no sorting: it is one more than the number of wrong candidates that score as high as the best true one, or
 higher. So the matrix is gone through twice and never held: first the scores of the true pairs are picked out, then
@@ -33,7 +33,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Fold:
-    """Images, in a row, and the captions that compete over them: the candidates of each other, and no one else's."""
+    """Images and captions that are each other's only candidates."""
 
     rows: range
     columns: Index
@@ -80,7 +80,7 @@ def fold_ranks(
 
 
 class _Count:
-    """Of the queries of one direction in a fold, how many candidates score as high as the best true one.
+    """For each query of one direction in a fold, the number of candidates that score as high as the best true one.
 
     Args:
         query: (pairs,) the query of each true pair, counted within the fold.
@@ -105,7 +105,7 @@ class _Count:
 
 
 class _FoldCount:
-    """Both directions of a fold, while the matrix goes by."""
+    """Counts of a fold's both directions, while the matrix goes by."""
 
     def __init__(
         self, fold: Fold, image_to_text: Pairs, image_values: Numbers, text_to_image: Pairs, text_values: Numbers
@@ -123,7 +123,7 @@ class _FoldCount:
         self._rows = rows
 
     def add(self, first: int, chunk: Numbers) -> None:
-        """Count in the rows of the matrix from `first` on."""
+        """Count the rows of the matrix from `first` on."""
         start, stop = max(first - self._first, 0), min(first + len(chunk) - self._first, self._rows)
         if start >= stop:
             return
@@ -139,13 +139,13 @@ class _FoldCount:
 
 
 def _inside(fold: Fold, pairs: Pairs) -> npt.NDArray[np.bool_]:
-    """(pairs,) whether both the image and the caption are in the fold."""
+    """Whether both image and caption of each pair (pairs,) are in the fold."""
     rows = (pairs.rows >= fold.rows.start) & (pairs.rows < fold.rows.stop)
     return rows & np.isin(pairs.columns, fold.columns)
 
 
 def values_at(scores: ScoreMatrix, pairs: Pairs) -> Numbers:
-    """(pairs,) the scores of some pairs."""
+    """The scores (pairs,) of some pairs."""
     order = np.argsort(pairs.rows, kind="stable")
     rows, columns = pairs.rows[order], pairs.columns[order]
     found = []
@@ -159,7 +159,7 @@ def values_at(scores: ScoreMatrix, pairs: Pairs) -> Numbers:
 
 
 def bounded_chunks(scores: ScoreMatrix) -> Iterator[tuple[int, Numbers]]:
-    """The blocks in pieces of a bounded size, with the number of their first row."""
+    """Cut the blocks into pieces of a bounded size, each with the number of its first row."""
     rows = max(COMPARED_AT_ONCE // max(scores.shape[1], 1), 1)
     for first, block in scores.blocks():
         for start in range(0, len(block), rows):

@@ -33,7 +33,7 @@ Index = npt.NDArray[np.int64]
 
 
 class ScoreMatrix(Protocol):
-    """A matrix (images, captions) that is read some rows at a time."""
+    """A matrix (images, captions), read some rows at a time."""
 
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -57,7 +57,7 @@ class WholeMatrix:
 
 
 class Plan(BaseModel):
-    """What the scores of a folder are of, and how they are cut. Blocks of another plan are not mixed with these."""
+    """The identity of a folder's scores, and the cut into blocks. Blocks of different plans never mix."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -118,16 +118,16 @@ class Scores:
             yield self.plan.rows_of(block).start, self.block(block)
 
     def of_image(self, row: int) -> Floats:
-        """(captions,) the scores of an image."""
+        """The scores (captions,) of an image."""
         block, place = divmod(row, self.plan.rows)
         return np.array(self.block(block)[place])
 
     def of_caption(self, column: int) -> Floats:
-        """(images,) the scores of a caption."""
+        """The scores (images,) of a caption."""
         return np.concatenate([scores[:, column] for _, scores in self.blocks()])
 
     def block(self, block: int) -> Floats:
-        """(rows, captions) of a block, by its number. Images that read alike have equal rows."""
+        """A block (rows, captions) by its number. Images that read alike have equal rows."""
         scores, rows = self._stored(block), self.plan.rows_of(block)
         first = self._first_alike[rows.start : rows.stop]
         if len(again := np.flatnonzero(first != rows)):
@@ -158,7 +158,7 @@ def begin_scores(
     caption_image: Index,
     find_alike: Callable[[], Index] | None = None,
 ) -> Plan:
-    """Make the folder ready for blocks, or go on with what stands there.
+    """Prepare the folder for blocks, or resume with those that are there.
 
     Args:
         find_alike: gives (images,) the first row whose image reads as each one's does; asked for a new folder only.
@@ -199,7 +199,7 @@ def write_block(folder: Path, plan: Plan, block: int, scores: Floats) -> None:
 
 
 def missing_blocks(folder: Path, plan: Plan) -> list[int]:
-    """Numbers of the blocks that are not there yet."""
+    """Numbers of the missing blocks."""
     present = {path.name for path in folder.glob("scores-*.npy")}
     return [block for block in range(plan.blocks) if block_name(block) not in present]
 

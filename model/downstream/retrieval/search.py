@@ -1,4 +1,4 @@
-"""Ranks images for one text, and captions for one image: every candidate is scored, and nothing is written.
+"""Rank images for one text, or captions for one image: every candidate is scored, and nothing is written.
 
 Memory holds one number a candidate, and the features of a few hundred images at a time.
 """
@@ -42,7 +42,7 @@ _CAPTIONS_AT_ONCE = 65_536
 
 @dataclass(frozen=True)
 class QueryText:
-    """A text as the model reads it. `unknown` words it reads as [UNK]; the end `cut` it does not read."""
+    """A text as the model reads it: `unknown` words become [UNK], and `cut` is the end that is not read."""
 
     tokens: Tokens
     unknown: tuple[str, ...]
@@ -51,14 +51,14 @@ class QueryText:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates best first, of equal ones in the order of the split: rows (N,) and their scores (N,) f32."""
+    """Candidates best first, equal ones in the order of the split: rows (N,) and scores (N,) f32."""
 
     rows: Index
     scores: Floats
 
 
 def read_text(vocabulary: Vocabulary, text: str, max_text_tokens: int) -> QueryText:
-    """[CLS] words [SEP] of a query, cut as captions are in training.
+    """Tokenize a query as [CLS] words [SEP], cut as captions are in training.
 
     Raises:
         InputError: there is no word in it, or none that the vocabulary knows.
@@ -82,7 +82,7 @@ def read_text(vocabulary: Vocabulary, text: str, max_text_tokens: int) -> QueryT
 
 
 def record_regions(record: bytes, layout: RegionLayout, num_labels: int, max_regions: int) -> Regions:
-    """The first `max_regions` regions of one `.rgn` record, as `FeatureStore.read` gives those of a shard.
+    """Read the first `max_regions` regions of one `.rgn` record, as `FeatureStore.read` does.
 
     Raises:
         ShardError: a value of the record is damaged.
@@ -99,7 +99,7 @@ def record_regions(record: bytes, layout: RegionLayout, num_labels: int, max_reg
 
 
 class Ranker:
-    """A model and one split. With `config.shortlist` a first pass over few regions says which pairs are scored."""
+    """A model and one split. With `config.shortlist` a first pass over few regions chooses which pairs are scored."""
 
     def __init__(
         self,
@@ -119,16 +119,16 @@ class Ranker:
         self._scorer, self._shortlist = PairScorer(model, config, device), config.shortlist
 
     def shortens(self, candidates: int) -> bool:
-        """Whether so many candidates are too many for all of them to be scored with all of their regions."""
+        """Whether there are too many candidates to score all with all of their regions."""
         short = self._shortlist
         return short is not None and short.size < candidates and short.regions < self._max_regions
 
     def read(self, text: str) -> QueryText:
-        """A query in the model's vocabulary. Raises as `read_text`."""
+        """Read a query in the model's vocabulary. Raises as `read_text`."""
         return read_text(self._vocabulary, text, self._max_text_tokens)
 
     def images(self, text: QueryText, on_pairs: OnPairs) -> Ranking:
-        """Images of the store, by their rows in it.
+        """Rank images of the store, given by their rows in it.
 
         Raises:
             InputError: a score is not finite.
@@ -143,7 +143,7 @@ class Ranker:
         return self._rank(len(self._store), score, on_pairs)
 
     def captions(self, image: Callable[[int], Regions], on_pairs: OnPairs) -> Ranking:
-        """Captions of the split, by their rows in it.
+        """Rank captions of the split, given by their rows in it.
 
         Args:
             image: gives the first so many regions of one image.
@@ -170,7 +170,7 @@ class Ranker:
 
     @cached_property
     def _first_alike(self) -> Index:
-        """(captions,) the first caption of the same tokens."""
+        """For each caption (captions,), the first one with the same tokens."""
         return first_alike(self._tokens[row].tobytes() for row in range(len(self._tokens)))
 
     def _rank(self, count: int, score: _Score, on_pairs: OnPairs) -> Ranking:

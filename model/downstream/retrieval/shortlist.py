@@ -1,4 +1,4 @@
-"""Which pairs an approximate evaluation scores exactly: the best of a first pass, of each image and of each caption."""
+"""Pairs that an approximate evaluation scores exactly: a first pass's best of each image and of each caption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Shortlist:
     """
 
     def __init__(self, first: ScoreMatrix, size: int) -> None:
-        """Reads the first pass once; holds `size` scores a caption."""
+        """Read the first pass once; holds `size` scores a caption."""
         images, captions = first.shape
         self._size = size
         best = np.full((0, captions), -np.inf, np.float32)

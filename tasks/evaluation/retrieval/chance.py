@@ -12,7 +12,7 @@ from tasks.evaluation.retrieval.setting_row import SettingRow
 
 
 def chance_row(captions_per_image: Sequence[int], protocol: str = "all") -> SettingRow:
-    """Expected recall of a ranking drawn at random: what knowing nothing scores.
+    """Expected recall of a random ranking.
 
     Of M captions, an image has c true ones. A random order of them has none of the c among its first k with
     probability C(M - c, k) / C(M, k) (hypergeometric); so image-to-text recall is the mean over images of one minus

@@ -28,7 +28,7 @@ _WAYS = ("image_to_caption", "caption_to_image")
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Two files of true pairs; `name` is what they have in common: `eccv` of eccv_image_to_caption.json."""
+    """Two files of true pairs, named by their common part: `eccv` of eccv_image_to_caption.json."""
 
     name: str
     image_to_caption: Path
@@ -40,7 +40,7 @@ class GroundTruth:
 
 
 def find_ground_truth(path: str) -> GroundTruth:
-    """The ground truth that one of its two files belongs to; the other one lies beside it.
+    """Find the ground truth that one of its two files belongs to; the other one is beside it.
 
     Raises:
         UserError: the file's name does not say its direction; or one of the two is missing or of another form.
@@ -63,7 +63,7 @@ def find_ground_truth(path: str) -> GroundTruth:
 
 
 def ids_file(root: Root, dataset: str, split: str, given: str | None) -> str | None:
-    """The published file that names the ids of a split: the given one, or the one that it was downloaded from."""
+    """The published file with the ids of a split: the given one, or the one it was downloaded from."""
     if given is not None:
         return given
     settings = root.read_model(download_settings_path(dataset, split), DownloadSettings)
@@ -75,7 +75,7 @@ def ids_file(root: Root, dataset: str, split: str, given: str | None) -> str | N
 
 
 def check_ground_truths(root: Root, dataset: str, split: str, paths: Sequence[str], ids: str | None) -> None:
-    """Raise UserError unless the files can be read, and ask for images and captions that the split has.
+    """Raise UserError unless the files can be read, and name images and captions of the split.
 
     Whether regions were found in all of them is known only once they are scored.
     """
@@ -91,7 +91,7 @@ def check_ground_truths(root: Root, dataset: str, split: str, paths: Sequence[st
 def measure_ground_truths(
     root: Root, folder: Path, dataset: str, split: str, paths: Sequence[str], ids: str | None, approximate: str | None
 ) -> dict[str, PositivesMetrics]:
-    """What the scores of a folder are worth by each ground truth, written beside them: file name -> metrics.
+    """Measure a folder's scores by each ground truth, and write the metrics beside them: file name -> metrics.
 
     Args:
         paths: one file of each ground truth, see `find_ground_truth`.
@@ -125,7 +125,7 @@ def measure_ground_truths(
 
 
 def unscored_text(metrics: PositivesMetrics) -> str:
-    """Which true captions and images were not scored; "" where all of them were."""
+    """A sentence about true captions and images that were not scored; "" where all were."""
     parts = [
         f"{what} {', '.join(map(str, ids[:10]))}{f' and {len(ids) - 10:,} more' if len(ids) > 10 else ''}"
         for what, ids in (("captions", metrics.unscored_captions), ("images", metrics.unscored_images))

@@ -1,4 +1,4 @@
-"""Results that papers print, to be read beside ours. Recalls are fractions, as everywhere; pages show percent.
+"""Published results, to be read beside ours. Recalls are fractions, as everywhere; pages show percent.
 
 The papers say "sentence retrieval" or "text retrieval" where an image looks for its captions. That is image-to-text
 here; their "image retrieval" is text-to-image. They do not say whether COCO's 1K is the first thousand images of the
@@ -59,7 +59,7 @@ class PublishedAblation:
 
 
 def published_rows(dataset: str, protocol: str) -> list[PublishedRow]:
-    """What is published for a dataset (flickr30k or coco) by a protocol (1K or 5K)."""
+    """Published rows for a dataset (flickr30k or coco) by a protocol (1K or 5K)."""
     return [row for row in PUBLISHED if (row.dataset, row.protocol) == (dataset, protocol)]
 
 
@@ -76,7 +76,7 @@ def _row(
     text_to_image: tuple[float, ...],
     source: str,
 ) -> PublishedRow:
-    """Recalls in percent as the papers print them, at 1, 5 and 10; or at 1 alone."""
+    """A row from recalls in percent, as the papers print them, at 1, 5 and 10; or at 1 alone."""
     dataset, protocol = test_set
     return PublishedRow(model, setting, dataset, protocol, _fractions(image_to_text), _fractions(text_to_image), source)
 

@@ -1,4 +1,4 @@
-"""One row of the recall table, as flows hand it on, and pages and terminals show it."""
+"""One row of the recall table, for flows, pages and terminals."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class SettingRow(Record):
 
     @property
     def recall_sum(self) -> float:
-        """Of both directions and all depths: 6 where everything is found at once and the depths are 1, 5 and 10."""
+        """The sum over both directions and all depths: 6 where all is found at once and the depths are 1, 5 and 10."""
         return sum(self.image_to_text.values()) + sum(self.text_to_image.values())
 
 
 def setting_rows(row: HistoryRow) -> list[SettingRow]:
-    """An evaluation as the table shows it: a row for each protocol, the main one first.
+    """An evaluation's rows of the table: one for each protocol, the main one first.
 
     Raises:
         ValidationError: the row's metrics are not those of retrieval.
@@ -78,7 +78,7 @@ def setting_rows(row: HistoryRow) -> list[SettingRow]:
 
 
 def positives_row(row: HistoryRow, found: PositivesMetrics) -> SettingRow:
-    """An evaluation by another ground truth."""
+    """An evaluation's row by another ground truth."""
     shown = _row(row, found.recall)
     values = {name: getattr(found, name) for name in found.intervals}
     return shown.model_copy(update={**values, "intervals": {**(shown.intervals or {}), **found.intervals}})

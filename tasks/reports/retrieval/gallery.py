@@ -1,4 +1,4 @@
-"""What retrieval looks like: a few queries of each direction, and what their scores put first."""
+"""Retrieval by example: a few queries of each direction, and what their scores put first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GALLERY_RULE = (
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image that a caption found. `correct` is None where nobody knows."""
+    """An image that a caption found. `correct` is None where it is unknown."""
 
     picture: Picture
     score: float
@@ -61,7 +61,7 @@ class TextQuery:
 
 @dataclass(frozen=True)
 class FoundCaption:
-    """A caption that an image found. `correct` is None where nobody knows."""
+    """A caption that an image found. `correct` is None where it is unknown."""
 
     text: str
     score: float
@@ -88,7 +88,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class _Found:
-    """What a query found: candidates with their ranks, best first, and a line about how well that is."""
+    """A query's result: candidates with their ranks, best first, and a line about how well that is."""
 
     query: int
     candidates: tuple[tuple[int, int], ...]
@@ -97,7 +97,7 @@ class _Found:
 
 
 def make_gallery(root: Root, evaluation: str, dataset: str, split: str, extractor: str) -> Gallery:
-    """Queries of an evaluation, chosen as `GALLERY_RULE` says.
+    """Choose queries of an evaluation as `GALLERY_RULE` says.
 
     Args:
         root: where scores, captions, features and images lie.

@@ -1,4 +1,4 @@
-"""Queries and what they found, as HTML: thumbnails with the regions drawn, right and wrong marked."""
+"""Queries and their results as HTML: thumbnails with regions drawn, right and wrong marked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recall tables of a report, one for each protocol, beside what papers print."""
+"""The recall tables of a report, one for each protocol, beside published results."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _OTHER_PROTOCOL = (
 
 
 def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, split: str) -> Markup:
-    """A table for each protocol, with the published rows of the same test set and size; where there are none, those
-    of Flickr30K apart, under a note that they are of other data.
+    """A table for each protocol, with the published rows of the same test set and size.
+
+    Where there are none, Flickr30K's come apart, under a note that they are of other data.
 
     Args:
         tables: rows of one protocol each, the main protocol's first.
@@ -49,7 +50,7 @@ def retrieval_section(tables: Sequence[Sequence[SettingRow]], dataset: str, spli
 
 
 def published_beside(row: SettingRow, dataset: str, split: str) -> list[PublishedRow]:
-    """The published rows that may be compared with a row of ours: of the same test set and number of ranked images."""
+    """Published rows that may be compared with a row of ours: of the same test set and number of ranked images."""
     name = _published_name(dataset)
     if name is None or split != "test" or row.positives is not None:
         return []
@@ -59,7 +60,7 @@ def published_beside(row: SettingRow, dataset: str, split: str) -> list[Publishe
 
 
 def _published_name(dataset: str) -> str | None:
-    """flickr30k or coco, by what a dataset is called: `Flickr30K`, `coco-karpathy`, `mscoco`."""
+    """flickr30k or coco, by a dataset's name: `Flickr30K`, `coco-karpathy`, `mscoco`."""
     plain = re.sub(r"[^a-z0-9]", "", dataset.lower())
     return next((name for name in ("flickr30k", "coco") if plain.removeprefix("ms").startswith(name)), None)
 

@@ -47,7 +47,7 @@ def evaluation_sections(
 
 
 def _galleries(root: Root, scored: Scored, about: str) -> list[tuple[str, Markup]]:
-    """A section for each direction; the rule stands in the first."""
+    """A section for each direction; the first one has the rule."""
     gallery = make_gallery(root, scored.name, scored.row.dataset, scored.row.split, scored.extractor)
     rule = Markup('<p class="note">{}</p>').format(about + GALLERY_RULE)
     return [

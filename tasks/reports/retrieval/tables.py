@@ -36,7 +36,7 @@ def retrieval_table(rows: Sequence[SettingRow], published: Sequence[PublishedRow
 
 
 def protocol_of(row: SettingRow) -> str:
-    """What was ranked over what, such as `1,000 images x 5,000 captions`; see `protocol_name`."""
+    """Candidates and queries in words, such as `1,000 images x 5,000 captions`; see `protocol_name`."""
     text = protocol_name(row.protocol, row.images, row.captions, row.folds, split_images=row.split_images)
     return text if row.positives is None else f"{text}; ground truth: {row.positives}"
 

@@ -238,7 +238,7 @@ def test_missing_shards_are_named(root: Root) -> None:
     page = read_page(root)
     assert "20 of 20 rows have an image, 100.0%" in page.text
     assert "1 of 2 shards are missing: their 10 of 30 rows are not in these numbers" in page.text
-    assert "30 rows; no image shard stands yet" in page.text
+    assert "30 rows; no image shard is finished yet" in page.text
     assert page.row("web/train") == ["web/train", "30", "20", "20", "100.00%", "20", "1.0 MB", "1"]
     assert page.row("web/val") == ["web/val", "30", "0", "0", "–", "0", "0 bytes", "–"]
     assert [split.shards_missing for split in made.splits] == [1, None]
