@@ -102,7 +102,7 @@ def _set(params: _Params, name: str, text: str) -> _Params:
 
 
 def _parts(params: BaseModel, name: str) -> list[str]:
-    """The parts of a dotted name, those of before by what they are now (`model.config.Config.renamed`)."""
+    """The parts of a dotted name, those of before by what they are now (`renamed` of its config)."""
     parts, rest = [], name.split(".")
     value: Any = params
     while rest:

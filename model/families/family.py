@@ -40,7 +40,7 @@ class Encoded:
 
 
 class Encoder(nn.Module, ABC):
-    """Encoder of words and regions. A subclass names its parts as BERT does and keeps its layers in `encoder.layer`."""
+    """Encoder of words and regions. A subclass names its parts as BERT does and keeps its layers in `encoder`."""
 
     encoder: nn.ModuleDict
 

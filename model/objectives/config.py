@@ -125,7 +125,7 @@ class PretrainConfig(LoopConfig):
     @model_validator(mode="before")
     @classmethod
     def _take_weights_of_before(cls, values: Any) -> Any:
-        """word_weight=2 is objectives.mlm=2, and so on."""
+        """Read the weight of the masked-word loss as that of mlm, and so on."""
         if not isinstance(values, dict) or not (old := _WEIGHTS.keys() & values.keys()):
             return values
         default = cls.model_fields["objectives"].default

@@ -131,7 +131,7 @@ def test_every_link_leads_somewhere(page: str, link: str) -> None:
 def test_every_field_named_is_one(page: str, field: str) -> None:
     value: object = recipe("cc3m", "data")
     for name in field.split("."):
-        value = getattr(value, name)
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
 
 
 @pytest.mark.parametrize(("page", "block"), found(lambda text: blocks(text, "python"), TYPED_ELSEWHERE))
