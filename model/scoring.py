@@ -31,7 +31,7 @@ from model.downstream.retrieval.scores import (
     Scores,
     read_plan,
 )
-from model.families.fit import check_features
+from model.families.fit import check_features, check_matching
 from model.jobs import ScoreJob
 from model.publish import write_whole
 from model.training.checkpoint import load_model, weights_sha256
@@ -52,6 +52,7 @@ def run_scoring(job: ScoreJob) -> int:
         model, vocabulary = load_model(job.checkpoint_path)
         store = open_store(job.data)
         check_features(model, store, job.checkpoint_path)
+        check_matching(model, job.checkpoint_path)
         captions = load_captions(job.data, store)
         split = Split(store, captions, load_tokens(vocabulary, captions, model.config.max_text_tokens))
         folder.mkdir(parents=True, exist_ok=True)

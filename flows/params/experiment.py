@@ -167,10 +167,13 @@ class RebuildParams(Params):
 
     @property
     def settings(self) -> tuple[Setting, ...]:
-        """The rows of the table that this experiment can fill, beside chance."""
-        if self.task_specific is None:
-            return ("zero-shot", "pretrain+finetune")
-        return ("zero-shot", "task-specific", "pretrain+finetune")
+        """The rows of the table that this experiment can fill, beside chance.
+
+        Pretraining that learns no matching has nothing to rank by before it is finetuned.
+        """
+        zero_shot: tuple[Setting, ...] = ("zero-shot",) if "vlm" in self.pretrain.objectives else ()
+        specific: tuple[Setting, ...] = () if self.task_specific is None else ("task-specific",)
+        return (*zero_shot, *specific, "pretrain+finetune")
 
 
 def _validation_split(dataset: DatasetConfig) -> str | None:

@@ -34,6 +34,19 @@ def check_features(model: VisionLanguageModel, store: FeatureStore, name: str) -
         )
 
 
+def check_matching(model: VisionLanguageModel, name: str) -> None:
+    """Raise InputError unless the model says whether an image and a caption match.
+
+    Args:
+        name: what to call the model, such as its checkpoint.
+    """
+    if "matching" not in model.heads:
+        raise InputError(
+            f"{name} has no matching head, for it was pretrained without the objective vlm, so it ranks nothing; "
+            "finetune it first, or pretrain with pretrain.objectives.vlm"
+        )
+
+
 def check_vocabulary(model: VisionLanguageModel, vocabulary: Vocabulary, name: str) -> None:
     """Raise InputError unless the model has exactly one embedding for each word piece."""
     if model.vocab_size != vocabulary.size:

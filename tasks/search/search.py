@@ -125,7 +125,7 @@ def open_search(
     from model.data.captions import load_captions
     from model.data.store import open_store
     from model.downstream.retrieval.search import Ranker
-    from model.families.fit import check_features
+    from model.families.fit import check_features, check_matching
     from model.training.checkpoint import load_model
     from model.training.loop import set_up_torch
     from model.training.processes import pick_device
@@ -137,6 +137,7 @@ def open_search(
             model, vocabulary = load_model(local_checkpoint(under, weights))
         store = open_store(source)
         check_features(model, store, weights.run)
+        check_matching(model, weights.run)
         captions = load_captions(source, store)
         ranker = Ranker(model.to(device), vocabulary, store, captions, config, device)
     gpu = f"cuda:{device.index or 0}"

@@ -111,6 +111,8 @@ def has_field(model: type[BaseModel], names: list[str]) -> bool:
     field = model.model_fields.get(names[0])
     if field is None or len(names) == 1:
         return field is not None
+    if isinstance(field.default, dict):
+        return names[1:] == [name for name in names[1:] if name in field.default]
     return any(has_field(held, names[1:]) for held in models_in(field.annotation))
 
 

@@ -44,6 +44,12 @@ def test_disagreement_is_refused(path: str, value: object, message: str) -> None
         RebuildParams.model_validate(changed(path, value))
 
 
+def test_without_matching_in_pretraining_there_is_no_zero_shot_row() -> None:
+    assert recipe("demo", "data").settings == ("zero-shot", "task-specific", "pretrain+finetune")
+    without = RebuildParams.model_validate(changed("pretrain.objectives", {"mlm": 1, "moc": 1}))
+    assert without.settings == ("task-specific", "pretrain+finetune")
+
+
 def test_finetuning_a_pretrained_run_needs_its_parameters_and_its_encoder() -> None:
     full = recipe("demo", "data").for_finetune().model_dump()
     with pytest.raises(ValidationError, match="needs the parameters of a pretraining run"):

@@ -6,7 +6,7 @@ from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary
 from model.errors import InputError
 from model.families.build import build_model
-from model.families.fit import check_features, check_same_words
+from model.families.fit import check_features, check_matching, check_same_words
 from model.families.model import VisionLanguageModel
 from model.training.checkpoint import load_model
 
@@ -70,3 +70,10 @@ def test_a_vocabulary_that_is_not_the_checkpoint_s_is_refused_with_both_and_the_
     path.write_text(path.read_text().replace("car", "bus"))
     with pytest.raises(InputError, match=r"\(line 13 differs, 'car' against 'bus'\); set vocabulary_path to its own"):
         check_same_words(vocabulary, load_vocabulary(path), "step-0000001")
+
+
+def test_a_model_without_matching_head_is_refused_with_the_way_out(world):
+    *_, model = world
+    check_matching(model, "step-0000001")
+    with pytest.raises(InputError, match=r"step-0000001 has no matching head, .* the objective vlm"):
+        check_matching(model.with_heads({}, seed=0), "step-0000001")
