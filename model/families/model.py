@@ -29,7 +29,7 @@ _FAMILIES: dict[str, Callable[[int, int, int, Any], Encoder]] = {
 
 
 class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
-    """Encoder (`bert`) and heads (each by its own name). `matching` is also the score of retrieval.
+    """Encoder (`bert`) and heads (each by its own name). `matching`, or else `itm`, is also the score of retrieval.
 
     `save_pretrained` writes config.json and model.safetensors, `from_pretrained` reads them from a folder or the hub.
     (Hugging Face's hub mixin and not transformers' PreTrainedModel, whose import costs a process 12 CPU-seconds.)
@@ -96,7 +96,12 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
         return self.get_submodule(name)
 
     def match(self, cls: Tensor) -> Tensor:
-        """Matching logits (B,) from the last states of [CLS] (B, H)."""
+        """Matching logits (B,) from the last states of [CLS] (B, H).
+
+        Without a head of one logit, the logit of yes of UNITER's two: its zero-shot score.
+        """
+        if "matching" not in self.heads and "itm" in self.heads:
+            return self.head("itm")(self.pooler(cls))[:, 1]
         return self.head("matching")(self.pooler(cls)).squeeze(-1)
 
     def score(self, words: Words, regions: Regions) -> Tensor:
@@ -106,6 +111,8 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
 
     def with_heads(self, heads: Mapping[str, HeadConfig], seed: int) -> VisionLanguageModel:
         """The same weights under exactly these heads; those that the model lacks are new, drawn by seed and name.
+
+        A new `matching` starts as the row of yes of `itm`, where the model has that.
 
         Raises:
             InputError: a head of that name is of another kind or width.
@@ -123,6 +130,9 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
         }
         for name in heads.keys() - self.heads.keys():
             head = self._new_head(name, heads[name], seed)
+            if name == "matching" and "itm" in self.heads:
+                itm = self.head("itm")
+                head.load_state_dict({key: row[1:].clone() for key, row in itm.state_dict().items()})
             weights |= {f"{name}.{key}": weight for key, weight in head.state_dict().items()}
         with torch.device("meta"):
             model = VisionLanguageModel(

@@ -58,7 +58,7 @@ def test_weights_of_before_are_weights_of_objectives_and_name_the_same_run():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": {"mlm": 1, "mrfr": 1}}, "there is no objective 'mrfr'; known are mlm, moc, vlm"),
+        ({"objectives": {"mlm": 1, "mrsr": 1}}, "there is no objective 'mrsr'; known are mlm, moc, vlm, itm, mrfr, "),
         ({"objectives": {}}, "at least 1"),
         ({"objectives": {"mlm": -1}}, "objectives.mlm"),
         ({"objectives": {"mlm": 0}, "combine": "draw"}, "all 0"),
@@ -140,7 +140,7 @@ def scores_objective(monkeypatch):
     def targets(draft):
         return Targets.positions((draft.treatments != 0) & draft.learns)
 
-    def loss(model, encoded, batch, targets):
+    def loss(model, encoded, batch, targets, config):
         wanted = states_at(batch.regions.scores.unsqueeze(-1), targets)
         found = model.head("region_scores")(states_at(encoded.regions, targets))
         return (found - wanted).square().sum(), None
