@@ -199,7 +199,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     f"set device_batch_size to {max(1, split.part_size // 2)}, the run goes on from its last checkpoint"
                 ) from error
             rate = float(schedule.get_last_lr()[0])
-            norm = clip_and_step(optimizer, config.optim.max_grad_norm)
+            norm = clip_and_step(optimizer, config.optim, step)
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             tally.add(done, targets, norm)
