@@ -127,12 +127,14 @@ def official_model(
     extractor: str = "",
     num_heads: int | None = None,
     num_labels: int | None = None,
+    max_regions: int | None = None,
 ) -> VisionLanguageModel:
     """A model of the published program's weights; sizes and heads are what these weights have.
 
     Args:
         num_heads: of attention. None: one for every 64 of the hidden width, as in both published sizes.
         num_labels: C, the detector's classes. None: those of the region classifier; 0 where there is none.
+        max_regions: best-scored regions read of an image. None: 100.
 
     Raises:
         InputError: as `from_official`; or weights are missing, or do not fit each other.
@@ -142,16 +144,23 @@ def official_model(
         raise InputError(f"{source} lacks {their_name(missing[0])}; name a whole checkpoint of UNITER's")
     hidden_size, feature_dim = ours[_FEATURE].shape
     heads = _heads(ours)
-    if num_labels is None:
-        num_labels = heads["region_classes"].width - 1 if "region_classes" in heads else 0
+    classes = heads["region_classes"].width - 1 if "region_classes" in heads else None
+    if None not in (classes, num_labels) and classes != num_labels:
+        raise InputError(
+            f"{source} tells {classes} classes of regions apart, but these features have {num_labels} labels; use the "
+            "features of the detector that it was trained with"
+        )
+    num_labels = num_labels or classes or 0
+    defaults = UniterConfig.model_fields
     encoder = UniterConfig(
         hidden_size=hidden_size,
         num_layers=1 + max(int(layer[1]) for name in ours if (layer := _LAYER.match(name)) is not None),
         num_heads=num_heads or max(1, hidden_size // _HEAD_WIDTH),
         intermediate_size=len(ours[_FEED_FORWARD]),
         max_positions=len(ours[_POSITIONS]),
-        max_text_tokens=min(UniterConfig.model_fields["max_text_tokens"].default, len(ours[_POSITIONS]) - 1),
+        max_text_tokens=min(defaults["max_text_tokens"].default, len(ours[_POSITIONS]) - 1),
         type_rows=len(ours[_TYPES]),
+        max_regions=max_regions or defaults["max_regions"].default,
     )
     with torch.device("meta"):
         model = VisionLanguageModel(
