@@ -32,19 +32,18 @@ def quantise_class_scores(class_scores: Float) -> Codes:
     return np.rint(255.0 * np.sqrt(np.sqrt(relative))).astype(np.uint8)
 
 
-def dequantise_class_scores(codes: Codes, background: Float, out: Float | None = None) -> Float:
-    """Invert `quantise_class_scores` within its error; every row sums to 1.
+def dequantise_class_scores(codes: Codes, background: Float) -> Float:
+    """Invert `quantise_class_scores` within its error; every row sums to 1. Training does this in torch instead.
 
     Args:
         codes: (..., C).
         background: (...) probability of the background. Where all codes are 0 it is certain.
-        out: (..., 1 + C) memory for the result.
+
+    Returns:
+        (..., 1 + C).
     """
-    if out is None:
-        out = np.empty((*codes.shape[:-1], codes.shape[-1] + 1), np.float32)
-    foreground = out[..., 1:]
-    np.multiply(codes, codes, out=foreground, dtype=np.float32)
-    np.multiply(foreground, foreground, out=foreground)
+    out = np.empty((*codes.shape[:-1], codes.shape[-1] + 1), np.float32)
+    out[..., 1:] = np.square(np.square(codes.astype(np.float32)))
     _complete(out, background)
     return out
 

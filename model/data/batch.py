@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Movable:
-    """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's)."""
+    """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's).
+
+    A part may be None.
+    """
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
@@ -28,10 +31,11 @@ class Movable:
         for f in fields(self):
             value = getattr(self, f.name)
             for part in value.values() if isinstance(value, dict) else (value,):
-                part.record_stream(stream)
+                if part is not None:
+                    part.record_stream(stream)
 
     def _each(self, move: Callable[[Any], Any]) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         moved = {
             name: {key: move(part) for key, part in value.items()} if isinstance(value, dict) else move(value)
             for name, value in values.items()
@@ -45,7 +49,8 @@ class Rows(Movable):
 
     def take(self, index: Tensor) -> Self:
         """Select rows by position, repeats allowed."""
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
 
 
 R = TypeVar("R", bound=Rows)
@@ -53,7 +58,8 @@ R = TypeVar("R", bound=Rows)
 
 def join_rows(parts: Sequence[R]) -> R:
     """The rows of all parts, one after the other."""
-    return replace(parts[0], **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])})
+    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(parts[0])}
+    return replace(parts[0], **{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Regions(Rows):
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
     height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region.
+
+    Where they were asked for, class_scores (B, R, 1 + C) f32 are each region's distribution over the classes, index 0
+    the background: the detector's own, or an approximation by its best classes (`FeatureStore.read`).
     """
 
     features: Tensor
@@ -72,6 +81,7 @@ class Regions(Rows):
     scores: Tensor
     background: Tensor
     mask: Tensor
+    class_scores: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,11 @@ def _plain(model: VisionLanguageModel, regions: Regions, texts: list[Tokens], or
         shown = regions.take(torch.tensor([image for image, _ in some]))
         most = int(shown.mask.sum(1).max())
         shown = Regions(
-            **{name: value if name == "sizes" else value[:, :most].contiguous() for name, value in vars(shown).items()}
+            **{
+                name: value if name == "sizes" else value[:, :most].contiguous()
+                for name, value in vars(shown).items()
+                if value is not None
+            }
         )
         words = pad_words([texts[caption] for _, caption in some], 0)
         model.match(model.bert(words, shown, dequantise(shown)).cls)

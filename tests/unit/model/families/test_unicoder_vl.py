@@ -50,7 +50,7 @@ def widen(words: Words, regions: Regions) -> tuple[Words, Regions]:
         return torch.cat([x, torch.full_like(x[:, :2], fill)], 1)
 
     words = Words(longer(words.ids, 7), longer(words.mask, 0))
-    fields = {f.name: getattr(regions, f.name) for f in dataclasses.fields(regions)}
+    fields = {name: value for name, value in vars(regions).items() if value is not None}
     fields = {n: x if n == "sizes" else longer(x, 0 if n == "mask" else 3) for n, x in fields.items()}
     return words, Regions(**fields)
 
@@ -131,8 +131,9 @@ def test_the_order_of_regions_changes_no_score_but_their_boxes_do(batch):
     turn = torch.tensor([2, 0, 1])
     turned = Regions(
         **{
-            f.name: getattr(regions, f.name) if f.name == "sizes" else getattr(regions, f.name)[:, turn]
-            for f in dataclasses.fields(regions)
+            name: value if name == "sizes" else value[:, turn]
+            for name, value in vars(regions).items()
+            if value is not None
         }
     )
     before = model.bert(words, regions, dequantise(regions)).cls
