@@ -22,6 +22,8 @@ from tasks.features.feature_sets import feature_sets, one_feature_set
 from tasks.features.imports.config import ImportConfig, ImportSummary
 from tasks.features.imports.features import import_features
 from tasks.features.imports.pictures import Match
+from tasks.features.imports.sources import recognise
+from tasks.features.imports.texts import import_texts, lost_text
 from tasks.features.verify_features import Verification, verify_features
 from tasks.storage import root as storage
 
@@ -98,6 +100,14 @@ def import_command(
             show_default="all of UNITER's databases",
         ),
     ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", help="One of UNITER's text databases, whose texts become the split's captions."),
+    ] = None,
+    word_pieces: Annotated[
+        str | None,
+        typer.Option("--word-pieces", help="With --texts: the vocab.txt, BERT's folder or hub name of its pieces."),
+    ] = None,
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, help="With --match order: pictures a shard.")
     ] = 1024,
@@ -124,7 +134,16 @@ def import_command(
         name, split = _split_name(dataset)
         target = storage.Root(root or "data")
         target.check_writable()
+        captions = None
+        if texts is not None:
+            if match != "order" or recognise(sources).form != "uniter":
+                raise UserError(
+                    "--texts needs pictures that are named as in UNITER's image database: give that alone, no --match"
+                )
+            captions = import_texts(target, name, split, texts, word_pieces, sources[0])
         summary = import_features(target, name, split, config, _shards_logged("import"))
+        if captions is not None:
+            summary = summary.model_copy(update={"imported_captions": captions})
         print(summary.model_dump_json() if json else import_text(summary))
 
 
@@ -151,6 +170,11 @@ def import_text(summary: ImportSummary) -> str:
     ):
         if number:
             lines.append(f"{number:,} {what}; the log names some")
+    if (captions := summary.imported_captions) is not None:
+        changed = f", {captions.changed:,} of which the vocabulary cuts otherwise" if captions.changed else ""
+        lines.append(f"{captions.texts:,} captions{changed}")
+        if lost := lost_text(captions):
+            lines.append(lost)
     if summary.ignored:
         lines.append(f"passed over in the database: {counts_text(summary.ignored)}")
     if summary.counts["reshaped"]:

@@ -64,6 +64,18 @@ class ImportConfig(BaseModel):
     shard_size: int = Field(default=1024, ge=1, description="pictures a shard; with match=order only")
 
 
+class TextSummary(Record):
+    """What became of the texts of a database."""
+
+    texts: int = Field(description="captions stored")
+    changed: int = Field(description="stored ones that the vocabulary cuts into other pieces than the database has")
+    lost: dict[str, int] = Field(
+        description="texts left out. no picture: the image database lacks it; two pictures: of NLVR2 or VCR; absent: "
+        "id2len.json names them, but there is no entry; unlisted: entries that id2len.json lacks; damaged"
+    )
+    examples: dict[str, tuple[str, ...]] = Field(description="a few names of each: pictures for no picture, else texts")
+
+
 class ImportSummary(Record):
     """What an import did. Counts are of the whole split, whenever its shards were made."""
 
@@ -86,3 +98,6 @@ class ImportSummary(Record):
     absent: int = Field(default=0, description="names in the lists of UNITER's database that have no entry")
     unlisted: int = Field(default=0, description="entries of UNITER's database that its list of box counts lacks")
     examples: dict[str, tuple[str, ...]] = Field(description="a few ids: unused, missing")
+    imported_captions: TextSummary | None = Field(
+        default=None, description="where texts were imported with the features"
+    )

@@ -83,7 +83,7 @@ def recognise(sources: Sequence[Path]) -> ForeignFiles:
 def _folder(folder: Path) -> ForeignFiles:
     if (folder / DATA).is_file():
         if (folder / TEXT_LENGTHS).is_file():
-            raise UserError(f"{folder} is a database of texts; give the one of its images")
+            raise UserError(f"{folder} is a database of texts; give the one of its images, and this one with --texts")
         return ForeignFiles("uniter", (folder,))
     if next(_npz_names(folder, ""), None) is not None:
         return ForeignFiles("npz", (folder,))
