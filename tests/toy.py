@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +65,13 @@ def with_class_scores(sample: RegionSample, seed: int, kept: int | None = None) 
 
 
 def write_feature_set(
-    folder: Path, samples: list[RegionSample], per_shard: int, regions: int, dim: int, encoding: Encoding = "sqrt8"
+    folder: Path,
+    samples: list[RegionSample],
+    per_shard: int,
+    regions: int,
+    dim: int,
+    encoding: Encoding = "sqrt8",
+    labels: Sequence[str] = WORDS,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     top, whole = samples[0].top_labels, samples[0].class_scores
@@ -90,7 +96,7 @@ def write_feature_set(
         encoding=encoding,
         num_top=num_top,
         num_classes=num_classes,
-        labels=tuple(WORDS),
+        labels=tuple(labels),
         extractor="e" * 64,
         extractor_details={},
         shards=tuple(entries),

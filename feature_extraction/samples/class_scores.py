@@ -43,33 +43,28 @@ def dequantise_class_scores(codes: Codes, background: Float) -> Float:
         (..., 1 + C).
     """
     out = np.empty((*codes.shape[:-1], codes.shape[-1] + 1), np.float32)
-    out[..., 1:] = np.square(np.square(codes.astype(np.float32)))
-    _complete(out, background)
+    foreground = out[..., 1:]
+    foreground[...] = np.square(np.square(codes.astype(np.float32)))
+    total = foreground.sum(-1)
+    foreground *= ((1 - background) / np.where(total > 0, total, 1)).astype(np.float32)[..., None]
+    out[..., 0] = np.where(total > 0, background, 1)
     return out
 
 
-def spread_best_classes(
-    top_labels: npt.NDArray[np.int16], top_scores: Float, background: Float, num_classes: int
-) -> Float:
-    """Approximate distributions (..., 1 + C) from the best classes: what they leave is spread evenly over the others.
+def spread_best_classes(top_labels: npt.NDArray[np.int16], top_scores: Float, background: Float, out: Float) -> None:
+    """Approximate distributions from the best classes: what they leave is spread evenly over the others.
 
     Args:
         top_labels: (..., K) foreground classes, from 0.
         top_scores: (..., K) their probabilities.
-        background: (...) probability of the background.
-        num_classes: C.
+        background: (...) probability of the background. Where there is no other it is certain.
+        out: (..., 1 + C) filled with the distributions; every row sums to 1.
     """
-    count = top_labels.shape[-1]
-    rest = np.maximum(1 - background - top_scores.sum(-1), 0) / max(1, num_classes - count)
-    out = np.repeat(rest.astype(np.float32)[..., None], num_classes + 1, axis=-1)
-    np.put_along_axis(out, top_labels.astype(np.int64) + 1, top_scores, axis=-1)
-    _complete(out, background)
-    return out
-
-
-def _complete(out: Float, background: Float) -> None:
-    """Set the background of rows (..., 1 + C), and scale their foreground to what it leaves."""
-    foreground = out[..., 1:]
-    total = foreground.sum(-1)
-    foreground *= ((1 - background) / np.where(total > 0, total, 1)).astype(np.float32)[..., None]
+    others = out.shape[-1] - 1 - top_labels.shape[-1]
+    known = top_scores.sum(-1)
+    rest = np.maximum(1 - background - known, 0) if others else np.zeros_like(known)
+    total = known + rest
+    scale = ((1 - background) / np.where(total > 0, total, 1)).astype(np.float32)
+    out[...] = (rest * scale / max(1, others))[..., None]
+    np.put_along_axis(out, top_labels.astype(np.int64) + 1, top_scores * scale[..., None], axis=-1)
     out[..., 0] = np.where(total > 0, background, 1)

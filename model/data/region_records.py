@@ -100,18 +100,20 @@ def num_columns(heads: Bytes, limit: int) -> int:
 def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, out: Tensor) -> None:
     """Fill `out` (B, R, 1 + C) with the distributions of the first R regions, from bytes or from the best classes.
 
+    Where there is no region the background is certain.
+
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         codes: (B, R x C) of the first R regions; C is 0 where records hold best classes alone.
     """
     count, width = out.shape[:2]
-    background = _field(heads, layout.background_offset, "<f2", width).astype(np.float32)
+    real = np.arange(width)[None, :] < _valid(heads[:, TAR_HEADER:])[:, None]
+    background = np.where(real, _field(heads, layout.background_offset, "<f2", width), 1).astype(np.float32)
     if layout.num_classes:
         _decode_codes(torch.from_numpy(codes).view(count, width, layout.num_classes), torch.from_numpy(background), out)
     else:
         labels, scores = _best_classes(heads, layout, width)
-        classes = out.shape[2] - 1
-        out.copy_(torch.from_numpy(spread_best_classes(labels, scores.astype(np.float32), background, classes)))
+        spread_best_classes(labels, scores.astype(np.float32), background, out.numpy())
 
 
 def _decode_codes(codes: Tensor, background: Tensor, out: Tensor) -> None:

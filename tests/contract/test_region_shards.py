@@ -75,8 +75,12 @@ def test_a_certain_background_leaves_no_foreground():
 
 def test_what_the_best_classes_leave_is_spread_over_the_others():
     top_labels, top_scores = np.array([[2, 0], [1, 3]], np.int16), np.array([[0.5, 0.1], [0.75, 0.25]], np.float32)
-    found = spread_best_classes(top_labels, top_scores, np.array([0.2, 0], np.float32), 4)
+    found = np.empty((2, 5), np.float32)
+    spread_best_classes(top_labels, top_scores, np.array([0.2, 0], np.float32), found)
     np.testing.assert_allclose(found, [[0.2, 0.1, 0.1, 0.5, 0.1], [0, 0, 0.75, 0, 0.25]], atol=1e-6)
+    # All classes are known, but their half floats and the background's sum to 1.1: the foreground gives way.
+    spread_best_classes(np.array([[1, 0]]), np.array([[0.6, 0.3]]), np.array([0.2]), all_known := np.empty((1, 3)))
+    np.testing.assert_allclose(all_known, [[0.2, 0.8 / 3, 0.8 * 2 / 3]])
 
 
 @settings(deadline=None, max_examples=40)

@@ -64,9 +64,11 @@ def test_best_classes_make_an_approximation_that_says_so(tmp_path, caplog):
     assert caplog.text.count("class scores are an approximation: the best 2 of 8 classes") == 1
     for slot, row in enumerate(ROWS):
         one = slow[row]
-        expected = spread_best_classes(one.top_labels, one.top_scores, one.background, len(WORDS))
+        expected = np.empty((len(one.boxes), 1 + len(WORDS)), np.float32)
+        spread_best_classes(one.top_labels, one.top_scores, one.background, expected)
         np.testing.assert_allclose(batch.class_scores[slot, : len(one.boxes)].numpy(), expected, rtol=1e-6)
     np.testing.assert_allclose(batch.class_scores.sum(-1), 1, atol=1e-6)
+    assert (batch.class_scores[..., 0][~batch.mask] == 1).all()
 
 
 @pytest.mark.parametrize("kept", [None, 2])
