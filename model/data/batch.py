@@ -16,7 +16,7 @@ from torch import Tensor
 class Movable:
     """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's).
 
-    A part may be None.
+    A field may be None.
     """
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
@@ -28,29 +28,29 @@ class Movable:
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory until this stream is done with it, though another one allocated it."""
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for value in self.given().values():
             for part in value.values() if isinstance(value, dict) else (value,):
-                if part is not None:
-                    part.record_stream(stream)
+                part.record_stream(stream)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are not None, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
 
     def _each(self, move: Callable[[Any], Any]) -> Self:
-        values = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         moved = {
             name: {key: move(part) for key, part in value.items()} if isinstance(value, dict) else move(value)
-            for name, value in values.items()
+            for name, value in self.given().items()
         }
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class Rows(Movable):
-    """Tensors that share their first dimension."""
+    """Tensors that share their first dimension; some may be None."""
 
     def take(self, index: Tensor) -> Self:
         """Select rows by position, repeats allowed."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: part[index] for name, part in parts.items() if part is not None})
+        return replace(self, **{name: value[index] for name, value in self.given().items()})
 
 
 R = TypeVar("R", bound=Rows)
@@ -58,8 +58,7 @@ R = TypeVar("R", bound=Rows)
 
 def join_rows(parts: Sequence[R]) -> R:
     """The rows of all parts, one after the other."""
-    columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(parts[0])}
-    return replace(parts[0], **{name: torch.cat(column) for name, column in columns.items() if column[0] is not None})
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].given()})
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ class Regions(Rows):
     """Regions of B images, best score first, padded to R.
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
-    height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region.
-
-    Where they were asked for, class_scores (B, R, 1 + C) f32 are each region's distribution over the classes, index 0
-    the background: the detector's own, or an approximation by its best classes (`FeatureStore.read`).
+    height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region; types
+    (B, R) i64, rows of the family's type table, None where all are of one image; class_scores (B, R, 1 + C) f32, each
+    region's distribution over the classes, background first, None where nothing asked for them (`FeatureStore.read`):
+    the detector's own, or an approximation by its best classes.
     """
 
     features: Tensor
@@ -81,15 +80,20 @@ class Regions(Rows):
     scores: Tensor
     background: Tensor
     mask: Tensor
+    types: Tensor | None = None
     class_scores: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Words(Rows):
-    """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool."""
+    """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool.
+
+    types (B, T) i64 are rows of the family's type table; None where all words are of one text.
+    """
 
     ids: Tensor
     mask: Tensor
+    types: Tensor | None = None
 
 
 def pad_words(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> Words:
