@@ -52,6 +52,16 @@ class FeatureManifest(BaseModel):
     def layout(self) -> RegionLayout:
         return RegionLayout(self.max_regions, self.feature_dim, self.encoding, self.num_top, self.num_classes)
 
+    @property
+    def class_scores_note(self) -> str | None:
+        """How distributions read from these shards differ from the detector's; None: stored whole, or not at all."""
+        if not self.num_top or self.num_classes or self.num_top >= len(self.labels):
+            return None
+        return (
+            f"class scores are an approximation: the best {self.num_top} of {len(self.labels)} classes are stored of "
+            "each region, and what they leave is spread evenly over the others"
+        )
+
     @model_validator(mode="after")
     def _check_classes(self) -> FeatureManifest:
         if self.format != self.layout.format:

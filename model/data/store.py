@@ -171,20 +171,9 @@ class FeatureStore:
                 f"a loss of this run needs each region's class scores, but the features in {self.folder} hold none; "
                 "extract them with extractor.class_scores='all' (or 'top:K', an approximation), or leave that loss out"
             )
-        if not self._noted and self.class_scores_note is not None:
-            _log.warning("%s: %s", self.folder, self.class_scores_note)
+        if not self._noted and self.manifest.class_scores_note is not None:
+            _log.warning("%s: %s", self.folder, self.manifest.class_scores_note)
         self._noted = True
-
-    @property
-    def class_scores_note(self) -> str | None:
-        """How class scores differ from the detector's own; None where they are stored whole, or not at all."""
-        count, classes = self.layout.num_top, len(self.manifest.labels)
-        if self.layout.class_scores in ("none", "all") or count >= classes:
-            return None
-        return (
-            f"class scores are an approximation: the best {count} of {classes} classes are stored of each region, and "
-            "what they leave is spread evenly over the others"
-        )
 
     def read(self, rows: Sequence[int] | Index, max_regions: int, class_scores: bool = False) -> Regions:
         """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.

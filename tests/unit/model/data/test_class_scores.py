@@ -46,7 +46,7 @@ def test_whole_distributions_are_those_of_the_slow_shard_reader(tmp_path):
     assert torch.equal(batch.class_scores[..., 0][batch.mask], batch.background[batch.mask])
     np.testing.assert_allclose(batch.class_scores.sum(-1), 1, atol=1e-6)
     assert (batch.class_scores[..., 1:].argmax(-1) == batch.labels)[batch.mask].all()
-    assert store.class_scores_note is None
+    assert store.manifest.class_scores_note is None
 
 
 def test_fewer_regions_are_the_first_of_all(tmp_path):
