@@ -97,7 +97,5 @@ def test_a_head_without_a_name_there_is_not_written(tiny):
     from model.families.model import VisionLanguageModel
 
     model = VisionLanguageModel(13, 24, 8, 3, of_family(tiny, "uniter").model_dump(mode="json"))
-    with pytest.raises(
-        InputError, match="head 'region_labels' has no name in UNITER's program, which knows answers, "
-    ):
+    with pytest.raises(InputError, match="head 'region_labels' has no name in UNITER's program, which knows answers, "):
         to_official(model)
