@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import class_scores, commands, download, encoding, extract, flow, loader, pipeline, scoring, step
+from tests.bench import class_scores, commands, download, encoding, extract, flow, loader, pipeline, scoring, step, uniter
 
 BENCHES = {
     "loader": loader.run,
     "sqrt8": encoding.run,
     "class_scores": class_scores.run,
     "step": step.run,
+    "uniter": uniter.run,
     "scoring": scoring.run,
     "download": download.run,
     "extract": extract.run,
