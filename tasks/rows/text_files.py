@@ -35,13 +35,14 @@ def find_text_files(patterns: Sequence[str], where: str) -> list[str]:
     Raises:
         UserError: a file is missing or given twice, or a pattern fits none.
     """
-    found: list[str] = []
+    found: dict[str, str] = {}
     for pattern in patterns:
         for uri in _files(pattern, where):
-            if uri in found:
+            whole = _connect(uri, where)[1]
+            if whole in found:
                 raise UserError(f"{where}: {uri} is given twice; give each file once")
-            found.append(uri)
-    return found
+            found[whole] = uri
+    return list(found.values())
 
 
 def text_file(uri: str, where: str) -> TextFile:
