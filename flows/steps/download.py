@@ -57,18 +57,17 @@ def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
         StageError: more shards of a split failed than may, or fewer rows than asked for ended with an image. What
             is finished has its captions and its report by then.
     """
-    summaries = [_make_text(dataset, split, params, steps) for dataset, split in params.selected_texts()]
-    if params.selected_splits():
-        return summaries + _download_images(params, steps)
-    steps.tables(summaries)
-    return summaries
+    texts = [_make_text(dataset, split, params, steps) for dataset, split in params.selected_texts()]
+    if texts:
+        steps.tables(texts)
+    return texts + (_download_images(params, steps) if params.selected_splits() else [])
 
 
 def _make_text(dataset: TextDatasetConfig, split: str, params: DownloadParams, steps: Steps) -> StageSummary:
     result = steps.text(params.root_uri, dataset, split, params.accepts_changes, params.force)
     name = f"{dataset.name}/{split}"
     log.info("%s: text has %s", name, counts_text(result.counts))
-    return StageSummary(stage=Stage.DOWNLOAD, name=name, ran=result.ran, skipped=result.skipped, counts=result.counts)
+    return StageSummary(stage=Stage.TEXT, name=name, ran=result.ran, skipped=result.skipped, counts=result.counts)
 
 
 def _download_images(params: DownloadParams, steps: Steps) -> list[StageSummary]:
