@@ -31,7 +31,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class WordDraws:
-    """Draws in [0, 1): whether a word (piece) is chosen, what becomes of it, which random piece; see who takes them."""
+    """Draws in [0, 1): whether a word or piece is chosen, what becomes of it, which random piece it becomes."""
 
     choice: npt.NDArray[np.float64]
     treatment: npt.NDArray[np.float64]

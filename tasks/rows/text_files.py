@@ -15,6 +15,9 @@ from tasks.records import Record
 from tasks.rows.input import CONVERT, NOT_UTF8, decode, input_lines
 
 _KEEPS_VERSIONS = ("s3", "gs", "gcs", "az", "abfs")
+"""Their listings change with a file's content."""
+_HAS_QUERIES = ("http", "https")
+"""A ? in their addresses begins a query, and nothing lists their files."""
 _ANY = "*?["
 
 
@@ -53,16 +56,19 @@ def text_file(uri: str, where: str) -> TextFile:
     """
     fs, path = _connect(uri, where)
     try:
-        if fs.size(path) == 0:
-            raise UserError(f"{where}: {uri} is empty; get it again, or leave it out")
+        is_empty = fs.size(path) == 0
         if _protocol(uri) in _KEEPS_VERSIONS:
-            return TextFile(uri=uri, digest=str(fs.ukey(path)))
-        with fs.open(path, "rb") as stream:
-            return TextFile(uri=uri, digest=_sha256(stream))
+            digest = str(fs.ukey(path))
+        else:
+            with fs.open(path, "rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError as error:
         raise UserError(f"{where} not found: {uri}; give the path or URI of a file, one passage a line") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # A web server that cannot serve parts of a file is a ValueError.
         raise UserError(f"{where} cannot be read: {uri} ({error}); give a readable file") from error
+    if is_empty:
+        raise UserError(f"{where}: {uri} is empty; get it again, or leave it out")
+    return TextFile(uri=uri, digest=digest)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,8 @@ class Passages(Iterator[str]):
 def _files(pattern: str, where: str) -> list[str]:
     fs, path = _connect(pattern, where)
     try:
-        if not any(sign in pattern for sign in _ANY) or fs.exists(path):
+        is_name = _protocol(pattern) in _HAS_QUERIES or not any(sign in pattern for sign in _ANY)
+        if is_name or fs.exists(path):
             return [pattern]
         paths = sorted(found for found in fs.glob(path) if fs.isfile(found))
     except (OSError, NotImplementedError) as error:
@@ -140,7 +147,3 @@ def _connect(uri: str, where: str) -> tuple[Any, str]:
 
 def _protocol(uri: str) -> str:
     return uri.partition("://")[0] if "://" in uri else "file"
-
-
-def _sha256(stream: Any) -> str:
-    return hashlib.file_digest(stream, "sha256").hexdigest()
