@@ -18,14 +18,14 @@ class Expression:
     """A sentence for one object of a picture.
 
     Attributes:
-        id: COCO-style sent_id; it names the expression within its data set.
-        ref: ref_id of the object; expressions for one object share it.
+        id: sent_id.
+        ref: ref_id of the object; None: its file has none.
         image: COCO's image id, as text.
         box: of the object, (x0, y0, x1, y1) in pixels.
     """
 
     id: int
-    ref: int
+    ref: int | None
     image: str
     box: tuple[float, float, float, float]
 
@@ -40,10 +40,9 @@ def refcoco_figures(
     """
     found = is_found(iou(boxes, np.array([one.box for one in expressions]), widths), rule)
     images = [one.image for one in expressions]
-    objects = {one.ref for one in expressions}
     return TaskFigures(
         task="refcoco",
-        protocol=f"{RULES[rule]}, {WIDTHS[widths]}: {len(expressions):,} expressions for {len(objects):,} objects of "
+        protocol=f"{RULES[rule]}, {WIDTHS[widths]}: {len(expressions):,} expressions about "
         f"{len(set(images)):,} pictures",
         examples=len(expressions),
         images=len(set(images)),

@@ -1,0 +1,56 @@
+"""VQA v2's published files: annotations, and results as its leaderboard takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field, TypeAdapter
+
+from model.downstream.vqa.measures import Question
+from tasks.examples.formats.files import PublishedRow, check_complete, read_json, unique
+
+
+class _Answer(PublishedRow):
+    answer: str
+
+
+class _Annotation(PublishedRow):
+    question_id: int
+    image_id: int | str
+    answers: list[_Answer] = Field(min_length=1)
+    answer_type: str
+    question_type: str
+
+
+class _Annotations(PublishedRow):
+    annotations: list[_Annotation] = Field(min_length=1)
+
+
+class _Result(PublishedRow):
+    question_id: int
+    answer: str
+
+
+def read_questions(uri: str) -> list[Question]:
+    """Read `v2_mscoco_*_annotations.json`."""
+    rows = read_json(uri, "VQA annotations", TypeAdapter(_Annotations)).annotations
+    unique([row.question_id for row in rows], uri, "question_id")
+    return [
+        Question(
+            id=row.question_id,
+            image=str(row.image_id),
+            answers=tuple(one.answer for one in row.answers),
+            answer_type=row.answer_type,
+            question_type=row.question_type,
+        )
+        for row in rows
+    ]
+
+
+def read_answers(uri: str, questions: Sequence[Question], annotations: str) -> dict[int, str]:
+    """Read results `[{"question_id": 1, "answer": "yes"}]`, which must be of exactly these questions."""
+    rows = read_json(uri, "VQA results", TypeAdapter(list[_Result]))
+    ids = [row.question_id for row in rows]
+    unique(ids, uri, "question_id")
+    check_complete(ids, [one.id for one in questions], (uri, annotations), "question_id")
+    return {row.question_id: row.answer for row in rows}
