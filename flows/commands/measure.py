@@ -40,7 +40,8 @@ def add_commands(app: typer.Typer) -> None:
 def vqa(predictions: Predictions, annotations: Annotations, json: Json = False) -> None:
     """VQA v2: soft accuracy, by answer type; --json has question types, too.
 
-    Predictions [{"question_id": 1, "answer": "yes"}], annotations v2_mscoco_val2014_annotations.json.
+    Predictions are the leaderboard's JSON list with question_id and answer; annotations
+    v2_mscoco_val2014_annotations.json.
     """
     with exit_codes():
         _print(measure.measure_vqa(predictions, annotations), json)
@@ -97,8 +98,8 @@ def refcoco(
 ) -> None:
     """RefCOCO, RefCOCO+ and RefCOCOg: accuracy over expressions.
 
-    Predictions [{"sent_id": 1, "pred_box": [x, y, w, h]}] or [{"ref_id": 1, "box": [x0, y0, x1, y1]}]; annotations
-    refs(unc).p with instances.json, or MDETR's finetune_refcoco_val.json.
+    Predictions are a JSON list with sent_id and pred_box (corner and size), as UNITER writes it, or with ref_id and box
+    (two corners), as VL-BERT does; annotations refs(unc).p with instances.json, or MDETR's finetune_refcoco_val.json.
     """
     with exit_codes():
         _print(measure.measure_refcoco(predictions, annotations, instances, split, boxes, iou, widths), json)

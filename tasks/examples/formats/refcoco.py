@@ -7,11 +7,12 @@ JSON, or the `finetune_*.json` that MDETR made of them.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -100,7 +101,7 @@ def _read_pickle(uri: str) -> list[_Ref]:
     content = b"".join(input_chunks(uri, "refs"))
     try:
         records = PlainUnpickler(io.BytesIO(content), encoding="utf-8", errors="backslashreplace").load()
-        return TypeAdapter(list[_Ref]).validate_python(records)
+        return TypeAdapter(list[_Ref]).validate_json(json.dumps(records, default=_python_number))
     except NotPlainError as error:
         raise UserError(
             f"{uri} would run {error.asks_for} when it is opened, which no file of refs needs; fetch it again from a "
@@ -110,6 +111,12 @@ def _read_pickle(uri: str) -> list[_Ref]:
         raise UserError(f"{uri} holds no refs: {trouble_text(error)}") from error
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{uri} cannot be unpickled ({error}); fetch it again") from error
+
+
+def _python_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"it holds {type(value).__name__}")
 
 
 def _read_mdetr(uri: str, split: str | None) -> list[Expression]:

@@ -15,7 +15,7 @@ _LABELS = {"0": False, "1": True}
 
 @dataclass(frozen=True)
 class AdvertisementColumns:
-    """Which columns of the annotations are read, by number from 0 or by name: with names the first line is a header.
+    """Which columns of the annotations are read, by number from 0 or by name: with a name the first line is a header.
 
     Attributes:
         id: those that name a pair together; None: pairs are told by their row, so both files have them in one order.
@@ -91,13 +91,13 @@ def _score(text: str, uri: str, line: int) -> float:
 def _read_columns(uri: str, what: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Line numbers and the cells of some columns."""
     table = read_table(uri, what)
-    places = [int(name) for name in columns if name.isdecimal()]
-    if len(places) != len(columns):
-        header = table[0][1] if table else []
-        for name in columns:
-            if name not in header:
-                raise UserError(f"{uri} has no column {name!r}; its first line is {','.join(header)!r}")
-        places, table = [header.index(name) for name in columns], table[1:]
+    header: list[str] = []
+    if not all(name.isdecimal() for name in columns):
+        header, table = table[0][1] if table else [], table[1:]
+    for name in columns:
+        if not name.isdecimal() and name not in header:
+            raise UserError(f"{uri} has no column {name!r}; its first line is {', '.join(header)!r}")
+    places = [int(name) if name.isdecimal() else header.index(name) for name in columns]
     for number, cells in table:
         if len(cells) <= max(places):
             raise UserError(

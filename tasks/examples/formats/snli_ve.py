@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,7 +64,12 @@ def read_hypotheses(uri: str) -> Hypotheses:
 
 def _refuse_e_snli_ve(uri: str) -> None:
     _, first = next(numbered_lines(uri, "SNLI-VE pairs"), (0, ""))
-    if "explanation" in first.lower():
+    try:
+        content = json.loads(first)
+        names = list(content) if isinstance(content, dict) else []
+    except ValueError:
+        names = first.split(",")  # It is published as csv.
+    if any(name.strip().lower().startswith("explanation") for name in names):
         raise UserError(
             f"{uri} is e-SNLI-VE, another data set: it has explanations, and other labels for the same pairs; give "
             "snli_ve_dev.jsonl or snli_ve_test.jsonl of SNLI-VE"
