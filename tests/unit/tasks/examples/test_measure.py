@@ -43,8 +43,8 @@ def test_vqa_is_to_the_digit_the_official_evaluators(tmp_path: Path, rule: str) 
     answer, expected = ANSWERED[rule]
     found = measure_vqa(write_answers(tmp_path, answer), str(ROWS / "vqa_annotations.json.xz"))
     assert by_type(found) == expected and found.metrics.examples == 8977
-    how_many = {"the most common answer": 97.42, "two": 23.71}
-    assert percent(found, "question_type/how many") == how_many.get(rule, percent(found, "question_type/how many"))
+    for accuracy in {"the most common answer": {97.42}, "two": {23.71}}.get(rule, ()):
+        assert percent(found, "question_type/how many") == accuracy
 
 
 def test_the_best_answers_of_the_3129_reach_their_ceiling(tmp_path: Path) -> None:
