@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from model.downstream.bootstrap import SEED, Values, drawn_times, percentile_intervals
 
+_WEIGHTS_AT_ONCE = 2**22
+"""Of examples in resamples: 32 MiB an array."""
+
 
 def roc_auc(labels: npt.NDArray[np.bool_], scores: Values) -> float:
     """Chance that a relevant example scores above one that is not; a tie counts half. NaN where one class is absent.
@@ -26,8 +29,12 @@ def auc_interval(labels: npt.NDArray[np.bool_], scores: Values, images: npt.NDAr
     Args:
         images: (examples,) the number of each example's image, from 0.
     """
-    random = np.random.default_rng(SEED)
-    drawn = [_weighted_auc(times[:, images], labels, scores) for times in drawn_times(int(images.max()) + 1, random)]
+    at_once = max(_WEIGHTS_AT_ONCE // len(labels), 1)
+    drawn = [
+        _weighted_auc(times[start : start + at_once, images], labels, scores)
+        for times in drawn_times(int(images.max()) + 1, np.random.default_rng(SEED))
+        for start in range(0, len(times), at_once)
+    ]
     return percentile_intervals(np.concatenate(drawn)[:, None])[0]
 
 

@@ -11,7 +11,6 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any, Literal
 
 import numpy as np
@@ -71,11 +70,12 @@ def read_expressions(uri: str, instances: str | None, split: str | None) -> list
         instances: `instances.json`, which has the boxes of the records in `refs(...).p`; None: the file has them.
         split: of the records; None: the file holds one split.
     """
+    is_json = next(input_chunks(uri, "refs"), b"").lstrip()[:1] in (b"[", b"{")
     if instances is None:
-        if PurePath(uri).suffix == ".p":
+        if not is_json:
             raise UserError(f"{uri} names objects without their boxes; give instances.json of the same folder, too")
         return _read_mdetr(uri, split)
-    refs = _read_pickle(uri) if PurePath(uri).suffix == ".p" else read_json(uri, "refs", TypeAdapter(list[_Ref]))
+    refs = read_json(uri, "refs", TypeAdapter(list[_Ref])) if is_json else _read_pickle(uri)
     splits = sorted({ref.split for ref in refs})
     if split not in splits:
         given = "name a split" if split is None else f"{uri} has no split {split}"
