@@ -59,3 +59,19 @@ def test_questions_are_no_annotations(tmp_path: Path) -> None:
     path = write_json(tmp_path / "questions.json", {"questions": []})
     with pytest.raises(UserError, match=r"questions\.json holds no VQA annotations: annotations: Field required"):
         read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([{"answer": "yes"}, {"text": "no"}], "annotations.0.answers.1: Input should be a valid string (it is None)"),
+        ([{"answer": 2}], "annotations.0.answers.0: Input should be a valid string (it is 2)"),
+        ("yes", "annotations.0.answers: Input should be a valid array (it is 'yes')"),
+        ([], "annotations.0.answers: List should have at least 1 item"),
+    ],
+)
+def test_wrong_answers_of_annotators_are_named(tmp_path: Path, answers: object, message: str) -> None:
+    row = {"question_id": 1, "image_id": 2, "answer_type": "other", "question_type": "is", "answers": answers}
+    with pytest.raises(UserError) as error:
+        read_questions(write_json(tmp_path / "annotations.json", {"annotations": [row]}))
+    assert message in str(error.value)
