@@ -22,7 +22,7 @@ _COMMANDS = {
         "inspect": "inspect",
     },
     "Training": {"pretrain": "training", "finetune": "training", "sweep": "sweep"},
-    "Results": {"evaluate": "evaluation", "history": "evaluation", "search": "search"},
+    "Results": {"evaluate": "evaluation", "measure": "measure", "history": "evaluation", "search": "search"},
     "Operating": {"setup": "setup", "worker": "worker"},
 }
 """In the order of the help: group, command, and the module of this folder whose `add_commands` adds it to an app."""
