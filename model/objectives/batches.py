@@ -18,7 +18,7 @@ from model.data.order import WHOLE, BatchOrder, Index, Part
 from model.data.store import FeatureStore
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.objectives.config import PretrainConfig
+from model.objectives.config import PretrainConfig, WordMasking
 from model.objectives.hiding import Replacements
 from model.objectives.masking import NOISED, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
 from model.objectives.objective import Draft, Objective, PretrainBatch, chosen_objectives
@@ -42,7 +42,9 @@ class PretrainBatches:
             raise InputError(f"{store.folder}: matching needs captions of at least two images, so that one is wrong")
         self._store, self._tokens, self._vocabulary = store, tokens, vocabulary
         self._max_regions, self._config, self._objectives = max_regions, config, chosen_objectives(config)
-        self._pieces = Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids)
+        if any(one.needs_class_scores for one in self._objectives):
+            store.check_class_scores()
+        self._pieces = _pieces(vocabulary, config.word_masking)
         rows = captions.image_rows
         self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
         self._pairing = Pairing(self._order, rows, tokens, config)
@@ -89,7 +91,8 @@ class PretrainBatches:
         ids = words.ids.numpy()
         masked, chosen = mask_words(ids, self._word_draws(turns, ids.shape[1]), config.word_masking, self._pieces)
 
-        regions = self._store.read([pair.image for pair in pairs], self._max_regions)
+        scored = any(one.needs_class_scores for one in active)
+        regions = self._store.read([pair.image for pair in pairs], self._max_regions, class_scores=scored)
         present = regions.mask.numpy()
         choice, treatment = (
             draw_uniforms(config.seed, purpose, turns, present.shape[1]) for purpose in ("region", "region_fate")
@@ -152,3 +155,20 @@ class PretrainBatches:
             swap_features=donors.features[taken],
             swap_scales=donors.scales[taken],
         )
+
+
+def _pieces(vocabulary: Vocabulary, rule: WordMasking) -> Pieces:
+    """The vocabulary for masking.
+
+    Raises:
+        InputError: it lacks the piece from which random ones are to come.
+    """
+    first = 0
+    if rule.random_from is not None:
+        if rule.random_from not in vocabulary.words.pieces:
+            raise InputError(
+                f"pretrain.word_masking.random_from is {rule.random_from!r}, but {vocabulary.words.source} has "
+                "no such piece; name one of its pieces, or none"
+            )
+        first = vocabulary.words.pieces.index(rule.random_from)
+    return Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids, first)
