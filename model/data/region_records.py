@@ -92,12 +92,7 @@ def find_bad_class_scores(heads: Bytes, layout: RegionLayout, num_labels: int) -
     return int(np.argmax(bad.any(1))), "class scores that are no probabilities of known classes"
 
 
-def num_columns(heads: Bytes, limit: int) -> int:
-    """R of a batch: the most regions that one of its records has, at least 1 and at most `limit`."""
-    return max(1, min(limit, int(_valid(heads[:, TAR_HEADER:]).max(initial=0))))
-
-
-def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, out: Tensor) -> None:
+def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, mask: Tensor, out: Tensor) -> None:
     """Fill `out` (B, R, 1 + C) with the distributions of the first R regions, from bytes or from the best classes.
 
     Where there is no region the background is certain.
@@ -105,10 +100,10 @@ def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, out: T
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         codes: (B, R x C) of the first R regions; C is 0 where records hold best classes alone.
+        mask: (B, R) True where there is a region.
     """
-    count, width = out.shape[:2]
-    real = np.arange(width)[None, :] < _valid(heads[:, TAR_HEADER:])[:, None]
-    background = np.where(real, _field(heads, layout.background_offset, "<f2", width), 1).astype(np.float32)
+    count, width = mask.shape
+    background = np.where(mask.numpy(), _field(heads, layout.background_offset, "<f2", width), 1).astype(np.float32)
     if layout.num_classes:
         _decode_codes(torch.from_numpy(codes).view(count, width, layout.num_classes), torch.from_numpy(background), out)
     else:
@@ -126,16 +121,17 @@ def _decode_codes(codes: Tensor, background: Tensor, out: Tensor) -> None:
         out[place, :, 0] = torch.where(total > 0, background[place], 1.0)
 
 
-def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout, class_scores: Tensor | None = None) -> Regions:
+def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
     """Convert records to tensors; R is the most regions in one of them, at least 1.
 
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         features: (B, W, D) of the first W regions. The result shares its memory.
-        class_scores: (B, R, 1 + C) where they are asked for.
     """
-    count, width = len(heads), num_columns(heads, features.shape[1])
-    valid = _valid(heads[:, TAR_HEADER:])
+    count = len(heads)
+    record = heads[:, TAR_HEADER:]
+    valid = _valid(record)
+    width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
     def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
         return _field(heads, offset, dtype, columns)
@@ -149,7 +145,6 @@ def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout, class_score
         scores=torch.from_numpy(field(layout.scores_offset, "<f2", width).astype(np.float32)),
         background=torch.from_numpy(field(layout.background_offset, "<f2", width).astype(np.float32)),
         mask=torch.from_numpy(np.arange(width)[None, :] < valid[:, None]),
-        class_scores=class_scores,
     )
 
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, overload
@@ -36,7 +37,6 @@ from model.data.region_records import (
     find_bad_class_scores,
     find_bad_value,
     find_fault,
-    num_columns,
     to_regions,
 )
 from model.data.remote import connect, fetching
@@ -210,17 +210,20 @@ class FeatureStore:
             self._lose(
                 int(shards[slot]), f"{self._name(int(shards[slot]))}: {self.keys[int(numbers[slot])]} has {what}"
             )
-        scores = self._class_scores(shards, places, heads, num_columns(heads, shape[1])) if class_scores else None
-        return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout, scores)
+        regions = to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout)
+        if not class_scores:
+            return regions
+        return replace(regions, class_scores=self._class_scores(shards, places, heads, regions.mask))
 
-    def _class_scores(self, shards: Index, places: Index, heads: Bytes, width: int) -> Tensor:
-        """The distributions (B, width, 1 + C) of records that have these heads."""
-        layout, shape = self.layout, (len(heads), width, 1 + len(self.manifest.labels))
+    def _class_scores(self, shards: Index, places: Index, heads: Bytes, mask: Tensor) -> Tensor:
+        """The distributions (B, R, 1 + C) of records that have these heads; mask (B, R) says where regions are."""
+        layout, (count, width) = self.layout, mask.shape
+        shape = (count, width, 1 + len(self.manifest.labels))
         scores = self._score_buffers.lend(self._score_buffers.take(4 * math.prod(shape)), np.dtype(np.float32), shape)
-        codes = np.empty((len(heads), width * layout.num_classes), np.uint8)
+        codes = np.empty((count, width * layout.num_classes), np.uint8)
         if codes.size:
             self._fill(shards, places, TAR_HEADER + layout.class_scores_offset, [codes])
-        decode_class_scores(heads, codes, layout, scores)
+        decode_class_scores(heads, codes, layout, mask, scores)
         return scores
 
     def _fill(self, shards: Index, places: Index, offset: int, tables: Sequence[Bytes]) -> None:

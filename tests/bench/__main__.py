@@ -9,10 +9,24 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import class_scores, commands, download, encoding, extract, flow, loader, pipeline, scoring, step, uniter
+from tests.bench import (
+    class_scores,
+    commands,
+    download,
+    encoding,
+    extract,
+    flow,
+    loader,
+    pipeline,
+    scoring,
+    step,
+    text,
+    uniter,
+)
 
 BENCHES = {
     "loader": loader.run,
+    "text": text.run,
     "sqrt8": encoding.run,
     "class_scores": class_scores.run,
     "step": step.run,
