@@ -7,8 +7,11 @@ from importlib import import_module
 from model.downstream.measures import MeasuredTask
 from model.errors import InputError
 
+RETRIEVAL = "retrieval"
+"""The task of jobs and history rows that name none."""
+
 TASKS: dict[str, str] = {
-    "retrieval": "model.downstream.retrieval.measures",
+    RETRIEVAL: "model.downstream.retrieval.measures",
 }
 """Name -> the module whose `TASK` describes it, imported when the task is first asked for."""
 
