@@ -39,7 +39,7 @@ class FinetuneJob(TrainJob):
     task: str = Field(
         default=RETRIEVAL,
         exclude_if=lambda task: task == RETRIEVAL,
-        description="what is learnt, a name of model/downstream/tasks.py; left out of files and of the identity where "
+        description="what is learnt, a name in model/downstream/tasks.py; left out of files and of the identity where "
         "it is retrieval, as in those of before",
     )
     finetune: SerializeAsAny[FinetuneLoopConfig] = Field(description="the task's loss and the loop")
