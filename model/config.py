@@ -203,13 +203,24 @@ class LoaderConfig(Config):
     fetch_threads: int = Field(default=8, ge=1, description="shards fetched from an object store at once")
 
 
+class FinetuneLoopConfig(LoopConfig):
+    """Settings of finetuning for any task."""
+
+    start: Literal["pretrained", "scratch"] = Field(
+        default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
+    )
+
+
 class FeatureSource(Config):
     """The regions and captions of a training or scoring job."""
 
     features_path: str = Field(
         description="folder with manifest.json and regions-*.tar; or its URI on an object store, such as s3://..."
     )
-    captions_path: str = Field(description="Parquet with caption_id, image_key, text, split; a path or a URI")
+    captions_path: str = Field(
+        description="Parquet with caption_id, image_key, text, split; of tasks other than retrieval, their table of "
+        "examples. A path or a URI"
+    )
     name: str = Field(description="dataset/split, for messages")
     cache_path: str | None = Field(
         default=None,
