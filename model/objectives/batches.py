@@ -24,10 +24,11 @@ from model.objectives.masking import NOISED, SWAPPED, ZEROED, Pieces, WordDraws,
 from model.objectives.objective import Draft, Objective, PretrainBatch, chosen_objectives
 from model.objectives.pairing import Pair, Pairing
 from model.objectives.targets import Targets
+from model.objectives.turns import Turns
 
 
 class PretrainBatches:
-    """Makes the batch of a step."""
+    """Makes the batches of one corpus."""
 
     def __init__(
         self,
@@ -46,25 +47,20 @@ class PretrainBatches:
         rows = captions.image_rows
         self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
         self._pairing = Pairing(self._order, rows, tokens, config)
+        self._turns = Turns(config)
 
     def __call__(self, step: int, part: Part = WHOLE) -> PretrainBatch:
-        """The batch of a step, or one part of it."""
-        active = self.active(step)
-        return self._collate(self._order.step(step, part), active)
+        """The batch of a step, or one part of it, where this is the only corpus."""
+        return self.visit(step, part, self._turns(step).active)
+
+    def visit(self, visit: int, part: Part, active: Sequence[Objective]) -> PretrainBatch:
+        """The batch, or a part of it, of the step that reads this corpus after `visit` others did."""
+        return self._collate(self._order.step(visit, part), active)
 
     def slice(self, step: int, first: int, stop: int, only: str | None = None) -> PretrainBatch:
         """The captions first, ..., stop - 1 of the batch of a step, for every objective or for one alone."""
         active = self._objectives if only is None else tuple(one for one in self._objectives if one.name == only)
         return self._collate(self._order.step(step)[first:stop], active)
-
-    def active(self, step: int) -> tuple[Objective, ...]:
-        """The objectives of a step: all, or the one that is drawn for it, the same in every process."""
-        config = self._config
-        if config.combine == "sum":
-            return self._objectives
-        odds = np.cumsum([config.objectives[one.name] for one in self._objectives])
-        draw = draw_uniforms(config.seed, "objective", np.array([(0, step)], np.int64), 1)[0, 0]
-        return (self._objectives[int(np.searchsorted(odds / odds[-1], draw, side="right"))],)
 
     def _collate(self, turns: Sequence[tuple[int, int]], active: Sequence[Objective]) -> PretrainBatch:
         return self.collate(self._pairing.pairs(turns, any(one.needs_wrong_pairs for one in active)), active)

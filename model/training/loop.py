@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from model.config import LoopConfig
 from model.data.feed import B, Split, Step, feed, split_batch
 from model.data.matches import NEGATIVE_TRIES
 from model.data.order import Part
-from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
 from model.errors import InputError, TrainingError
 from model.families.config import EncoderConfig, Heads
@@ -59,6 +58,14 @@ class Validation:
     measure: Callable[[VisionLanguageModel], dict[str, float]]
 
 
+class Reader(Protocol):
+    """A feature store, or several."""
+
+    @property
+    def skipped_samples(self) -> int:
+        """Places in batches that another sample took because theirs lies in a shard that was left out."""
+
+
 @dataclass(frozen=True)
 class Training(Generic[B]):
     """The parts that pretraining and finetuning bring to the loop."""
@@ -69,7 +76,7 @@ class Training(Generic[B]):
     run: Path
     config: LoopConfig
     encoder: EncoderConfig
-    store: FeatureStore
+    store: Reader
     identity: dict[str, Any]
     """What the weights depend on, as JSON; a run resumes only where it is the same."""
     heads: Heads
