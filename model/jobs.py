@@ -6,7 +6,7 @@ from pydantic import Field
 
 from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, WordRules
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 
 
@@ -18,7 +18,7 @@ class TrainJob(Config):
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description=VOCABULARY_PATH)
     word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
-    encoder: EncoderConfig = Field(description="size and wiring of the model")
+    encoder: AnyEncoderConfig = Field(description="size and wiring of the model")
     scoring: ScoringConfig = Field(default=ScoringConfig(), description="how held-out recall is scored")
 
 

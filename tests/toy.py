@@ -15,11 +15,11 @@ from feature_extraction.samples.manifest import FeatureManifest, ShardEntry
 from feature_extraction.samples.regions import Encoding, RegionLayout, RegionSample, encode_regions
 from feature_extraction.samples.tars import write_tar
 from model.config import FeatureSource
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 
 WORDS = ["red", "blue", "green", "cat", "dog", "bird", "tree", "car"]
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-TINY = EncoderConfig(
+TINY = UnicoderVLConfig(
     hidden_size=32,
     num_layers=2,
     num_heads=4,
@@ -123,5 +123,5 @@ def eight_pairs(make_world: Callable[..., tuple[FeatureSource, Path]]) -> tuple[
 
 
 @pytest.fixture
-def tiny() -> EncoderConfig:
+def tiny() -> UnicoderVLConfig:
     return TINY

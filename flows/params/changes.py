@@ -16,6 +16,8 @@ from pydantic_core import ErrorDetails
 
 from flows.params.checks import validation_text
 from model.config import Config
+from model.families.config import EncoderConfig
+from model.families.configs import FAMILIES, of_family
 from tasks.errors import UserError
 
 Changes = Annotated[
@@ -156,6 +158,8 @@ def _changed(value: Any, parts: Sequence[str], new: Any, name: str) -> Any:
         case BaseModel():
             if place not in (known := type(value).model_fields):
                 raise UserError(f"{name}: there is no field {place!r}; known are {', '.join(known)}")
+            if isinstance(value, EncoderConfig) and place == "family" and new in FAMILIES and new != value.family:
+                return of_family(value, new)
             return value.model_copy(update={place: _inner(getattr(value, place), parts, new, name)})
         case dict():
             if rest and place not in value:

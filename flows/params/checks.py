@@ -15,6 +15,7 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
 from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
+from model.families.configs import FAMILIES
 from tasks.download.settings import check_settings
 from tasks.errors import UserError
 from tasks.evaluation.retrieval.ground_truth import check_ground_truths
@@ -75,7 +76,8 @@ def validation_text(error: ValidationError, kind: type[BaseModel] | None = None)
     """
     problems = error.errors()
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"])
+    # The name of a family is no field: it says which config pydantic read.
+    where = ".".join(str(part) for part in first["loc"] if part not in FAMILIES)
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = [] if kind is None else _fields_beside(kind, first["loc"])
@@ -91,6 +93,9 @@ def _fields_beside(kind: type[BaseModel], loc: Sequence[int | str]) -> list[str]
     """The fields of the model in which pydantic met one that is none."""
     here = [kind]
     for part in loc[:-1]:
+        if part in FAMILIES:
+            here = [model for model in here if model.model_fields["family"].default == part]
+            continue
         # Positions in lists, keys and members of unions are no fields: what they hold is of the kinds found before.
         fields = [model.model_fields[part] for model in here if isinstance(part, str) and part in model.model_fields]
         here = [model for field in fields for model in _models_in(field.annotation)] if fields else here

@@ -9,7 +9,7 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.experiment import RebuildParams
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig, WordMasking
 from tasks.config import DatasetConfig
 from tasks.download.config import DownloadConfig
@@ -74,7 +74,7 @@ def demo(root_uri: str) -> RebuildParams:
             device="cpu",
         ),
         vocabulary_path=f"{world}/vocabulary.txt",
-        encoder=EncoderConfig(
+        encoder=UnicoderVLConfig(
             hidden_size=128,
             num_layers=2,
             num_heads=4,

@@ -27,7 +27,7 @@ from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
 from tasks.config import DatasetConfig, Name
 from tasks.download.config import DownloadConfig
@@ -54,7 +54,7 @@ class RebuildParams(Params):
     download: Download = DownloadConfig()
     extractor: Extractor = ExtractorConfig()
     vocabulary_path: VocabularyPath
-    encoder: Encoder = EncoderConfig()
+    encoder: Encoder = UnicoderVLConfig()
     pretrain: Pretrain = PretrainConfig()
     finetune: Finetune = FinetuneConfig()
     task_specific: FinetuneConfig | None = Field(

@@ -9,7 +9,7 @@ from pydantic import Field
 from feature_extraction.config import ExtractorConfig
 from model.config import VOCABULARY_PATH, LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.config import Name
 from tasks.download.config import DownloadConfig
@@ -19,7 +19,7 @@ DatasetName = Annotated[Name, Field(description="name of the dataset")]
 Download = Annotated[DownloadConfig, Field(description="how images are fetched and stored")]
 Extractor = Annotated[ExtractorConfig, Field(description="which detector, and what it keeps")]
 VocabularyPath = Annotated[str, Field(description=VOCABULARY_PATH)]
-Encoder = Annotated[EncoderConfig, Field(description="size and wiring of the model")]
+Encoder = Annotated[AnyEncoderConfig, Field(description="size and wiring of the model")]
 Pretrain = Annotated[PretrainConfig, Field(description="objectives and loop of pretraining")]
 Finetune = Annotated[FinetuneConfig, Field(description="loss and loop of finetuning")]
 Scoring = Annotated[ScoringConfig, Field(description="how pairs are scored")]

@@ -12,7 +12,8 @@ from flows.params.demo import demo
 from flows.params.experiment import RebuildParams
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.configs import AnyEncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig, RegionMasking, WordMasking
 from tasks.config import DatasetConfig
 from tasks.errors import UserError
@@ -30,7 +31,9 @@ def unicoder_vl_v1(root_uri: str, retrieval: RetrievalData = FLICKR30K) -> Rebui
         root_uri,
         retrieval,
         ExtractorConfig(),
-        EncoderConfig(bert=_BERT, box_code="corners", region_fusion="concat", image_token=False, segments="modality"),
+        UnicoderVLConfig(
+            bert=_BERT, box_code="corners", region_fusion="concat", image_token=False, segments="modality"
+        ),
         PretrainConfig(
             steps=_TEN_EPOCHS,
             batch_size=_BATCH,
@@ -55,7 +58,7 @@ def unicoder_vl_v3(root_uri: str, retrieval: RetrievalData = FLICKR30K) -> Rebui
         root_uri,
         retrieval,
         ExtractorConfig(min_score=0.2),
-        EncoderConfig(bert=_BERT, box_code="corners_area", region_fusion="sum", image_token=True, segments="none"),
+        UnicoderVLConfig(bert=_BERT, box_code="corners_area", region_fusion="sum", image_token=True, segments="none"),
         PretrainConfig(
             steps=_TEN_EPOCHS,
             batch_size=_BATCH,
@@ -100,7 +103,7 @@ def _after_conceptual_captions(
     root_uri: str,
     retrieval: RetrievalData,
     extractor: ExtractorConfig,
-    encoder: EncoderConfig,
+    encoder: AnyEncoderConfig,
     pretrain: PretrainConfig,
     finetune: FinetuneConfig,
 ) -> RebuildParams:

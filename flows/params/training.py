@@ -18,7 +18,7 @@ from flows.params.fields import (
 from flows.params.shards import Params
 from model.config import LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
 from tasks.config import Name
 from tasks.training import runs, specs
@@ -39,7 +39,7 @@ class TrainParams(Params):
     )
     extractor: Extractor
     vocabulary_path: VocabularyPath
-    encoder: Encoder = EncoderConfig()
+    encoder: Encoder = UnicoderVLConfig()
     scoring: Scoring = ScoringConfig()
     loader: Loader = LoaderConfig()
     nodes: NodesConfig | None = Field(

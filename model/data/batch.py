@@ -14,7 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Movable:
-    """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's)."""
+    """A record of tensors, other such records, or dicts of either, that moves as a whole (methods as Tensor's).
+
+    A field may be None.
+    """
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
@@ -25,27 +28,29 @@ class Movable:
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keep the memory until this stream is done with it, though another one allocated it."""
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for value in self.given().values():
             for part in value.values() if isinstance(value, dict) else (value,):
                 part.record_stream(stream)
 
+    def given(self) -> dict[str, Any]:
+        """The fields that are not None, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
     def _each(self, move: Callable[[Any], Any]) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {
             name: {key: move(part) for key, part in value.items()} if isinstance(value, dict) else move(value)
-            for name, value in values.items()
+            for name, value in self.given().items()
         }
         return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class Rows(Movable):
-    """Tensors that share their first dimension."""
+    """Tensors that share their first dimension; some may be None."""
 
     def take(self, index: Tensor) -> Self:
         """Select rows by position, repeats allowed."""
-        return replace(self, **{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return replace(self, **{name: value[index] for name, value in self.given().items()})
 
 
 R = TypeVar("R", bound=Rows)
@@ -53,7 +58,7 @@ R = TypeVar("R", bound=Rows)
 
 def join_rows(parts: Sequence[R]) -> R:
     """The rows of all parts, one after the other."""
-    return replace(parts[0], **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(parts[0])})
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].given()})
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class Regions(Rows):
     """Regions of B images, best score first, padded to R.
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
-    height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region.
+    height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region; types
+    (B, R) i64, rows of the family's type table, None where all are of one image.
     """
 
     features: Tensor
@@ -72,14 +78,19 @@ class Regions(Rows):
     scores: Tensor
     background: Tensor
     mask: Tensor
+    types: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Words(Rows):
-    """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool."""
+    """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool.
+
+    types (B, T) i64 are rows of the family's type table; None where all words are of one text.
+    """
 
     ids: Tensor
     mask: Tensor
+    types: Tensor | None = None
 
 
 def pad_words(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> Words:

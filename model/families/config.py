@@ -1,4 +1,7 @@
-"""Size and wiring of the encoder. Imports no torch."""
+"""What every family's encoder is told: its sizes, and the heads on it. Imports no torch.
+
+What one family alone has is in a config of its own, and `configs.py` lists these.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +35,9 @@ Heads = dict[str, HeadConfig]
 
 
 class EncoderConfig(Config):
-    """Size and wiring of the cross-modal encoder. Widths of words, regions and labels come from the data."""
+    """What encoders of all families have. Widths of words, regions and labels come from the data."""
 
-    family: Annotated[Literal["unicoder-vl"], Identity.UNLESS_DEFAULT] = Field(
-        default="unicoder-vl", description="how words and regions become states"
-    )
+    family: str = Field(description="how words and regions become states")
     hidden_size: int = Field(default=768, ge=8, description="H")
     num_layers: int = Field(default=12, ge=1, description="Transformer layers")
     num_heads: int = Field(default=12, ge=1, description="attention heads of a layer; hidden_size is a multiple of it")
@@ -46,42 +47,9 @@ class EncoderConfig(Config):
         default=43, ge=4, description="longest [CLS] words [SEP], tokens; longer captions lose their end"
     )
     max_regions: int = Field(default=100, ge=1, description="best-scored regions read per image")
-    box_code: Literal["corners", "corners_area"] = Field(
-        default="corners_area",
-        description="corners: x0/W, y0/H, x1/W, y1/H (v1); corners_area adds the box's share of the image (v3)",
-    )
-    region_fusion: Literal["concat", "sum"] = Field(
-        default="sum",
-        description="concat: one linear layer of [feature; box code] (v1); "
-        "sum: linear of the feature + linear of the box code (v3)",
-    )
-    feature_norm: Literal["none", "layer", "standard"] = Field(
-        default="none",
-        description="what is done to the raw feature before its projection. none: nothing (the paper); layer: "
-        "LayerNorm; standard: each dimension's mean and spread over training images taken out. For small models and "
-        "detectors of unusual feature scale",
-    )
-    image_token: bool = Field(
-        default=True,
-        description="a learned vector, the same for all regions, is added to each: the [IMG] token of v3; v1 has none",
-    )
-    segments: Literal["modality", "none"] = Field(
-        default="none",
-        description="modality: BERT's segment embedding tells words from regions (v1); none: word and position only, "
-        "as v3 lists them; the [IMG] token tells regions apart there",
-    )
-    region_position: Literal["none", "shared"] = Field(
-        default="none",
-        description="position embedding of regions, which neither version states. none: their box is their place; "
-        "shared: all have the position after the longest possible caption",
-    )
-    closing_sep: bool = Field(
-        default=True,
-        description="a closing [SEP] after the regions: v1 counts three special tokens in its 144, and names two",
-    )
     pooler: bool = Field(
         default=False,
-        description="BERT's pooler, a tanh layer, between [CLS] and the matching head. The paper scores W o_CLS + b",
+        description="BERT's pooler, a tanh layer, between [CLS] and the matching head. Unicoder-VL scores W o_CLS + b",
     )
     hidden_act: Annotated[Literal["gelu", "gelu_new", "relu", "silu"], Identity.UNLESS_DEFAULT] = Field(
         default="gelu",
@@ -94,7 +62,6 @@ class EncoderConfig(Config):
     initializer_range: float = Field(default=0.02, gt=0, description="spread of new weights (normal)")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the states that training drops")
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of the attention weights it drops")
-
     sequences: Annotated[Literal["auto", "padded", "packed"], Identity.NEVER] = Field(
         default="auto",
         description="how captions and region lists of unequal length go through the layers; the result is the same. "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model.data.batch import Regions
 from model.errors import InputError
 from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 
 
 def dequantise(regions: Regions) -> Tensor:
@@ -44,28 +45,43 @@ _BOX_CODES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "corners": (corners, 4),
     "corners_area": (corners_and_area, 5),
 }
-"""By `EncoderConfig.box_code`: the function and how many numbers it gives."""
+"""By `UnicoderVLConfig.box_code`: the function and how many numbers it gives."""
+
+
+def wrong_width(found: int, wanted: int) -> str:
+    """Say that features are not as wide as the model's."""
+    return (
+        f"regions have {found}-wide features but this model reads {wanted}; use the features of the detector it was "
+        "made for"
+    )
 
 
 class WordEmbeddings(nn.Module):
     """Word + position + segment, LayerNorm, dropout (BERT's)."""
 
-    def __init__(self, vocab_size: int, config: EncoderConfig) -> None:
+    def __init__(self, vocab_size: int, config: EncoderConfig, type_rows: int = 0) -> None:
+        """`type_rows`: rows of the segment table; 0: there is none."""
         super().__init__()
         self.word_embeddings = nn.Embedding(vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
-        if config.segments == "modality":
-            self.token_type_embeddings = nn.Embedding(2, config.hidden_size)
-        self._has_segments = config.segments == "modality"
+        if type_rows:
+            self.token_type_embeddings = nn.Embedding(type_rows, config.hidden_size)
+        self._has_segments = type_rows > 0
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def segment(self, number: int) -> Tensor | float:
-        """The vector (H,) that marks words (0) or regions (1); zero where the config has no segments."""
-        return self.token_type_embeddings.weight[number] if self._has_segments else 0.0
+    def segment(self, number: int | Tensor) -> Tensor | float:
+        """The vector (H,) that marks words (0) or regions (1), or those (..., H) of numbers (...) of rows.
 
-    def forward(self, ids: Tensor, positions: Tensor, segment: int) -> Tensor:
-        """(B, T) ids and positions to (B, T, H)."""
+        Zero where there are no segments.
+        """
+        if not self._has_segments:
+            return 0.0
+        table = self.token_type_embeddings
+        return table(number) if isinstance(number, Tensor) else table.weight[number]
+
+    def forward(self, ids: Tensor, positions: Tensor, segment: int | Tensor) -> Tensor:
+        """(B, T) ids and positions, and one segment or (B, T) of them, to (B, T, H)."""
         total = self.word_embeddings(ids) + self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(total + self.segment(segment)))
 
@@ -121,7 +137,7 @@ _FUSIONS = {"concat": ConcatFusion, "sum": SumFusion}
 class RegionEmbeddings(nn.Module):
     """Feature and box of a region to one vector: fusion, [IMG] token, modality mark, LayerNorm, dropout."""
 
-    def __init__(self, feature_dim: int, config: EncoderConfig) -> None:
+    def __init__(self, feature_dim: int, config: UnicoderVLConfig) -> None:
         super().__init__()
         self._feature_dim = feature_dim
         self._box_code, code_width = _BOX_CODES[config.box_code]
@@ -138,10 +154,7 @@ class RegionEmbeddings(nn.Module):
             InputError: the features are of another width than this model's.
         """
         if features.shape[-1] != self._feature_dim:
-            raise InputError(
-                f"regions have {features.shape[-1]}-wide features but this model reads {self._feature_dim}; "
-                "use the features of the detector it was made for"
-            )
+            raise InputError(wrong_width(features.shape[-1], self._feature_dim))
         total = self.fusion(self.feature_norm(features), self._box_code(boxes, sizes)) + mark
         if self.image_token is not None:
             total = total + self.image_token.weight[0]

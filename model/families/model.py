@@ -13,13 +13,18 @@ from torch import Tensor, nn
 
 from model.data.batch import Regions, Words
 from model.errors import InputError
-from model.families.config import EncoderConfig, HeadConfig, Heads, Sizes
+from model.families.config import HeadConfig, Heads, Sizes
+from model.families.configs import read_encoder
 from model.families.embeddings import dequantise
 from model.families.family import Encoder
 from model.families.heads import make_head, pretraining_heads
 from model.families.unicoder_vl import UnicoderVLEncoder
+from model.families.uniter import UniterEncoder
 
-_FAMILIES: dict[str, Callable[[int, int, int, EncoderConfig], Encoder]] = {"unicoder-vl": UnicoderVLEncoder}
+_FAMILIES: dict[str, Callable[[int, int, int, Any], Encoder]] = {
+    "unicoder-vl": UnicoderVLEncoder,
+    "uniter": UniterEncoder,
+}
 """By `EncoderConfig.family`."""
 
 
@@ -48,12 +53,12 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
             feature_dim: D of the feature set.
             num_labels: C, foreground classes of the detector.
             sep_id: word piece [SEP].
-            encoder: `EncoderConfig` as JSON; the paper's sizes when None.
+            encoder: its config as JSON (`configs.py`); Unicoder-VL's of the paper's size when None.
             extractor: fingerprint of the extractor whose features the weights are trained on.
             heads: name -> `HeadConfig` as JSON. None: those of Unicoder-VL's pretraining, as in older checkpoints.
         """
         super().__init__()
-        self.config = EncoderConfig.model_validate(encoder or {})
+        self.config = read_encoder(encoder or {})
         self.vocab_size, self.feature_dim, self.num_labels = vocab_size, feature_dim, num_labels
         self.extractor = extractor
         self.bert = _FAMILIES[self.config.family](vocab_size, feature_dim, sep_id, self.config)
@@ -73,6 +78,8 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
         if isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
 

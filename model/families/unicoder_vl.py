@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from model.data.batch import Regions, Words
-from model.families.config import EncoderConfig
 from model.families.embeddings import RegionEmbeddings, WordEmbeddings
 from model.families.family import Encoded, Encoder, Side
 from model.families.layers import Layer
+from model.families.unicoder_vl_config import UnicoderVLConfig
 
 _WORD_SEGMENT, _REGION_SEGMENT = 0, 1
 
@@ -29,9 +29,11 @@ class Texts(Side):
 class UnicoderVLEncoder(Encoder):
     """The shared encoder of words and regions."""
 
-    def __init__(self, vocab_size: int, feature_dim: int, sep_id: int, encoder: EncoderConfig) -> None:
+    config: UnicoderVLConfig
+
+    def __init__(self, vocab_size: int, feature_dim: int, sep_id: int, encoder: UnicoderVLConfig) -> None:
         super().__init__(encoder, sep_id)
-        self.embeddings = WordEmbeddings(vocab_size, encoder)
+        self.embeddings = WordEmbeddings(vocab_size, encoder, type_rows=2 if encoder.segments == "modality" else 0)
         self.region_embeddings = RegionEmbeddings(feature_dim, encoder)
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer(encoder) for _ in range(encoder.num_layers))})
 

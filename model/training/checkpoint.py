@@ -29,6 +29,7 @@ from model.data.tokenizer import Vocabulary, load_vocabulary
 from model.data.word_pieces import WordPieces, save_words
 from model.errors import InputError, TrainingError
 from model.families.config import EncoderConfig
+from model.families.configs import read_encoder
 from model.families.fit import check_vocabulary
 from model.families.model import VisionLanguageModel
 from model.publish import disk_room, sync, sync_folder, write_whole
@@ -231,7 +232,7 @@ def _check_encoder(folder: Path, encoder: EncoderConfig) -> None:
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        own = EncoderConfig.model_validate(config["encoder"] or {})
+        own = read_encoder(config["encoder"] or {})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read ({error}); train this run again") from error
     if found := differences({"encoder": own.identity()}, {"encoder": encoder.identity()}):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
-from model.families.config import EncoderConfig
+from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.records import Stage
 from tasks.training.data import DataSpec
@@ -20,7 +20,7 @@ class _Trained:
 
     data: DataSpec
     vocabulary_path: str
-    encoder: EncoderConfig
+    encoder: AnyEncoderConfig
     validation: DataSpec | None = None
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
 

@@ -25,9 +25,9 @@ from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.metrics import measure
 from model.downstream.retrieval.pairs import PairScorer, Tokens
 from model.downstream.retrieval.scores import Plan, Scores, begin_scores, write_block
-from model.families.config import EncoderConfig
 from model.families.embeddings import dequantise
 from model.families.model import VisionLanguageModel
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.training.precision import computes_bf16
 from tests.bench.clock import cpu_seconds
 from tests.bench.step import LABELS, PEAK_FLOPS, VOCABULARY, WIDTH
@@ -41,9 +41,9 @@ TARGET_PAIRS = 1_000 * 5_000
 
 BATCHES = (8, 32, 256)
 WIDTHS = (
-    (128, EncoderConfig(hidden_size=128, num_layers=2, num_heads=4, intermediate_size=512), 8, 64),
-    (256, EncoderConfig(hidden_size=256, num_layers=4, num_heads=4, intermediate_size=1024), 30, 32),
-    (768, EncoderConfig(num_layers=2), 100, 8),
+    (128, UnicoderVLConfig(hidden_size=128, num_layers=2, num_heads=4, intermediate_size=512), 8, 64),
+    (256, UnicoderVLConfig(hidden_size=256, num_layers=4, num_heads=4, intermediate_size=1024), 30, 32),
+    (768, UnicoderVLConfig(num_layers=2), 100, 8),
 )
 """Widths, with fewer layers than such models have, regions an image, and images enough for the clock."""
 
@@ -51,11 +51,11 @@ Order = Literal["caption by caption", "image by image"]
 
 
 def run() -> Iterator[str]:
-    size = EncoderConfig()
+    size = UnicoderVLConfig()
     yield f"scoring {IMAGES} images x {CAPTIONS} captions on the CPU, {size.num_layers} layers x {size.hidden_size}:"
     texts = _texts(CAPTIONS)
     torch.set_num_threads(1)
-    model, padding = _model(size), _model(EncoderConfig(sequences="padded"))
+    model, padding = _model(size), _model(UnicoderVLConfig(sequences="padded"))
     _ours(model, _regions([10]), texts[:1])  # What is slow the first time.
     for what, counts in (("10 to 100 regions", _adaptive(IMAGES)), ("100 regions each", [100] * IMAGES)):
         regions = _regions(counts)
@@ -78,7 +78,7 @@ def run() -> Iterator[str]:
     yield from _gpu()
 
 
-def scoring_flops(words: int, regions: int, encoder: EncoderConfig) -> float:
+def scoring_flops(words: int, regions: int, encoder: UnicoderVLConfig) -> float:
     """Floating-point operations of a pair; a multiply and add are 2. Embedding is left out: it is done once an item.
 
     All layers but the last: 2 S (4 H^2 + 2 H I) + 4 S^2 H. The last: keys and values of all, the rest of [CLS].
@@ -96,7 +96,7 @@ def _cost(work: Callable[[], object]) -> float:
     return cpu_seconds() - begun
 
 
-def _choices(width: int, encoder: EncoderConfig, count: int, images: int) -> str:
+def _choices(width: int, encoder: UnicoderVLConfig, count: int, images: int) -> str:
     """What `auto` chooses between, and what it takes."""
     cpu, model, regions, texts = torch.device("cpu"), _model(encoder), _regions([count] * images), _texts(CAPTIONS)
     figures = []
@@ -130,7 +130,10 @@ def _plain(model: VisionLanguageModel, regions: Regions, texts: list[Tokens], or
         shown = regions.take(torch.tensor([image for image, _ in some]))
         most = int(shown.mask.sum(1).max())
         shown = Regions(
-            **{name: value if name == "sizes" else value[:, :most].contiguous() for name, value in vars(shown).items()}
+            **{
+                name: value if name == "sizes" else value[:, :most].contiguous()
+                for name, value in shown.given().items()
+            }
         )
         words = pad_words([texts[caption] for _, caption in some], 0)
         model.match(model.bert(words, shown, dequantise(shown)).cls)
@@ -139,7 +142,7 @@ def _plain(model: VisionLanguageModel, regions: Regions, texts: list[Tokens], or
 def _memory() -> tuple[int, int, int]:
     """Peak bytes of a process: with a model, while it scores in a full block, and after the metrics of a matrix."""
     torch.set_num_threads(1)
-    model = _model(EncoderConfig())
+    model = _model(UnicoderVLConfig())
     before = _peak()
     images, captions = LARGE
     rows = ScoringConfig().block_pairs // captions
@@ -168,7 +171,7 @@ def _gpu() -> Iterator[str]:
     if not torch.cuda.is_available():
         yield "on a GPU: no GPU here: skipped"
         return
-    name, encoder, words = torch.cuda.get_device_name(), EncoderConfig(), 16
+    name, encoder, words = torch.cuda.get_device_name(), UnicoderVLConfig(), 16
     model = _model(encoder).cuda()
     scorer = PairScorer(model, ScoringConfig(batch_size=GPU_BATCH, precision="bf16"), torch.device("cuda"))
     rng = np.random.default_rng(0)
@@ -190,7 +193,7 @@ def _gpu() -> Iterator[str]:
     )
 
 
-def _model(encoder: EncoderConfig) -> VisionLanguageModel:
+def _model(encoder: UnicoderVLConfig) -> VisionLanguageModel:
     torch.manual_seed(0)
     return VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).eval()
 

@@ -23,8 +23,8 @@ from transformers import VisualBertConfig, VisualBertForPreTraining
 
 from model.config import OptimConfig
 from model.data.batch import Regions, Words
-from model.families.config import EncoderConfig
 from model.families.model import VisionLanguageModel
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
 from model.objectives.hiding import Replacements
 from model.objectives.objective import PretrainBatch
@@ -59,7 +59,7 @@ def captions_like_coco(pairs: int) -> Lengths:
 
 
 def run() -> Iterator[str]:
-    size, real = EncoderConfig(), captions_like_coco(8)
+    size, real = UnicoderVLConfig(), captions_like_coco(8)
     yield f"pretraining step on the CPU, {size.num_layers} layers x {size.hidden_size}, forward and backward:"
     for name, lengths in (("4 pairs of 144 positions", FULL), ("8 pairs of real caption lengths", real)):
         ours, ours_memory = _alone(_ours, lengths, "auto")
@@ -71,7 +71,7 @@ def run() -> Iterator[str]:
     yield from _gpu()
 
 
-def training_flops(lengths: Lengths, encoder: EncoderConfig, targets: tuple[int, int]) -> float:
+def training_flops(lengths: Lengths, encoder: UnicoderVLConfig, targets: tuple[int, int]) -> float:
     """Floating-point operations of forward and backward, 3 x forward; a multiply and add are 2.
 
     Forward of a sequence of S: layers x (2 S (4 H^2 + 2 H I) + 4 S^2 H). Region projection 2 R D H. Heads, per target:
@@ -101,7 +101,7 @@ def _measure(work: Callable[..., float], *arguments: object) -> tuple[float, int
 
 
 def _ours(lengths: Lengths, sequences: Literal["auto", "padded", "packed"]) -> float:
-    encoder = EncoderConfig(sequences=sequences)
+    encoder = UnicoderVLConfig(sequences=sequences)
     model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).train()
     batch, config = _batch(lengths), PretrainConfig()
 
@@ -113,7 +113,7 @@ def _ours(lengths: Lengths, sequences: Literal["auto", "padded", "packed"]) -> f
 
 
 def _visual_bert(lengths: Lengths) -> float:
-    size = EncoderConfig()
+    size = UnicoderVLConfig()
     config = VisualBertConfig(
         vocab_size=VOCABULARY,
         hidden_size=size.hidden_size,
@@ -170,7 +170,7 @@ def _gpu() -> Iterator[str]:
 
 def _gpu_step(lengths: Lengths) -> tuple[float, float, int]:
     """Seconds and floating-point operations of a step, and peak bytes on the device."""
-    encoder = EncoderConfig(attention_dropout=0.0, sequences="packed")
+    encoder = UnicoderVLConfig(attention_dropout=0.0, sequences="packed")
     model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).cuda().train()
     optimizer, config = make_optimizer(model, OptimConfig()), PretrainConfig()
     batch = _batch(lengths)

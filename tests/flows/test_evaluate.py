@@ -20,7 +20,7 @@ from flows.results import RetrievalResult
 from model.config import FeatureSource
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.scores import Scores
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from tasks.errors import StageError
 from tasks.evaluation.history import append_history, read_history
 from tasks.records import FileDigest, Receipt, Stage
@@ -42,7 +42,7 @@ def add_checkpoint(root: Path, source: FeatureSource, vocabulary: Path, step: in
     from model.families.build import build_model
     from model.training.checkpoint import Keep, State, save_checkpoint
 
-    encoder = EncoderConfig.model_validate(TINY)
+    encoder = UnicoderVLConfig.model_validate(TINY)
     loaded = load_vocabulary(vocabulary)
     model = build_model(encoder, open_store(source), loaded, seed=seed)
     save_checkpoint(root / "runs" / RUN, State(step=step), model, loaded.words, {}, Keep(last=5))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.families.config import EncoderConfig
 from model.families.layouts import has_varlen
 from model.families.unicoder_vl import UnicoderVLEncoder
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.hiding import seeded_normal
 
 pytestmark = [
@@ -17,7 +17,7 @@ WIDTH = 256
 
 def make_encoder(sequences, attention_dropout=0.0):
     torch.manual_seed(0)
-    config = EncoderConfig(
+    config = UnicoderVLConfig(
         hidden_size=WIDTH, num_layers=4, num_heads=4, intermediate_size=512,
         dropout=0.0, attention_dropout=attention_dropout, sequences=sequences,
     )  # fmt: skip

@@ -7,8 +7,8 @@ import torch
 from model.data.batch import Regions
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.pairs import PairScorer
-from model.families.config import EncoderConfig
 from model.families.model import VisionLanguageModel
+from model.families.unicoder_vl_config import UnicoderVLConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,7 +20,7 @@ IMAGES, MOST, WIDTH, VOCABULARY = 6, 20, 64, 300
 @pytest.fixture
 def world():
     torch.manual_seed(0)
-    encoder = EncoderConfig(hidden_size=128, num_layers=3, num_heads=4, intermediate_size=256, max_regions=MOST)
+    encoder = UnicoderVLConfig(hidden_size=128, num_layers=3, num_heads=4, intermediate_size=256, max_regions=MOST)
     model = VisionLanguageModel(VOCABULARY, WIDTH, 7, sep_id=3, encoder=encoder.model_dump()).eval()
     corner = torch.rand(IMAGES, MOST, 2) * 100
     regions = Regions(

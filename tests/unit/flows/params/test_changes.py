@@ -7,6 +7,7 @@ import pytest
 from flows.params.changes import with_changes, with_settings
 from flows.params.recipes import recipe
 from model.downstream.retrieval.config import Shortlist
+from model.families.uniter_config import UniterConfig
 from tasks.errors import UserError
 
 PARAMS = recipe("demo", "data")
@@ -154,3 +155,29 @@ def test_a_name_of_before_sets_what_it_is_called_now() -> None:
         with_settings(params, ["pretrain.objectives.vlm=10"]),
     ):
         assert changed.pretrain.objectives == {"mlm": 1, "moc": 1, "vlm": 10}
+
+
+def test_another_family_keeps_sizes_and_takes_its_own_fields() -> None:
+    changed = with_settings(PARAMS, ["encoder.family=uniter", "encoder.type_rows=3"])
+    encoder = changed.encoder
+    assert isinstance(encoder, UniterConfig) and encoder.type_rows == 3
+    assert (encoder.hidden_size, encoder.num_layers) == (PARAMS.encoder.hidden_size, PARAMS.encoder.num_layers)
+    assert with_changes(PARAMS, {"encoder.family": "unicoder-vl"}) == PARAMS
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["encoder.family=uniter", "encoder.box_code=corners"],
+            "there is no field 'box_code'; known are family, hidden",
+        ),
+        (["encoder.family=vilt"], "encoder: family is none of unicoder-vl, uniter"),
+        (["encoder.family=uniter", "encoder.type_rows=9"], "encoder.type_rows: Input should be less than or equal"),
+        (['encoder={"family": "uniter", "colour": 1}'], "encoder.colour: there is no such field; known are family, "),
+    ],
+)
+def test_what_a_family_does_not_take_is_named(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        with_settings(PARAMS, settings)
+    assert message in str(raised.value) and "box_code," not in str(raised.value)

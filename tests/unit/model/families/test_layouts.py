@@ -1,16 +1,16 @@
 import pytest
 import torch
 
-from model.families.config import EncoderConfig
 from model.families.layouts import Packed, Padded, choose_layout
 from model.families.unicoder_vl import UnicoderVLEncoder
+from model.families.unicoder_vl_config import UnicoderVLConfig
 
 WIDTH, HEADS = 32, 4
 
 
 def make_encoder(sequences, **changes):
     torch.manual_seed(0)
-    config = EncoderConfig(
+    config = UnicoderVLConfig(
         hidden_size=WIDTH, num_layers=3, num_heads=HEADS, intermediate_size=64, initializer_range=0.2,
         dropout=0.0, attention_dropout=0.0, sequences=sequences, **changes,
     )  # fmt: skip

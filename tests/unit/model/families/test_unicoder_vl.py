@@ -50,8 +50,7 @@ def widen(words: Words, regions: Regions) -> tuple[Words, Regions]:
         return torch.cat([x, torch.full_like(x[:, :2], fill)], 1)
 
     words = Words(longer(words.ids, 7), longer(words.mask, 0))
-    fields = {f.name: getattr(regions, f.name) for f in dataclasses.fields(regions)}
-    fields = {n: x if n == "sizes" else longer(x, 0 if n == "mask" else 3) for n, x in fields.items()}
+    fields = {n: x if n == "sizes" else longer(x, 0 if n == "mask" else 3) for n, x in regions.given().items()}
     return words, Regions(**fields)
 
 
@@ -129,12 +128,7 @@ def test_packing_changes_no_score(world, tiny):
 def test_the_order_of_regions_changes_no_score_but_their_boxes_do(batch):
     model, words, regions = batch
     turn = torch.tensor([2, 0, 1])
-    turned = Regions(
-        **{
-            f.name: getattr(regions, f.name) if f.name == "sizes" else getattr(regions, f.name)[:, turn]
-            for f in dataclasses.fields(regions)
-        }
-    )
+    turned = Regions(**{n: x if n == "sizes" else x[:, turn] for n, x in regions.given().items()})
     before = model.bert(words, regions, dequantise(regions)).cls
     after = model.bert(words, turned, dequantise(turned)).cls
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)

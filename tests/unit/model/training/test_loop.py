@@ -13,7 +13,7 @@ from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.downstream.retrieval.held_out import RECALL_VALUES
 from model.errors import InputError, TrainingError
 from model.families.build import build_model
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob, ScoreJob
 from model.objectives.held_out import HeldOutLosses, loss_values
@@ -105,7 +105,7 @@ def test_the_split_of_a_batch_decides_which_units_drop_out_and_nothing_else(job,
     assert (lines[0]["loss"] == pytest.approx(lines[1]["loss"], rel=1e-5)) == same
 
 
-def encoder_with(job: PretrainJob, dropout: float) -> EncoderConfig:
+def encoder_with(job: PretrainJob, dropout: float) -> UnicoderVLConfig:
     return job.encoder.model_copy(update={"dropout": dropout, "attention_dropout": dropout})
 
 
@@ -151,10 +151,10 @@ def test_what_only_changes_speed_and_looks_may_change_between_starts(job):
     assert newest(job()).step == 12
 
 
-def encoder_of(job: PretrainJob | FinetuneJob) -> EncoderConfig:
+def encoder_of(job: PretrainJob | FinetuneJob) -> UnicoderVLConfig:
     """That of the newest checkpoint."""
     config = json.loads((list_checkpoints(Path(job.run_path))[-1].path / "config.json").read_text())
-    return EncoderConfig.model_validate(config["encoder"])
+    return UnicoderVLConfig.model_validate(config["encoder"])
 
 
 def test_finetuning_takes_the_jobs_value_of_what_is_no_part_of_a_runs_encoder(job, tmp_path):

@@ -16,7 +16,7 @@ from model.downstream.retrieval.pairs import PairScorer
 from model.downstream.retrieval.scores import read_plan
 from model.errors import InputError
 from model.families.build import build_model
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.jobs import ScoreJob
 from model.objectives.config import PretrainConfig
 from model.pretrain import run_pretraining
@@ -124,7 +124,7 @@ def test_processes_take_bf16_only_together(bf16):
 
 
 def test_a_training_takes_what_auto_stands_for_and_keeps_its_identity(bf16):
-    alone, wide = Processes(0, 1, CPU), EncoderConfig(hidden_size=WIDE)
+    alone, wide = Processes(0, 1, CPU), UnicoderVLConfig(hidden_size=WIDE)
     for config in (PretrainConfig(precision="auto"), FinetuneConfig(precision="auto")):
         assert with_precision(config, alone, wide).precision == "bf16"
         assert with_precision(config, alone, TINY).precision == "fp32"

@@ -13,7 +13,7 @@ from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig
-from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
@@ -77,7 +77,7 @@ def spec(tmp_path: Path) -> PretrainSpec:
     return PretrainSpec(
         data=DataSpec("web", "train", EXTRACTOR),
         vocabulary_path=str(tmp_path / "vocab.txt"),
-        encoder=EncoderConfig(hidden_size=8, num_heads=2),
+        encoder=UnicoderVLConfig(hidden_size=8, num_heads=2),
         pretrain=PretrainConfig(steps=5),
     )
 
@@ -104,7 +104,7 @@ def with_pretrain(**change: object) -> Callable[[PretrainSpec], PretrainSpec]:
         with_pretrain(steps=6),
         with_pretrain(precision="bf16"),
         with_pretrain(optim=OptimConfig(learning_rate=1)),
-        lambda spec: replace(spec, encoder=EncoderConfig(hidden_size=8, num_heads=4)),
+        lambda spec: replace(spec, encoder=UnicoderVLConfig(hidden_size=8, num_heads=4)),
     ],
 )
 def test_what_changes_weights_makes_another_run(
@@ -173,7 +173,7 @@ def test_a_bert_that_does_not_fit_is_refused_before_anything_is_downloaded(tmp_p
     (bert / "vocab.txt").write_text(special)
     (bert / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "vocab.txt").write_text(special)
-    encoder = EncoderConfig(bert=str(bert), num_layers=2)
+    encoder = UnicoderVLConfig(bert=str(bert), num_layers=2)
     for config, message in (
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps=1e-05, but encoder.layer_norm_eps=1e-12"),
         ({"model_type": "roberta"}, 'model_type="roberta", but only "bert"'),

@@ -1,0 +1,59 @@
+"""The families' configs, told apart by their field `family`. Imports no torch.
+
+A new family is its config here, and its encoder in `model.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
+
+from model.families.config import EncoderConfig
+from model.families.unicoder_vl_config import UnicoderVLConfig
+from model.families.uniter_config import UniterConfig
+
+_OLDEST = "unicoder-vl"
+"""What a config without `family` is: files of before there were others."""
+
+
+def _family(values: Any) -> Any:
+    if isinstance(values, BaseModel):
+        return getattr(values, "family", None)
+    return values.get("family", _OLDEST) if isinstance(values, Mapping) else None
+
+
+_Configs = Annotated[UnicoderVLConfig, Tag("unicoder-vl")] | Annotated[UniterConfig, Tag("uniter")]
+FAMILIES = tuple(get_args(one)[1].tag for one in get_args(_Configs))
+"""Their names."""
+AnyEncoderConfig = Annotated[
+    _Configs, Discriminator(_family, "unknown_family", f"family is none of {', '.join(FAMILIES)}")
+]
+"""An encoder's config, of whichever family; a field of this type reads JSON."""
+_ADAPTER: TypeAdapter[AnyEncoderConfig] = TypeAdapter(AnyEncoderConfig)
+
+
+def read_encoder(values: Mapping[str, Any]) -> AnyEncoderConfig:
+    """Read an encoder's config from JSON.
+
+    Raises:
+        ValidationError: there is no such family, or a field is wrong.
+    """
+    return _ADAPTER.validate_python(values)
+
+
+def of_family(encoder: EncoderConfig, family: str) -> AnyEncoderConfig:
+    """The same encoder in another family: fields that both have keep values other than their default.
+
+    The rest are the other family's defaults.
+
+    Raises:
+        ValidationError: there is no such family, or it does not take a value.
+    """
+    kept = {
+        name: getattr(encoder, name)
+        for name, field in type(encoder).model_fields.items()
+        if name in EncoderConfig.model_fields and name != "family" and getattr(encoder, name) != field.default
+    }
+    return read_encoder(kept | {"family": family})
