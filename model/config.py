@@ -93,6 +93,9 @@ class OptimConfig(Config):
     max_grad_norm: float = Field(default=1.0, gt=0, description="longer gradients are scaled to this length")
 
 
+LongTexts = Literal["cut", "drop"]
+
+
 class LoopConfig(Config):
     """Settings of every training run.
 
@@ -107,6 +110,11 @@ class LoopConfig(Config):
         default=0, description="of weights, order, masks, wrong pairs and dropout: another one is another run"
     )
     optim: OptimConfig = Field(default=OptimConfig(), description="the optimiser and its rate")
+    long_texts: Annotated[LongTexts, Identity.UNLESS_DEFAULT] = Field(
+        default="cut",
+        description="captions of more than encoder.max_text_tokens. cut: they lose their end; drop: nothing is learnt "
+        "from them (UNITER), and how many they are is logged. Validation and scoring read all, cut",
+    )
     device_batch_size: Annotated[int | None, Identity.NEVER] = Field(
         default=None,
         ge=1,

@@ -34,7 +34,7 @@ def run_finetuning(job: FinetuneJob) -> int:
     vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
     warn_of_case(vocabulary.words)
     job = job.model_copy(update={"word_rules": vocabulary.words.rules})
-    store, captions, tokens = open_data(job.train, vocabulary, job.encoder)
+    store, captions, tokens = open_data(job.train, vocabulary, job.encoder, job.finetune.long_texts)
 
     def fresh_model() -> VisionLanguageModel:
         if start is None:
@@ -51,6 +51,7 @@ def run_finetuning(job: FinetuneJob) -> int:
             config=config,
             encoder=job.encoder,
             store=store,
+            dropped_captions=captions.dropped,
             identity={
                 "finetune": job.finetune.identity(),
                 "encoder": job.encoder.identity(),

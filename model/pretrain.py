@@ -48,6 +48,7 @@ def run_pretraining(job: PretrainJob) -> int:
             config=config,
             encoder=job.encoder,
             store=batches,
+            dropped_captions=sum(corpus.captions.dropped for corpus in corpora),
             identity={
                 "pretrain": job.pretrain.identity(),
                 "encoder": job.encoder.identity(),
@@ -74,7 +75,9 @@ def _open_corpora(job: PretrainJob, vocabulary: Vocabulary) -> list[Corpus]:
         raise InputError(
             f"pretrain.corpora are {', '.join(names)}, but the job's data is {', '.join(sources)}; name the same ones"
         )
-    corpora = [Corpus(name, *open_data(sources[name], vocabulary, job.encoder)) for name in names]
+    corpora = [
+        Corpus(name, *open_data(sources[name], vocabulary, job.encoder, job.pretrain.long_texts)) for name in names
+    ]
     check_alike(corpora, job.encoder.max_regions)
     return corpora
 

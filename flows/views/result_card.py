@@ -47,6 +47,7 @@ def rebuild_card(
     result: RebuildResult,
     tables: Sequence[Table],
     warnings: Sequence[str] = (),
+    dropped: Sequence[str] = (),
 ) -> str:
     """The card of an experiment: data, retrieval, losses on the way, and where to see more.
 
@@ -55,6 +56,7 @@ def rebuild_card(
         result: of the rebuild.
         tables: what was measured, by protocol, the main one first.
         warnings: what was found wrong with its training runs, a sentence each.
+        dropped: what its training runs left out, a sentence each.
     """
     data, test = params.for_pretrain().learnt_from, f"{params.retrieval_dataset.name}/{params.evaluation_split}"
     task, root = FIRST_TASK, shlex.quote(params.root_uri)
@@ -66,7 +68,7 @@ def rebuild_card(
         measures_note(task),
         *_warnings(warnings),
     ]
-    lost = losses(result.stages)
+    lost = [*losses(result.stages), *dropped]
     if lost:
         parts += ["## Made without all of the data", _bullets([escaped(line) for line in lost])]
     parts += [

@@ -25,7 +25,7 @@ from model.data.tokenizer import Vocabulary
 from model.errors import InputError, TrainingError
 from model.families.config import EncoderConfig, Heads
 from model.families.model import VisionLanguageModel
-from model.progress import Ending, report
+from model.progress import DROPPED, Ending, report
 from model.training.checkpoint import (
     Checkpoint,
     Keep,
@@ -87,6 +87,8 @@ class Training(Generic[B]):
     losses: Callable[[VisionLanguageModel, B, int], LossSums]
     vocabulary: Vocabulary
     validation: Validation | None = None
+    dropped_captions: int = 0
+    """Captions that are too long to be learnt from; lines of metrics say how many, where there are any."""
     watch: Callable[[int, dict[str, float], dict[str, float]], dict[str, float]] | None = None
     """Looks at a step's line of metrics and at how many targets each loss had; gives what to add to the line."""
 
@@ -226,6 +228,8 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     means |= task.watch(step, means, tally.taken) if task.watch else {}
                     speed = pace.take(config.batch_size)
                     left = {"skipped": skipped, "skipped_samples": left_out, "skipped_negatives": missing.count}
+                    if task.dropped_captions:
+                        left |= {DROPPED: task.dropped_captions}
                     journal.write(step, means | {"learning_rate": rate} | speed | left)
             if journal:
                 journal.progress(step)

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from model.errors import TrainingError
-from model.progress import STALLED, Progress, report
+from model.progress import DROPPED, STALLED, Progress, report
 from model.publish import disk_room
 
-_NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
+_NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib", DROPPED}
 _REPORT_SECONDS = 2.0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from flows.params.changes import with_settings
 from flows.params.checks import validation_text
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
@@ -87,6 +88,14 @@ def test_corpora_that_cannot_be_are_refused_by_name(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         RebuildParams.model_validate(several(corpora, *names))
+
+
+def test_one_share_is_set_by_its_name() -> None:
+    params = RebuildParams.model_validate(several({"sbu/train": 6, "cc3m/train": 9}, "sbu", "cc3m"))
+    changed = with_settings(params, ["pretrain.combine=draw", "pretrain.corpora.sbu/train=7"])
+    assert changed.pretrain.corpora == {"sbu/train": 7.0, "cc3m/train": 9.0}
+    each = with_settings(changed, ['pretrain.corpora.sbu/train={"mlm": 8, "vlm": 6}'])
+    assert each.pretrain.corpora["sbu/train"] == {"mlm": 8.0, "vlm": 6.0}
 
 
 def test_without_matching_in_pretraining_there_is_no_zero_shot_row() -> None:

@@ -94,3 +94,8 @@ def test_shares_that_cannot_be_are_refused(corpora, message):
 def test_corpora_name_another_run_and_none_the_run_of_before():
     assert "corpora" not in PretrainConfig().identity()
     assert PretrainConfig(corpora={"a/train": 1, "b/train": 2}).identity()["corpora"] == {"a/train": 1, "b/train": 2}
+
+
+def test_dropped_texts_name_another_run_and_cut_ones_the_run_of_before():
+    assert "long_texts" not in PretrainConfig().identity()
+    assert PretrainConfig(long_texts="drop").identity()["long_texts"] == "drop"
