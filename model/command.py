@@ -54,7 +54,7 @@ def open_data(
     source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts = "cut"
 ) -> tuple[FeatureStore, Captions, TokenTable]:
     """Open one split: feature store, captions and their tokens."""
-    store = open_store(source)
+    store = open_store(source, encoder.adaptive_regions)
     captions = load_captions(source, store)
     if long_texts == "drop":
         return store, *load_short(source.name, captions, vocabulary, encoder.max_text_tokens)

@@ -163,6 +163,13 @@ class LoopConfig(Config):
         return self
 
 
+class AdaptiveRegions(Config):
+    """Reads as many regions of an image as score well, the best ones first (UNITER: .2 and 10)."""
+
+    score: float = Field(default=0.2, ge=0, lt=1, description="regions that score more are read")
+    least: int = Field(default=10, ge=1, description="regions read of every image that has them, whatever they score")
+
+
 class LoaderConfig(Config):
     """How features are read.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
 from feature_extraction.samples.tars import ShardError
+from model.config import AdaptiveRegions
 from model.data.batch import Regions
 from model.data.shards import NAME_BYTES, TAR_HEADER
 
@@ -78,16 +79,24 @@ def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple
     return slot, "a box or a scale that is not finite"
 
 
-def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
+def to_regions(
+    heads: Bytes, features: Tensor, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> Regions:
     """Convert records to tensors; R is the most regions in one of them, at least 1.
 
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         features: (B, W, D) of the first W regions. The result shares its memory.
+        adaptive: leaves out regions that score less. None: leaves out none.
     """
     count = len(heads)
     record = heads[:, TAR_HEADER:]
     valid = _valid(record)
+    if adaptive is not None:
+        # Best score first, so those that pass are the first ones.
+        scores = _field(heads, layout.scores_offset, "<f2", layout.max_regions).astype(np.float32)
+        passes = (scores > adaptive.score) & (np.arange(layout.max_regions)[None, :] < valid[:, None])
+        valid = np.minimum(valid, np.maximum(passes.sum(1), adaptive.least))
     width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
     def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:

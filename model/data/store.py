@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model.config import FeatureSource, LoaderConfig
+from model.config import AdaptiveRegions, FeatureSource, LoaderConfig
 from model.data.batch import Regions
 from model.data.index import load_or_make
 from model.data.order import Index
@@ -72,20 +72,25 @@ class FeatureStore:
     """
 
     def __init__(
-        self, folder: str | Path, cache_path: str | Path | None = None, loader: LoaderConfig | None = None
+        self,
+        folder: str | Path,
+        cache_path: str | Path | None = None,
+        loader: LoaderConfig | None = None,
+        adaptive_regions: AdaptiveRegions | None = None,
     ) -> None:
         """Check all shards by listing the folder, and load or make the index of their keys.
 
         Args:
             folder: a local folder, or a URI on an object store.
             cache_path: see `FeatureSource`.
+            adaptive_regions: see `EncoderConfig`; of the encoder that reads these features.
 
         Raises:
             ShardError: the manifest is absent; with on_bad_shard="stop" also if a shard is missing, of another size
                 or not in the manifest's layout.
             InputError: an object store's driver or cache_path is absent, or the cache folder does not do.
         """
-        self.folder = str(folder)
+        self.folder, self.adaptive_regions = str(folder), adaptive_regions
         self._loader = loader or LoaderConfig()
         self._cache = None if cache_path is None else Path(cache_path)
         self._lock = threading.RLock()
@@ -152,6 +157,8 @@ class FeatureStore:
     def read(self, rows: Sequence[int] | Index, max_regions: int) -> Regions:
         """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.
 
+        With `adaptive_regions` fewer where fewer score well.
+
         Raises:
             LostShardError: a shard was just found to be bad, and is left out from now on.
             ShardError: a shard is bad and on_bad_shard is "stop", or it was left out before.
@@ -183,7 +190,7 @@ class FeatureStore:
             self._lose(
                 int(shards[slot]), f"{self._name(int(shards[slot]))}: {self.keys[int(numbers[slot])]} has {what}"
             )
-        return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout)
+        return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout, self.adaptive_regions)
 
     def _fill(self, slots: Index, shards: Index, places: Index, heads: Bytes, features: Bytes) -> None:
         size, stride, current, file = heads.shape[1] + features.shape[1], self.layout.tar_bytes, -1, None
@@ -321,6 +328,6 @@ class FeatureStore:
         return np.zeros(count, "S1")
 
 
-def open_store(source: FeatureSource) -> FeatureStore:
-    """Open the features of a split. Raises as `FeatureStore`."""
-    return FeatureStore(source.features_path, source.cache_path, source.loader)
+def open_store(source: FeatureSource, adaptive_regions: AdaptiveRegions | None = None) -> FeatureStore:
+    """Open the features of a split. Arguments and errors as of `FeatureStore`."""
+    return FeatureStore(source.features_path, source.cache_path, source.loader, adaptive_regions)
