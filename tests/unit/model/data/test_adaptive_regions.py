@@ -44,9 +44,8 @@ def cut(sample: RegionSample) -> RegionSample:
 
 @pytest.fixture
 def full(make_world) -> tuple[FeatureSource, Path]:
-    return make_world(
-        LABELS, [(number, f"red {word}") for number, word in enumerate(["cat", "dog", "bird"])], regions=6
-    )
+    captions = [(number % len(LABELS), text) for number, text in enumerate(["red cat", "dog", "bird", "car tree"] * 2)]
+    return make_world(LABELS, captions, regions=6, name="full/train")
 
 
 @pytest.fixture
@@ -96,8 +95,8 @@ def test_a_region_with_exactly_the_score_is_not_read(tmp_path):
 
 def test_training_and_scoring_read_full_shards_as_if_the_others_were_not_there(full, samples, job, tiny, tmp_path):
     source, _ = full
-    write_feature_set(tmp_path / "cut", [cut(sample) for sample in samples], 3, 6, 24)
-    few = source.model_copy(update={"features_path": str(tmp_path / "cut")})
+    write_feature_set(tmp_path / "fewer", [cut(sample) for sample in samples], 3, 6, 24)
+    few = source.model_copy(update={"features_path": str(tmp_path / "fewer")})
     encoder = tiny.model_copy(update={"adaptive_regions": RULE, "max_regions": MOST})
     weights, scores = [], []
     for run, data, wiring in (("adaptive", source, encoder), ("cut", few, tiny)):
