@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.command import open_data, run_job
+from model.data.feed import Split, split_tokens
 from model.data.tokenizer import Vocabulary, load_vocabulary, tokenize
 from model.data.word_pieces import warn_of_case
 from model.downstream.retrieval.held_out import RECALL_VALUES, first_images, held_out_recall
@@ -17,7 +18,7 @@ from model.errors import InputError
 from model.families.build import build_model, data_sizes
 from model.families.model import VisionLanguageModel
 from model.jobs import PretrainJob
-from model.objectives.config import PretrainConfig
+from model.objectives.config import PretrainConfig, TokenBatches
 from model.objectives.corpora import CorporaBatches, Corpus, PretrainingWatch, check_alike
 from model.objectives.held_out import HeldOutLosses, loss_values
 from model.objectives.objective import objective_heads
@@ -40,7 +41,7 @@ def run_pretraining(job: PretrainJob) -> int:
     with join_processes(job.pretrain.device) as processes:
         config = with_precision(job.pretrain, processes, job.encoder)
         heads = objective_heads(config, data_sizes(store, vocabulary))
-        batches = CorporaBatches(corpora, vocabulary, job.encoder.max_regions, config)
+        batches = CorporaBatches(corpora, vocabulary, job.encoder.max_regions, config, job.encoder.closing_marks)
         task = Training(
             stage="pretrain",
             job=job,
@@ -61,7 +62,8 @@ def run_pretraining(job: PretrainJob) -> int:
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
             vocabulary=vocabulary,
             validation=_validation(job, config, vocabulary, processes.device),
-            watch=PretrainingWatch(config),
+            watch=PretrainingWatch(config, batches),
+            split=None if config.token_batches is None else _split_tokens(config.token_batches),
         )
         done = train(task, processes)
     return 0 if done else STOPPED
@@ -80,6 +82,10 @@ def _open_corpora(job: PretrainJob, vocabulary: Vocabulary) -> list[Corpus]:
     ]
     check_alike(corpora, job.encoder.max_regions)
     return corpora
+
+
+def _split_tokens(asked: TokenBatches) -> Callable[[int], Split]:
+    return lambda processes: split_tokens(asked.tokens, asked.buckets, asked.device_tokens, processes)
 
 
 def _data_identity(corpora: Sequence[Corpus]) -> dict[str, Any]:

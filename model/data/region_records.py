@@ -79,6 +79,22 @@ def find_bad_value(heads: Bytes, layout: RegionLayout, num_labels: int) -> tuple
     return slot, "a box or a scale that is not finite"
 
 
+def count_regions(
+    records: Bytes, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> npt.NDArray[np.int64]:
+    """How many regions of each record are read: all, or as many as score well, which are the first ones.
+
+    Args:
+        records: (B, 64 or more) each from its beginning; with a rule, up to the features.
+    """
+    valid = _valid(records)
+    if adaptive is None:
+        return valid
+    scores = records[:, layout.scores_offset : layout.scores_offset + 2 * layout.max_regions].view("<f2")
+    passes = (scores.astype(np.float32) > adaptive.score) & (np.arange(layout.max_regions)[None, :] < valid[:, None])
+    return np.minimum(valid, np.maximum(passes.sum(1), adaptive.least))
+
+
 def to_regions(
     heads: Bytes, features: Tensor, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
 ) -> Regions:
@@ -90,13 +106,7 @@ def to_regions(
         adaptive: leaves out regions that score less. None: leaves out none.
     """
     count = len(heads)
-    record = heads[:, TAR_HEADER:]
-    valid = _valid(record)
-    if adaptive is not None:
-        # Best score first, so those that pass are the first ones.
-        scores = _field(heads, layout.scores_offset, "<f2", layout.max_regions).astype(np.float32)
-        passes = (scores > adaptive.score) & (np.arange(layout.max_regions)[None, :] < valid[:, None])
-        valid = np.minimum(valid, np.maximum(passes.sum(1), adaptive.least))
+    valid = count_regions(heads[:, TAR_HEADER:], layout, adaptive)
     width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
     def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:

@@ -25,12 +25,20 @@ from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
 from model.config import AdaptiveRegions, FeatureSource, LoaderConfig
 from model.data.batch import Regions
-from model.data.index import load_or_make
+from model.data.index import Arrays, load_or_make
 from model.data.order import Index
-from model.data.region_records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
+from model.data.region_records import (
+    HEAD_BYTES,
+    Buffers,
+    Bytes,
+    count_regions,
+    find_bad_value,
+    find_fault,
+    to_regions,
+)
 from model.data.remote import connect, fetching
 from model.data.shard_cache import ShardCache
-from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards
+from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards, read_names
 from model.errors import InputError
 
 _NAME_THREADS = 16
@@ -122,6 +130,20 @@ class FeatureStore:
     def nameless(self) -> Index:
         """Images without a readable key, because their shard was left out before it was known."""
         return np.flatnonzero(self.names == b"")
+
+    @cached_property
+    def region_counts(self) -> Index:
+        """(N,) how many regions of each image are read, where `max_regions` is no limit: those of a bad shard at most.
+
+        Made by one pass over the heads of all records, and kept in the cache folder.
+        """
+        rule = self.adaptive_regions
+        identity = {
+            "features": self.manifest_sha256,
+            "adaptive_regions": "" if rule is None else rule.model_dump_json(),
+        }
+        counts: Index = load_or_make(self.index_folder, "regions", identity, self._count_regions)["counts"]
+        return counts
 
     @property
     def index_folder(self) -> Path | None:
@@ -311,11 +333,29 @@ class FeatureStore:
             _log.info("%s: keys of %d images read in %.0f s", self.folder, len(table), time.monotonic() - begun)
         return table
 
+    def _count_regions(self) -> Arrays:
+        with ThreadPoolExecutor(_NAME_THREADS) as pool:
+            counts = list(pool.map(self._regions_of, range(len(self.manifest.shards))))
+        return {"counts": np.concatenate(counts) if counts else np.zeros(0, np.int64)}
+
+    def _regions_of(self, shard: int) -> Index:
+        layout = self.layout
+        if shard not in self._left_out:
+            # Without a rule the number is all that is needed, and it is in the first bytes.
+            size = (HEAD_BYTES if self.adaptive_regions is None else TAR_HEADER + layout.features_offset) - TAR_HEADER
+            try:
+                records = self._shards.slices(shard, layout.tar_bytes, TAR_HEADER, size)
+            except ShardError as error:
+                self._leave_out(shard, str(error))
+            else:
+                return np.minimum(count_regions(records, layout, self.adaptive_regions), layout.max_regions)
+        return np.full(self.manifest.shards[shard].samples, layout.max_regions)
+
     def _names_of(self, shard: int) -> npt.NDArray[np.bytes_]:
         count = self.manifest.shards[shard].samples
         if shard not in self._left_out:
             try:
-                names = self._shards.names(shard, self.layout.tar_bytes)
+                names = read_names(self._shards, shard, self.layout.tar_bytes)
             except ShardError as error:
                 self._leave_out(shard, str(error))
                 return np.zeros(count, "S1")

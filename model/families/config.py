@@ -81,6 +81,11 @@ class EncoderConfig(Config):
         "vocabulary_path's and the encoder's. None: new weights",
     )
 
+    @property
+    def closing_marks(self) -> int:
+        """Tokens that the encoder itself puts behind words and regions."""
+        return 0
+
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
         if self.hidden_size % self.num_heads:

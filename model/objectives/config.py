@@ -68,6 +68,24 @@ _WEIGHTS = {"word_weight": "mlm", "label_weight": "moc", "matching_weight": "vlm
 """Fields of before, when there were these three objectives alone. Runs are known by them."""
 
 
+class TokenBatches(Config):
+    """A step is a number of buckets of captions and images of like length, each filled up to so many tokens.
+
+    UNITER's 10,240 tokens, times 8 GPUs and 2 accumulated batches.
+    """
+
+    tokens: int = Field(
+        default=10_240, ge=1, description="most tokens of a bucket: pairs times the longest caption and region list"
+    )
+    buckets: int = Field(default=16, ge=1, description="buckets per optimiser step, over all devices")
+    device_tokens: Annotated[int | None, Identity.NEVER] = Field(
+        default=None,
+        ge=1,
+        description="most tokens that one device takes at once; a bucket is worked off in as many parts, their "
+        "gradients added. None: a bucket as a whole",
+    )
+
+
 Share = Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(ge=0)]]
 """A corpus's share of the steps: one number, or one for each of its objectives."""
 
@@ -122,6 +140,10 @@ class PretrainConfig(LoopConfig):
         "drawn by its share, the same in all processes. With combine=draw the step's corpus and objective are drawn "
         "together: by the product of both shares, or for a corpus whose share is an object of objectives, such as "
         '{"mlm": 8, "vlm": 6}, by the number there (UNITER). Empty: the one corpus that the run is given',
+    )
+    token_batches: Annotated[TokenBatches | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        description="batches of so many tokens instead of batch_size captions (UNITER). None: batch_size captions",
     )
     validation_pairs: Annotated[int, Identity.NEVER] = Field(
         default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"

@@ -63,24 +63,45 @@ class CorporaBatches:
     """Makes the batch of a step: from the one corpus of the run, or from the one that is drawn for the step."""
 
     def __init__(
-        self, corpora: Sequence[Corpus], vocabulary: Vocabulary, max_regions: int, config: PretrainConfig
+        self,
+        corpora: Sequence[Corpus],
+        vocabulary: Vocabulary,
+        max_regions: int,
+        config: PretrainConfig,
+        marks: int = 0,
     ) -> None:
         """
         Args:
             corpora: in the order of their numbers, see `corpus_names`.
+            marks: see `PretrainBatches`.
         """
         self._turns, self._stores = Turns(config), [corpus.store for corpus in corpora]
         self._batches = [
-            PretrainBatches(store, captions, tokens, vocabulary, max_regions, _own_config(config, name))
+            PretrainBatches(store, captions, tokens, vocabulary, max_regions, _own_config(config, name), marks)
             for name, store, captions, tokens in corpora
         ]
-        self._rows = torch.eye(len(corpora))
+        self._rows, self._batch_size = torch.eye(len(corpora)), config.batch_size
 
     def __call__(self, step: int, part: Part = WHOLE) -> PretrainBatch:
         """The batch of a step, or one part of it."""
         turn = self._turns(step)
         batch = self._batches[turn.corpus].visit(turn.visit, part, turn.active)
         return replace(batch, corpus=self._rows[turn.corpus])
+
+    def filled(self, step: int) -> float | None:
+        """Share of a step's tokens that are words and regions; None where batches are so many captions."""
+        turn = self._turns(step)
+        order = self._batches[turn.corpus].token_order
+        return None if order is None else order.filled(turn.visit)
+
+    def samples_a_step(self) -> float:
+        """Mean number of captions of a step."""
+        orders = [batches.token_order for batches in self._batches]
+        shares = self._turns.corpus_shares()
+        return sum(
+            share * (self._batch_size if order is None else order.samples_a_step())
+            for share, order in zip(shares, orders, strict=True)
+        )
 
     @property
     def skipped_samples(self) -> int:
@@ -104,11 +125,29 @@ class PretrainingWatch:
     corpus since the run began.
     """
 
-    def __init__(self, config: PretrainConfig) -> None:
-        self._config, self._turns, self._matching = config, Turns(config), MatchingWatch(config)
+    def __init__(self, config: PretrainConfig, batches: CorporaBatches | None = None) -> None:
+        """
+        Args:
+            batches: of the run; where they are so many tokens, `filled_share` of a line says how full its steps were.
+        """
+        self._config, self._turns = config, Turns(config)
+        self._batches = None if batches is None or config.token_batches is None else batches
+        pairs = config.batch_size if self._batches is None else self._batches.samples_a_step()
+        self._matching = MatchingWatch(config, pairs)
 
     def __call__(self, step: int, means: Mapping[str, float], targets: Mapping[str, float]) -> dict[str, float]:
         """What to add to the line of a step, see `Training.watch`."""
+        return self._filled(step) | self._losses(step, means, targets)
+
+    def _filled(self, step: int) -> dict[str, float]:
+        """How full the steps of this line were."""
+        if self._batches is None:
+            return {}
+        first = (step - 1) // self._config.log_steps * self._config.log_steps
+        shares = [share for one in range(first, step) if (share := self._batches.filled(one)) is not None]
+        return {"filled_share": sum(shares) / len(shares)}
+
+    def _losses(self, step: int, means: Mapping[str, float], targets: Mapping[str, float]) -> dict[str, float]:
         corpora = corpus_names(self._config)
         if not corpora:
             return self._matching(step, means, targets)

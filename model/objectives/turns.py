@@ -54,6 +54,11 @@ class Turns:
         counts: list[int] = (before + self._counts(choices[:place])).tolist()
         return counts
 
+    def corpus_shares(self) -> list[float]:
+        """Share of the steps that each corpus has on average."""
+        sums = [sum(share for corpus, _, share in self._choices if corpus == one) for one in range(self._count)]
+        return [share / sum(sums) for share in sums]
+
     def _block(self, number: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         blocks = self._blocks
         while len(blocks) <= number:

@@ -87,6 +87,8 @@ class Training(Generic[B]):
     losses: Callable[[VisionLanguageModel, B, int], LossSums]
     vocabulary: Vocabulary
     validation: Validation | None = None
+    split: Callable[[int], Split] | None = None
+    """Splits the global batch among so many processes. None: by batch_size and device_batch_size."""
     dropped_captions: int = 0
     """Captions that are too long to be learnt from; lines of metrics say how many, where there are any."""
     watch: Callable[[int, dict[str, float], dict[str, float]], dict[str, float]] | None = None
@@ -113,7 +115,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
         TrainingError: too many steps in a row were left out, the device's memory or the disk is full.
     """
     config, device = task.config, processes.device
-    split = split_batch(config.batch_size, config.device_batch_size, processes.count)
+    split = task.split(processes.count) if task.split else _split_captions(config, processes.count)
     keep = Keep(config.keep_last, config.keep_best, config.best_is == "largest")
     if keep.best is not None and (task.validation is None or keep.best not in task.validation.names):
         known = ", ".join(task.validation.names) if task.validation else "nothing, for no validation data is given"
@@ -200,8 +202,9 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     done = _backward(losses, batch, targets, processes, split, step, config)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
-                    f"{task.stage} step {step}: {device} ran out of memory with {split.part_size} captions at once; "
-                    f"set device_batch_size to {max(1, split.part_size // 2)}, the run goes on from its last checkpoint"
+                    f"{task.stage} step {step}: {device} ran out of memory with {split.part_size} {split.unit} at "
+                    f"once; set {split.limit} to {max(1, split.part_size // 2)}, the run goes on from its last "
+                    "checkpoint"
                 ) from error
             rate = float(schedule.get_last_lr()[0])
             norm = clip_and_step(optimizer, config.optim.max_grad_norm)
@@ -226,7 +229,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                 if journal:
                     missing.tell(step, last)
                     means |= task.watch(step, means, tally.taken) if task.watch else {}
-                    speed = pace.take(config.batch_size)
+                    speed = pace.take(split)
                     left = {"skipped": skipped, "skipped_samples": left_out, "skipped_negatives": missing.count}
                     if task.dropped_captions:
                         left |= {DROPPED: task.dropped_captions}
@@ -242,6 +245,10 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     if processes.is_first:
         finish_run(task.run, newest, keep)
     return newest
+
+
+def _split_captions(config: LoopConfig, processes: int) -> Split:
+    return split_batch(config.batch_size, config.device_batch_size, processes)
 
 
 class _Losses(nn.Module):

@@ -22,7 +22,7 @@ from tasks.storage.root import Root
 
 # Of what a run writes down: these are no curves that a reader compares. What each of several corpora gave has a slash.
 _NOT_DRAWN = re.compile(
-    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled|dropped_captions|.+/.+"
+    r"step|learning_rate|gradient_norm|(steps|samples|tokens)_per_second|filled_share|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled|dropped_captions|.+/.+"
 )
 Curves = dict[str, list[tuple[float, float]]]
 """Metric -> (step, value) points."""

@@ -133,6 +133,27 @@ def test_two_processes_on_several_corpora_stopped_and_resumed_end_with_what_one_
         assert row[f"{name}/steps"] == turn.visit + 1
 
 
+def test_two_processes_on_token_batches_resumed_end_with_what_one_learns(job):
+    """One process works off both buckets of a step, or each of two has one: the same two gradients are added."""
+    asked = {"tokens": 40, "buckets": 2}
+    fields = {"steps": 40, "checkpoint_steps": 10, "log_steps": 1, "num_threads": 1, "token_batches": asked}
+    both, alone = job("both", **fields), job("alone", **fields)
+    process = start(both, *TORCHRUN)
+    wait_for_step(both, process, 10)
+    os.kill(children(process.pid)[1], signal.SIGTERM)
+    finish(process)
+    assert list_checkpoints(Path(both.run_path))[-1].step < 40
+    status, _, errors = finish(start(both, *TORCHRUN))
+    assert status == 0, errors
+    assert "80 tokens a step = 2 processes x 1 parts x 40" in errors
+    assert run_pretraining(alone) == 0
+    assert weights_sha256(result(both)) == weights_sha256(result(alone))
+    rows = [[json.loads(line) for line in metrics(job)] for job in (both, alone)]
+    filled = [[row["filled_share"] for row in one] for one in rows]
+    assert filled[0] == filled[1] and min(filled[0]) > 0 and max(filled[0]) <= 1
+    assert all("tokens_per_second" in row and "samples_per_second" not in row for row in rows[0])
+
+
 def test_finetuning_in_two_processes_ends_with_what_one_learns_and_the_best_of_it(job, tmp_path):
     first = job("pretrained", steps=1)
     assert run_pretraining(first) == 0
