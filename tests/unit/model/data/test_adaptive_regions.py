@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from feature_extraction.samples.regions import RegionSample, encode_regions, read_region_shard
-from model.config import AdaptiveRegions, FeatureSource
+from model.config import AdaptiveRegions, FeatureSource, LoaderConfig
 from model.data.store import FeatureStore
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.retrieval.scores import Scores
@@ -91,6 +91,22 @@ def test_a_region_with_exactly_the_score_is_not_read(tmp_path):
     write_feature_set(tmp_path, [sample], 1, 3, 24)
     rule = AdaptiveRegions(score=0.5, least=1)
     assert FeatureStore(tmp_path, adaptive_regions=rule).read([0], 3).mask.tolist() == [[True]]
+
+
+def test_numbers_of_regions_are_counted_once_for_all_images(full, samples, tmp_path):
+    folder, cache = full[0].features_path, tmp_path / "cache"
+    whole = [len(labels) for labels in LABELS]
+    adaptive = [
+        min(count, max(2, int((sample.scores > 0.7).sum()))) for count, sample in zip(whole, samples, strict=True)
+    ]
+    for _ in range(2):
+        assert FeatureStore(folder, cache).region_counts.tolist() == whole
+        assert FeatureStore(folder, cache, adaptive_regions=RULE).region_counts.tolist() == adaptive
+    assert len(list(cache.glob("regions-*.idx"))) == 2
+    # Of a shard that cannot be read nothing is known.
+    next(Path(folder).glob("regions-00001.tar")).unlink()
+    lossy = FeatureStore(folder, loader=LoaderConfig(on_bad_shard="skip"))
+    assert lossy.region_counts.tolist() == [*whole[:3], 6, 6, 6]
 
 
 def test_training_and_scoring_read_full_shards_as_if_the_others_were_not_there(full, samples, job, tiny, tmp_path):
