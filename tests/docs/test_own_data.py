@@ -123,7 +123,7 @@ def test_the_pages_commands_bring_the_data_in_and_its_experiment_trains_on_it(
 def test_every_field_named_is_one(field: str) -> None:
     value: object = RebuildParams.model_validate(json.loads(BLOCKS["mine.json"]))
     for name in field.split("."):
-        value = getattr(value, name)
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:docs|tests)/[\w/.]*)`", PAGE))))
