@@ -24,7 +24,7 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "is packed by zstd; unpack it",
     b"\x89HDF": "is HDF5, as Keras and TensorFlow write it; save the weights by torch or as safetensors",
 }
-_HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+_HOLDERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
 """Under which of these names training programs keep the weights beside their optimiser and counts."""
 _WRAPPERS = re.compile(r"^(module\.)+|(?:^|(?<=\.))_orig_mod\.(module\.)*")
 """What DistributedDataParallel and torch.compile put into the names of weights."""

@@ -88,9 +88,36 @@ class OptimConfig(Config):
     learning_rate: float = Field(default=1e-4, gt=0, description="peak")
     beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean gradient, a step")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean squared gradient, a step")
-    weight_decay: float = Field(default=0.01, ge=0, description="not on biases and LayerNorms")
+    eps: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
+        default=1e-8, gt=0, description="what is added to the root of the mean squared gradient"
+    )
+    eps_at: Annotated[Literal["corrected", "uncorrected"], Identity.UNLESS_DEFAULT] = Field(
+        default="corrected",
+        description="to which root. corrected: with its bias at the start taken out (AdamW); uncorrected: before that, "
+        "as UNITER's optimiser does, so that it damps the first steps more",
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="not on biases and LayerNorms, see decays")
+    decays: Annotated[Literal["matrices", "uniter"], Identity.UNLESS_DEFAULT] = Field(
+        default="matrices",
+        description="which weights decay. matrices: all of more than one dimension (BERT's rule); uniter: all but "
+        "those whose name in UNITER's program contains bias or LayerNorm.weight, so that LayerNorms of other names "
+        "decay: of a region's two branches and of heads",
+    )
     warmup_share: float = Field(default=0.1, ge=0, le=1, description="share of the steps that warm up")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="longer gradients are scaled to this length")
+    schedule: Annotated[Literal["from_zero", "from_one"], Identity.UNLESS_DEFAULT] = Field(
+        default="from_zero",
+        description="rate of step s, from 1, over w steps of warm-up of S. from_zero: s/(w+1) of the peak, then "
+        "(S-s+1)/(S-w); from_one: s/w, then (S-s)/(S-w), and 1e-8 at the last one (UNITER)",
+    )
+    gradient_scale: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
+        default=1.0,
+        gt=0,
+        description="the gradient, of the mean over a step's batch, is multiplied by this before it is clipped. UNITER "
+        "adds the gradients of its micro-batches up: their number. It counts against max_grad_norm and eps alone",
+    )
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="longer gradients are scaled to this length. None: however long"
+    )
 
 
 LongTexts = Literal["cut", "drop"]

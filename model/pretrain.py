@@ -21,7 +21,7 @@ from model.jobs import PretrainJob
 from model.objectives.config import PretrainConfig, TokenBatches
 from model.objectives.corpora import CorporaBatches, Corpus, PretrainingWatch, check_alike
 from model.objectives.held_out import HeldOutLosses, loss_values
-from model.objectives.objective import objective_heads
+from model.objectives.objective import chosen_objectives, objective_heads
 from model.objectives.sum import pretraining_losses
 from model.objectives.turns import corpus_names
 from model.training.identity import data_identity
@@ -57,6 +57,7 @@ def run_pretraining(job: PretrainJob) -> int:
                 "vocabulary": vocabulary.digest,
             },
             heads=heads,
+            reads_cls=any(one.reads_cls for one in chosen_objectives(config)),
             fresh_model=lambda: build_model(job.encoder, store, vocabulary, config.seed, heads),
             make_batch=batches,
             losses=lambda model, batch, step: pretraining_losses(model, batch, config),
@@ -103,7 +104,7 @@ def _validation(
     store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
     losses = HeldOutLosses(store, captions, tokens, vocabulary, job.encoder.max_regions, config)
     # Without a matching head there is nothing to rank by.
-    few = first_images(captions, config.quick_recall_images if "vlm" in config.objectives else 0)
+    few = first_images(captions, config.quick_recall_images if config.learns_matching else 0)
     few_tokens = tokenize(vocabulary, few.texts, job.encoder.max_text_tokens)
 
     def measure(model: VisionLanguageModel) -> dict[str, float]:

@@ -21,7 +21,13 @@ _COMMANDS = {
         "verify": "features",
         "inspect": "inspect",
     },
-    "Training": {"pretrain": "training", "finetune": "training", "sweep": "sweep"},
+    "Training": {
+        "pretrain": "training",
+        "finetune": "training",
+        "sweep": "sweep",
+        "import-checkpoint": "checkpoints",
+        "export-checkpoint": "checkpoints",
+    },
     "Results": {"evaluate": "evaluation", "history": "evaluation", "search": "search"},
     "Operating": {"setup": "setup", "worker": "worker"},
 }

@@ -23,6 +23,7 @@ from flows.commands.shared import (
     exit_codes,
 )
 from flows.params import checks
+from flows.params.start import started_from
 from tasks.records import CheckpointRef
 
 
@@ -60,6 +61,14 @@ def finetune(
     setting: Annotated[
         str, typer.Option("--setting", help="pretrain+finetune, or task-specific: without pretraining.")
     ] = "pretrain+finetune",
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Name of a run under ROOT/runs to start from, such as an imported one: with its encoder, and its "
+            "vocabulary where the root is a local folder.",
+        ),
+    ] = None,
     nnodes: Nnodes = 1,
     node_rank: NodeRank = None,
     master_addr: MasterAddr = None,
@@ -72,6 +81,8 @@ def finetune(
         loaded = load_experiment(recipe, params, root, seed, set_)
         checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
         finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        if from_ is not None:
+            finetuning = started_from(finetuning, from_)
         finetuning = finetuning.model_copy(update={"nodes": nodes})
         checks.check_finetune(finetuning)
         checkpoint: CheckpointRef = run_stage("finetune", finetuning)

@@ -203,7 +203,7 @@ class RebuildParams(Params):
 
         Pretraining that learns no matching has nothing to rank by before it is finetuned.
         """
-        zero_shot: tuple[Setting, ...] = ("zero-shot",) if "vlm" in self.pretrain.objectives else ()
+        zero_shot: tuple[Setting, ...] = ("zero-shot",) if self.pretrain.learns_matching else ()
         specific: tuple[Setting, ...] = () if self.task_specific is None else ("task-specific",)
         return (*zero_shot, *specific, "pretrain+finetune")
 

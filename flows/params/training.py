@@ -107,19 +107,28 @@ class FinetuneParams(TrainParams):
     )
     finetune: Finetune = FinetuneConfig()
     pretraining: PretrainParams | None = Field(
-        default=None, description="which pretraining run to start from; needed where finetune.start is 'pretrained'"
+        default=None,
+        description="which pretraining run to start from; this or start_run is needed where finetune.start is "
+        "'pretrained'",
+    )
+    start_run: str | None = Field(
+        default=None,
+        description="name of a run under ROOT/runs to start from, such as an imported one, instead of its parameters",
     )
 
     @model_validator(mode="after")
     def _check_start(self) -> FinetuneParams:
         self.check_validated(self.finetune, "finetune")
-        if self.finetune.start == "pretrained" and self.pretraining is None:
+        if self.pretraining is not None and self.start_run is not None:
+            raise ValueError("pretraining and start_run both say where finetuning starts; leave one out")
+        starts = self.pretraining is not None or self.start_run is not None
+        if self.finetune.start == "pretrained" and not starts:
             raise ValueError(
                 "finetune.start='pretrained' needs the parameters of a pretraining run; "
-                "set pretraining, or finetune.start='scratch'"
+                "set pretraining or start_run, or finetune.start='scratch'"
             )
-        if self.finetune.start == "scratch" and self.pretraining is not None:
-            raise ValueError("finetune.start='scratch' reads no pretraining run; leave pretraining out")
+        if self.finetune.start == "scratch" and starts:
+            raise ValueError("finetune.start='scratch' reads no pretraining run; leave pretraining and start_run out")
         if self.pretraining is not None and self.pretraining.encoder.identity() != self.encoder.identity():
             raise ValueError("encoder differs from pretraining.encoder; a checkpoint is finetuned as it was trained")
         return self
@@ -127,7 +136,7 @@ class FinetuneParams(TrainParams):
     @property
     def setting(self) -> Setting:
         """The row of the table that this run is for."""
-        return "task-specific" if self.pretraining is None else "pretrain+finetune"
+        return "task-specific" if self.finetune.start == "scratch" else "pretrain+finetune"
 
     def spec(self) -> specs.FinetuneSpec:
         return specs.FinetuneSpec(
@@ -138,4 +147,5 @@ class FinetuneParams(TrainParams):
             scoring=self.scoring,
             finetune=self.finetune,
             pretraining=None if self.pretraining is None else self.pretraining.spec(),
+            start_run=self.start_run,
         )

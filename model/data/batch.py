@@ -67,7 +67,8 @@ class Regions(Rows):
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
     height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region; types
-    (B, R) i64, rows of the family's type table, None where all are of one image.
+    (B, R) i64, rows of the family's type table, None where all are of one image; class_scores (B, R, 1 + C) f32, the
+    detector's distribution over classes, background first, None where the shards hold none.
     """
 
     features: Tensor
@@ -79,6 +80,7 @@ class Regions(Rows):
     background: Tensor
     mask: Tensor
     types: Tensor | None = None
+    class_scores: Tensor | None = None
 
 
 @dataclass(frozen=True)

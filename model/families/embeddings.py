@@ -113,6 +113,12 @@ class ConcatFusion(nn.Module):
     def __init__(self, feature_dim: int, code_width: int, hidden_size: int) -> None:
         super().__init__()
         self.joint = nn.Linear(feature_dim + code_width, hidden_size)
+        self._feature_dim = feature_dim
+
+    @property
+    def feature_weight(self) -> Tensor:
+        """(H, D)"""
+        return self.joint.weight[:, : self._feature_dim]
 
     def forward(self, features: Tensor, code: Tensor) -> Tensor:
         return self.joint(torch.cat([features, code], dim=-1))
@@ -126,12 +132,17 @@ class SumFusion(nn.Module):
         self.feature = nn.Linear(feature_dim, hidden_size)
         self.location = nn.Linear(code_width, hidden_size)
 
+    @property
+    def feature_weight(self) -> Tensor:
+        """(H, D)"""
+        return self.feature.weight
+
     def forward(self, features: Tensor, code: Tensor) -> Tensor:
         return self.feature(features) + self.location(code)
 
 
 _FEATURE_NORMS = {"none": nn.Identity, "layer": nn.LayerNorm, "standard": Standardise}
-_FUSIONS = {"concat": ConcatFusion, "sum": SumFusion}
+_FUSIONS: dict[str, type[ConcatFusion] | type[SumFusion]] = {"concat": ConcatFusion, "sum": SumFusion}
 
 
 class RegionEmbeddings(nn.Module):

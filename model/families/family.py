@@ -58,6 +58,11 @@ class Encoder(nn.Module, ABC):
     def word_table(self) -> Tensor:
         """(V, H): what the masked-word head compares its states with."""
 
+    @property
+    @abstractmethod
+    def feature_projection(self) -> Tensor:
+        """(H, D): what takes a region's feature to a state; regression of features uses it transposed (UNITER)."""
+
     @abstractmethod
     def embed_words(self, words: Words) -> Any:
         """Captions as a `Side`, whatever image they will meet."""

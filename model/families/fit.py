@@ -41,10 +41,10 @@ def check_matching(model: VisionLanguageModel, name: str) -> None:
     Args:
         name: what to call the model, such as its checkpoint.
     """
-    if "matching" not in model.heads:
+    if not model.heads.keys() & {"matching", "itm"}:
         raise InputError(
-            f"{name} has no matching head, for it was pretrained without the objective vlm, so it ranks nothing; "
-            "finetune it first, or pretrain with pretrain.objectives.vlm"
+            f"{name} has no matching head, for it was pretrained without the objective vlm or itm, so it ranks "
+            "nothing; finetune it first, or pretrain with pretrain.objectives.vlm or itm"
         )
 
 

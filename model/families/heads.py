@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from model.families.config import EncoderConfig, HeadConfig, Heads, Sizes
-from model.families.layers import WordHead
+from model.families.layers import ACTIVATIONS, WordHead
+from model.families.pair_head import PairHead
 
 MATCHING: Heads = {"matching": HeadConfig(kind="linear", width=1)}
 """Whether an image and a caption belong together, from [CLS]: learnt by pretraining, and what retrieval scores by."""
+
+
+ITM: Heads = {"itm": HeadConfig(kind="linear", width=2)}
+"""The same as two classes, no and yes, as UNITER pretrains it; finetuning's `MATCHING` starts from its row of yes."""
 
 
 def pretraining_heads(sizes: Sizes) -> Heads:
@@ -35,10 +42,49 @@ def _words(head: HeadConfig, encoder: EncoderConfig) -> nn.Module:
 
 
 def _linear(head: HeadConfig, encoder: EncoderConfig) -> nn.Module:
-    return nn.Linear(encoder.hidden_size, head.width)
+    return nn.Linear(head.inputs * encoder.hidden_size, head.width)
 
 
-_KINDS: dict[str, Callable[[HeadConfig, EncoderConfig], nn.Module]] = {"words": _words, "linear": _linear}
+class FeatureHead(nn.Module):
+    """Regression of a region's feature: linear, GELU, LayerNorm, times the transposed projection of features, bias."""
+
+    def __init__(self, head: HeadConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(encoder.hidden_size, encoder.hidden_size)
+        self.LayerNorm = nn.LayerNorm(encoder.hidden_size, eps=encoder.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(head.width))
+
+    def forward(self, states: Tensor, projection: Tensor) -> Tensor:
+        """(N, H) states of hidden regions and the projection (H, D) to (N, D)."""
+        return F.linear(self.LayerNorm(F.gelu(self.dense(states))), projection.T, self.bias)
+
+
+class Mlp(nn.Module):
+    """Linear, activation, LayerNorm, linear."""
+
+    def __init__(self, head: HeadConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        inner = head.inner * encoder.hidden_size
+        self.dense = nn.Linear(head.inputs * encoder.hidden_size, inner)
+        self.LayerNorm = nn.LayerNorm(inner, eps=encoder.layer_norm_eps)
+        self.output = nn.Linear(inner, head.width)
+        self._activation = ACTIVATIONS[head.activation]
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.output(self.LayerNorm(self._activation(self.dense(states))))
+
+
+def _pair(head: HeadConfig, encoder: EncoderConfig) -> nn.Module:
+    return PairHead(encoder)
+
+
+_KINDS: dict[str, Callable[[HeadConfig, EncoderConfig], nn.Module]] = {
+    "words": _words,
+    "features": FeatureHead,
+    "linear": _linear,
+    "mlp": Mlp,
+    "pair": _pair,
+}
 """By `HeadConfig.kind`."""
 
 

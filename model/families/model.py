@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.data.batch import Regions, Words
 from model.errors import InputError
-from model.families.config import HeadConfig, Heads, Sizes
+from model.families.config import EncoderConfig, HeadConfig, Heads, Sizes
 from model.families.configs import read_encoder
 from model.families.embeddings import dequantise
 from model.families.family import Encoder
@@ -29,7 +29,7 @@ _FAMILIES: dict[str, Callable[[int, int, int, Any], Encoder]] = {
 
 
 class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
-    """Encoder (`bert`) and heads (each by its own name). `matching` is also the score of retrieval.
+    """Encoder (`bert`) and heads (each by its own name). `matching`, or else `itm`, is also the score of retrieval.
 
     `save_pretrained` writes config.json and model.safetensors, `from_pretrained` reads them from a folder or the hub.
     (Hugging Face's hub mixin and not transformers' PreTrainedModel, whose import costs a process 12 CPU-seconds.)
@@ -62,7 +62,8 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
         self.vocab_size, self.feature_dim, self.num_labels = vocab_size, feature_dim, num_labels
         self.extractor = extractor
         self.bert = _FAMILIES[self.config.family](vocab_size, feature_dim, sep_id, self.config)
-        given = pretraining_heads(self.sizes) if heads is None else heads
+        # A checkpoint lists them by name, so that is their order, or a resumed optimiser would mix their states up.
+        given = pretraining_heads(self.sizes) if heads is None else dict(sorted(heads.items()))
         self.heads: Heads = {name: HeadConfig.model_validate(head) for name, head in given.items()}
         for name, head in self.heads.items():
             self.add_module(name, make_head(head, self.config))
@@ -96,7 +97,12 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
         return self.get_submodule(name)
 
     def match(self, cls: Tensor) -> Tensor:
-        """Matching logits (B,) from the last states of [CLS] (B, H)."""
+        """Matching logits (B,) from the last states of [CLS] (B, H).
+
+        Without a head of one logit, the logit of yes of UNITER's two: its zero-shot score.
+        """
+        if "matching" not in self.heads and "itm" in self.heads:
+            return self.head("itm")(self.pooler(cls))[:, 1]
         return self.head("matching")(self.pooler(cls)).squeeze(-1)
 
     def score(self, words: Words, regions: Regions) -> Tensor:
@@ -106,6 +112,8 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
 
     def with_heads(self, heads: Mapping[str, HeadConfig], seed: int) -> VisionLanguageModel:
         """The same weights under exactly these heads; those that the model lacks are new, drawn by seed and name.
+
+        A new `matching` starts as the row of yes of `itm`, where the model has that.
 
         Raises:
             InputError: a head of that name is of another kind or width.
@@ -123,14 +131,28 @@ class VisionLanguageModel(nn.Module, PyTorchModelHubMixin):
         }
         for name in heads.keys() - self.heads.keys():
             head = self._new_head(name, heads[name], seed)
+            if name == "matching" and "itm" in self.heads:
+                itm = self.head("itm")
+                head.load_state_dict({key: row[1:].clone() for key, row in itm.state_dict().items()})
             weights |= {f"{name}.{key}": weight for key, weight in head.state_dict().items()}
+        return self.of_weights(weights, heads=heads)
+
+    def of_weights(
+        self,
+        weights: Mapping[str, Tensor],
+        heads: Mapping[str, HeadConfig] | None = None,
+        encoder: EncoderConfig | None = None,
+        vocab_size: int | None = None,
+    ) -> VisionLanguageModel:
+        """A model of these weights that is as this one but for what is given."""
+        heads = self.heads if heads is None else heads
         with torch.device("meta"):
             model = VisionLanguageModel(
-                self.vocab_size,
+                vocab_size or self.vocab_size,
                 self.feature_dim,
                 self.num_labels,
                 self.bert.sep_id,
-                self.config.model_dump(mode="json"),
+                (encoder or self.config).model_dump(mode="json"),
                 self.extractor,
                 {name: head.model_dump(mode="json") for name, head in heads.items()},
             )

@@ -41,6 +41,10 @@ class UnicoderVLEncoder(Encoder):
     def word_table(self) -> Tensor:
         return self.embeddings.word_embeddings.weight
 
+    @property
+    def feature_projection(self) -> Tensor:
+        return self.region_embeddings.fusion.feature_weight
+
     def embed_words(self, words: Words) -> Texts:
         """The closing mark carries the region segment and the position after the caption's last piece: the paper names
         the mark but no position, and this one does not depend on padding."""

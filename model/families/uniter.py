@@ -41,6 +41,10 @@ class UniterEncoder(Encoder):
     def word_table(self) -> Tensor:
         return self.embeddings.word_embeddings.weight
 
+    @property
+    def feature_projection(self) -> Tensor:
+        return self.region_embeddings.feature.weight
+
     def embed_words(self, words: Words) -> Side:
         batch, width = words.ids.shape
         positions = torch.arange(width, device=words.ids.device).expand(batch, -1)

@@ -19,7 +19,7 @@ from model.data.store import FeatureStore
 from model.data.token_order import Lengths, TokenOrder
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.objectives.config import PretrainConfig, TokenBatches
+from model.objectives.config import PretrainConfig, TokenBatches, WordMasking
 from model.objectives.hiding import Replacements
 from model.objectives.masking import NOISED, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
 from model.objectives.objective import Draft, Objective, PretrainBatch, chosen_objectives
@@ -49,7 +49,7 @@ class PretrainBatches:
             raise InputError(f"{store.folder}: matching needs captions of at least two images, so that one is wrong")
         self._store, self._tokens, self._vocabulary = store, tokens, vocabulary
         self._max_regions, self._config, self._objectives = max_regions, config, chosen_objectives(config)
-        self._pieces = Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids)
+        self._pieces = _pieces(vocabulary, config.word_masking)
         rows = captions.image_rows
         shards = store.shard_of[rows]
         self._order: Order = BatchOrder(config.seed, config.batch_size, shards, rows, store=store)
@@ -185,3 +185,20 @@ def _check_budget(asked: TokenBatches, rows: int, lengths: Lengths) -> None:
                 f"pretrain.token_batches.{name}={budget}, but the longest caption with its image takes {longest} "
                 f"tokens; set it to that at least"
             )
+
+
+def _pieces(vocabulary: Vocabulary, rule: WordMasking) -> Pieces:
+    """The vocabulary for masking.
+
+    Raises:
+        InputError: it lacks the piece from which random ones are to come.
+    """
+    first = 0
+    if rule.random_from is not None:
+        if rule.random_from not in vocabulary.words.pieces:
+            raise InputError(
+                f"pretrain.word_masking.random_from is {rule.random_from!r}, but {vocabulary.words.source} has "
+                "no such piece; name one of its pieces, or none"
+            )
+        first = vocabulary.words.pieces.index(rule.random_from)
+    return Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids, first)

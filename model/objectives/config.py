@@ -25,6 +25,17 @@ class WordMasking(Config):
         description="one piece is a target where chance picked none, so that short captions teach something too (BERT "
         "and UNITER do so; Unicoder-VL says nothing of it)",
     )
+    forced: Annotated[Literal["drawn", "first"], Identity.UNLESS_DEFAULT] = Field(
+        default="drawn",
+        description="which piece that is. drawn: each with the same probability, hidden as any other; first: the first "
+        "of the caption, always by [MASK], as UNITER's program does",
+    )
+    random_from: Annotated[str | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        min_length=1,
+        description="random pieces come from this one and those after it: UNITER's from '!', the first that is no "
+        "placeholder in bert-base-cased. None: from all but the special tokens",
+    )
 
     @model_validator(mode="after")
     def _check_shares(self) -> WordMasking:
@@ -50,6 +61,9 @@ class RegionMasking(Config):
         "names no distribution)",
     )
     swap_share: float = Field(default=0.0, ge=0, le=1, description="share that take a feature of another image")
+    at_least_one: Annotated[bool, Identity.UNLESS_DEFAULT] = Field(
+        default=False, description="one region is hidden where chance picked none (UNITER)"
+    )
 
     @model_validator(mode="after")
     def _check_shares(self) -> RegionMasking:
@@ -62,8 +76,14 @@ OBJECTIVES = {
     "mlm": "masked_words",
     "moc": "masked_labels",
     "vlm": "matching",
+    "itm": "two_way_matching",
+    "mrfr": "hidden_features",
+    "mrc": "hidden_classes",
+    "mrc-kl": "hidden_distributions",
 }
 """Every objective's name, and its file in this folder."""
+MATCHING = ("vlm", "itm")
+"""Those that learn whether image and caption belong together."""
 _WEIGHTS = {"word_weight": "mlm", "label_weight": "moc", "matching_weight": "vlm"}
 """Fields of before, when there were these three objectives alone. Runs are known by them."""
 
@@ -127,7 +147,20 @@ class PretrainConfig(LoopConfig):
         min_length=1,
         description="what is learnt, and each one's weight in the sum of losses, or with combine=draw its share of the "
         "steps. mlm: masked words; moc: the labels of masked regions; vlm: whether image and caption match. Both "
-        "versions of Unicoder-VL sum these three unweighted",
+        "versions of Unicoder-VL sum these three unweighted. Of UNITER: itm: whether they match, as two classes, with "
+        "word-region alignment; mrfr: the features of masked regions; mrc: their likeliest classes; mrc-kl: the "
+        "detector's distributions over classes, which the features must hold",
+    )
+    alignment_weight: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
+        default=0.1,
+        ge=0,
+        description="weight, within itm, of word-region alignment (WRA): optimal transport's distance of right pairs "
+        "less that of wrong ones. 0: none, and no time spent on it",
+    )
+    vector_losses: Annotated[Literal["mean", "sum"], Identity.UNLESS_DEFAULT] = Field(
+        default="mean",
+        description="of mrfr and mrc-kl, over the values of a region. mean: as UNITER's program minimises, 1/2048 and "
+        "1/1601 of what its paper writes; sum: the paper's",
     )
     combine: Annotated[Literal["sum", "draw"], Identity.UNLESS_DEFAULT] = Field(
         default="sum",
@@ -203,6 +236,11 @@ class PretrainConfig(LoopConfig):
     def chosen(self) -> tuple[str, ...]:
         """Names of the objectives, in the order of `OBJECTIVES`."""
         return tuple(name for name in OBJECTIVES if name in self.objectives)
+
+    @property
+    def learns_matching(self) -> bool:
+        """Whether the model can tell matched pairs from wrong ones, so that it ranks before it is finetuned."""
+        return any(name in self.objectives for name in MATCHING)
 
     def weight(self, objective: str) -> float:
         """Of its loss: a drawn objective is all that its step minimises."""

@@ -7,6 +7,7 @@ import numpy as np
 from model.families.config import HeadConfig
 from model.families.family import Encoded
 from model.families.model import VisionLanguageModel
+from model.objectives.config import PretrainConfig
 from model.objectives.masking import SEEN
 from model.objectives.objective import Draft, Loss, Objective, PretrainBatch
 from model.objectives.targets import Targets, cross_entropy, states_at
@@ -20,7 +21,9 @@ def targets(draft: Draft) -> Targets:
     return Targets.labels(pairs, places, regions.labels.numpy()[pairs, places])
 
 
-def loss(model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets) -> Loss:
+def loss(
+    model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets, config: PretrainConfig
+) -> Loss:
     return cross_entropy(model.head("region_labels")(states_at(encoded.regions, targets)), targets.values)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from model.families.config import HeadConfig
 from model.families.family import Encoded
 from model.families.model import VisionLanguageModel
+from model.objectives.config import PretrainConfig
 from model.objectives.objective import Draft, Loss, Objective, PretrainBatch
 from model.objectives.targets import Targets, cross_entropy, states_at
 
@@ -16,7 +17,9 @@ def targets(draft: Draft) -> Targets:
     return Targets.labels(pairs, places, draft.ids[pairs, places])
 
 
-def loss(model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets) -> Loss:
+def loss(
+    model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets, config: PretrainConfig
+) -> Loss:
     head = model.head("cls").get_submodule("predictions")
     return cross_entropy(head(states_at(encoded.words, targets), model.bert.word_table), targets.values)
 

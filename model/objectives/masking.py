@@ -16,17 +16,19 @@ SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
 
 @dataclass(frozen=True)
 class Pieces:
-    """The vocabulary for masking: [MASK]'s id, the ordinary pieces (N,), and which are special (V,)."""
+    """The vocabulary for masking: [MASK]'s id, the pieces (N,) that are drawn at random, which are special (V,)."""
 
     mask_id: int
     ordinary: npt.NDArray[np.int64]
     is_special: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, size: int, mask_id: int, special_ids: Sequence[int]) -> Pieces:
+    def of(cls, size: int, mask_id: int, special_ids: Sequence[int], first: int = 0) -> Pieces:
+        """Ordinary pieces are those from id `first` on."""
         is_special = np.zeros(size, np.bool_)
         is_special[list(special_ids)] = True
-        return cls(mask_id, np.flatnonzero(~is_special), is_special)
+        ordinary = np.flatnonzero(~is_special)
+        return cls(mask_id, ordinary[ordinary >= first], is_special)
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,17 @@ def mask_words(
     """
     candidate = ~pieces.is_special[ids]
     chosen = candidate & (draws.choice < rule.rate)
-    if rule.at_least_one and rule.rate > 0:
-        # The candidate nearest to being chosen; each is so with the same probability.
-        nearest = np.where(candidate, draws.choice, 2.0).argmin(1)
-        lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
-        chosen[lacking, nearest[lacking]] = True
     is_masked = chosen & (draws.treatment < rule.mask_share)
+    if rule.at_least_one and rule.rate > 0:
+        lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
+        if rule.forced == "first":
+            forced = candidate.argmax(1)[lacking]
+            is_masked[lacking, forced] = True
+        else:
+            # The candidate nearest to being chosen; each is so with the same probability.
+            forced = np.where(candidate, draws.choice, 2.0).argmin(1)[lacking]
+            is_masked[lacking, forced] = draws.treatment[lacking, forced] < rule.mask_share
+        chosen[lacking, forced] = True
     is_random = chosen & ~is_masked & (draws.treatment < rule.mask_share + rule.random_share)
     inputs = np.where(is_masked, pieces.mask_id, ids)
     inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]
@@ -78,6 +85,11 @@ def mask_regions(
     Returns:
         (B, R) of SEEN, KEPT, ZEROED, NOISED or SWAPPED.
     """
+    chosen = present & (choice < rule.rate)
+    if rule.at_least_one and rule.rate > 0:
+        nearest = np.where(present, choice, 2.0).argmin(1)
+        lacking = np.flatnonzero(present.any(1) & ~chosen.any(1))
+        chosen[lacking, nearest[lacking]] = True
     ends = np.cumsum([rule.zero_share, rule.noise_share, rule.swap_share])
     treatments = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, treatment, side="right")]
-    return np.where(present & (choice < rule.rate), treatments, np.int8(SEEN))
+    return np.where(chosen, treatments, np.int8(SEEN))

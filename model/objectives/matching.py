@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from model.families.family import Encoded
 from model.families.heads import MATCHING
 from model.families.model import VisionLanguageModel
+from model.objectives.config import PretrainConfig
 from model.objectives.objective import Draft, Loss, Objective, PretrainBatch
 from model.objectives.targets import Targets, states_at
 
@@ -20,7 +21,9 @@ def targets(draft: Draft) -> Targets:
     return Targets.labels(pairs, np.zeros(len(pairs)), draft.matched[pairs])
 
 
-def loss(model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets) -> Loss:
+def loss(
+    model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets, config: PretrainConfig
+) -> Loss:
     logits = model.match(states_at(encoded.words, targets)).float()
     total = F.binary_cross_entropy_with_logits(logits, targets.values.float(), reduction="sum")
     return total, ((logits > 0) == (targets.values > 0)).sum().float()
@@ -31,5 +34,6 @@ OBJECTIVE = Objective(
     targets=targets,
     loss=loss,
     heads=lambda sizes: MATCHING,
+    reads_cls=True,
     needs_wrong_pairs=True,
 )

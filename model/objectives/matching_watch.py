@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-from model.objectives.config import PretrainConfig
+from model.objectives.config import MATCHING, PretrainConfig
 from model.progress import STALLED
 
 LEAST_SEEN = 20_000
@@ -35,6 +35,7 @@ class MatchingWatch:
             captions_a_step: None: batch_size.
         """
         self._config = config
+        self._objective = next((name for name in MATCHING if config.objectives.get(name)), None)
         self._first_step = config.optim.warmup_share * config.steps
         captions = config.batch_size if captions_a_step is None else captions_a_step
         self._pairs_a_step = captions * (2 if config.matching == "paired" else 1)
@@ -46,13 +47,12 @@ class MatchingWatch:
         """What to add to the line of a step; nothing where it is too early, or matching is not learnt.
 
         Args:
-            means: of the line; `vlm_accuracy` is looked at.
-            targets: how many answers it is of, as `vlm`.
+            means: of the line; the accuracy of vlm or itm is looked at.
+            targets: how many answers it is of, as `vlm` or `itm`.
         """
-        count = targets.get("vlm", 0.0)
-        if not count or not self._config.objectives.get("vlm"):
+        if self._objective is None or not (count := targets.get(self._objective, 0.0)):
             return {}
-        self._recent.append((count, count * means["vlm_accuracy"]))
+        self._recent.append((count, count * means[f"{self._objective}_accuracy"]))
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= RECENT:
             self._recent.popleft()
         answers, right = (sum(column) for column in zip(*self._recent, strict=True))
@@ -70,7 +70,9 @@ class MatchingWatch:
                 100 * right / answers,
                 round(answers),
                 seen,
-                remedies(config.matching, config.objectives["vlm"], config.optim.learning_rate),
+                remedies(
+                    config.matching, self._objective, config.objectives[self._objective], config.optim.learning_rate
+                ),
             )
         return {STALLED: float(stalled)}
 
@@ -80,13 +82,13 @@ def is_guess(right: float, answers: float) -> bool:
     return right <= answers / 2 + DEVIATIONS * math.sqrt(answers) / 2
 
 
-def remedies(matching: str, matching_weight: float, learning_rate: float) -> str:
+def remedies(matching: str, objective: str, weight: float, learning_rate: float) -> str:
     """Settings that have helped on small data and are not in use, for people."""
     options = [
         option
         for option, is_set in (
             ("pretrain.matching=paired", matching == _PAIRED),
-            ("pretrain.objectives.vlm=10", matching_weight >= _WEIGHT),
+            (f"pretrain.objectives.{objective}=10", weight >= _WEIGHT),
             ("pretrain.optim.learning_rate=2e-4", learning_rate >= _RATE),
         )
         if not is_set

@@ -88,15 +88,17 @@ class Objective:
             must reach every parameter. No `.item()`, no boolean index: the host would wait for the GPU.
         heads: those that the loss reads.
         hides: what is hidden in its steps. None: nothing, unless another objective of the step asks for it.
+        reads_cls: the loss reads the state of [CLS], through the pooler where there is one.
         needs_wrong_pairs: pairs are made wrong in its steps, as `PretrainConfig.matching` says.
         has_accuracy: whether the loss says how many targets are right.
     """
 
     name: str
     targets: Callable[[Draft], Targets]
-    loss: Callable[[VisionLanguageModel, Encoded, PretrainBatch, Targets], Loss]
+    loss: Callable[[VisionLanguageModel, Encoded, PretrainBatch, Targets, PretrainConfig], Loss]
     heads: Callable[[Sizes], Heads]
     hides: Literal["words", "regions"] | None = None
+    reads_cls: bool = False
     needs_wrong_pairs: bool = False
     has_accuracy: bool = True
 

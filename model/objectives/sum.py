@@ -25,7 +25,7 @@ def pretraining_losses(model: VisionLanguageModel, batch: PretrainBatch, config:
     features = hide_regions(batch.regions, batch.hidden)
     encoded = model.bert(batch.words, batch.regions, features, batch.hidden.zeroed)
     objectives = chosen_objectives(config)
-    losses = [one.loss(model, encoded, batch, batch.targets[one.name]) for one in objectives]
+    losses = [one.loss(model, encoded, batch, batch.targets[one.name], config) for one in objectives]
     # Times floats of the host: a tensor of them would have to be copied, and the GPU be waited for.
     sums = torch.stack([config.weight(one.name) * loss for one, (loss, _) in zip(objectives, losses, strict=True)])
     unknown = torch.full_like(sums[0].detach(), torch.nan)

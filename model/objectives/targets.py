@@ -11,12 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.data.batch import Movable
+from model.objectives.config import PretrainConfig
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss, and how often the largest logit (N, C) is that of the label (N,)."""
     loss = F.cross_entropy(logits.float(), labels, reduction="sum")
     return loss, (logits.argmax(-1) == labels).sum().float()
+
+
+def sum_of_vectors(errors: Tensor, config: PretrainConfig) -> Tensor:
+    """Loss of N targets that are vectors, from errors (N, W) of their values: summed over targets.
+
+    Over values by mean or by sum, see `PretrainConfig.vector_losses`.
+    """
+    return errors.mean(1).sum() if config.vector_losses == "mean" else errors.sum()
 
 
 def states_at(states: Tensor, targets: Targets) -> Tensor:

@@ -86,6 +86,8 @@ class Training(Generic[B]):
     """A part of the global batch of a step, which depends on the seed and the step alone."""
     losses: Callable[[VisionLanguageModel, B, int], LossSums]
     vocabulary: Vocabulary
+    reads_cls: bool = True
+    """Whether a loss reads [CLS]; if none does, the pooler stays as it is."""
     validation: Validation | None = None
     split: Callable[[int], Split] | None = None
     """Splits the global batch among so many processes. None: by batch_size and device_batch_size."""
@@ -129,6 +131,8 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     model = load_model(start.path, task.encoder)[0] if start else task.fresh_model()
     for name in model.heads.keys() - task.heads.keys():
         model.head(name).requires_grad_(False)
+    if not task.reads_cls:
+        model.pooler.requires_grad_(False)
     model.to(device).train()
     optimizer = make_optimizer(model, config.optim)
     schedule = make_schedule(optimizer, config.optim, config.steps)
@@ -207,7 +211,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     "checkpoint"
                 ) from error
             rate = float(schedule.get_last_lr()[0])
-            norm = clip_and_step(optimizer, config.optim.max_grad_norm)
+            norm = clip_and_step(optimizer, config.optim, step)
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             tally.add(done, targets, norm)

@@ -1,6 +1,11 @@
-"""Parameter groups, the learning-rate schedule, and a step that is skipped without asking the host."""
+"""Parameter groups, the learning-rate schedule, and a step that is skipped without asking the host.
+
+Defaults are AdamW's and BERT's; `OptimConfig` has options for what UNITER's program does otherwise.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +13,46 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.config import OptimConfig
+from model.families.uniter_names import their_name
+
+_NO_DECAY = ("bias", "LayerNorm.weight")
+"""In the names of UNITER's program."""
+_LAST_RATE = 1e-8
+"""Of UNITER's schedule, where it comes to zero."""
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """AdamW; biases and LayerNorms do not decay (BERT's rule: every parameter of one dimension)."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """AdamW. Which parameters decay is `OptimConfig.decays`: by default not biases and LayerNorms."""
+    parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decay = {name for name, parameter in parameters if _decays(name, parameter, config)}
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for name, p in parameters if name in decay], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in parameters if name not in decay], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    return AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
 
 
-def clip_and_step(optimizer: AdamW, max_grad_norm: float) -> Tensor:
-    """Clip the gradient and take the step, unless its length is not finite: then nothing changes.
+def _decays(name: str, parameter: Tensor, config: OptimConfig) -> bool:
+    if config.decays == "matrices":
+        return parameter.ndim > 1
+    published = their_name(name) or name
+    return not any(part in published for part in _NO_DECAY)
+
+
+def epsilon(config: OptimConfig, step: int) -> float:
+    """What AdamW is to add at a step, from 1.
+
+    AdamW divides by root(v / c) + eps, c = 1 - beta2^step correcting v's bias; UNITER's optimiser multiplies by root(c)
+    and divides by root(v) + eps, which is the same with eps / root(c). Steps that were left out count, too.
+    """
+    correction = 1.0 if config.eps_at == "corrected" else math.sqrt(1 - config.beta2**step)
+    return config.eps / correction
+
+
+def clip_and_step(optimizer: AdamW, config: OptimConfig, step: int) -> Tensor:
+    """Clip the gradient and take step `step`, from 1, unless its length is not finite: then nothing changes.
+
+    UNITER's program decays after the update, AdamW before: they differ by rate x decay of an update, below rounding.
 
     The device decides alone, so that the host need not wait for it: fused AdamW looks at `found_inf`, which torch's own
     GradScaler sets for the same purpose. With several processes the gradient, and so the decision, is the same in all.
@@ -30,7 +61,13 @@ def clip_and_step(optimizer: AdamW, max_grad_norm: float) -> Tensor:
         The gradient's length before clipping, a scalar.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    if config.gradient_scale != 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], config.gradient_scale)
+    norm = torch.nn.utils.clip_grad_norm_(
+        parameters, math.inf if config.max_grad_norm is None else config.max_grad_norm
+    )
+    for group in optimizer.param_groups:
+        group["eps"] = epsilon(config, step)
     optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
     optimizer.step()
     return norm
@@ -43,6 +80,17 @@ def learning_rate_share(step: int, steps: int, warmup_steps: int) -> float:
     return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
 
+def learning_rate_share_from_one(step: int, steps: int, warmup_steps: int) -> float:
+    """The same as UNITER's program has it: step 0 counts as 1, and the last one has no rate."""
+    number = step + 1
+    if number < warmup_steps:
+        return number / warmup_steps
+    return max(0.0, (steps - number) / max(1, steps - warmup_steps))
+
+
 def make_schedule(optimizer: AdamW, config: OptimConfig, steps: int) -> LambdaLR:
     warmup = round(config.warmup_share * steps)
-    return LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup))
+    if config.schedule == "from_zero":
+        return LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup))
+    least = _LAST_RATE / config.learning_rate
+    return LambdaLR(optimizer, lambda step: learning_rate_share_from_one(step, steps, warmup) or least)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from model.objectives.config import MATCHING
 from model.objectives.matching_watch import remedies
 from model.progress import STALLED
 from tasks.storage.paths import run_folder
@@ -29,8 +30,13 @@ class _Pretrain(BaseModel):
     optim: _Optim = _Optim()
 
     @property
+    def objective(self) -> str:
+        """That learns matching; in runs of before it had no name."""
+        return next((name for name in MATCHING if name in self.objectives), MATCHING[0])
+
+    @property
     def weight(self) -> float:
-        return self.objectives.get("vlm", self.matching_weight)
+        return self.objectives.get(self.objective, self.matching_weight)
 
 
 class _Job(BaseModel):
@@ -63,9 +69,9 @@ def matching_warning(root: Root, run: str) -> str | None:
         return None
     job = root.read_model(f"{run_folder(run)}/job.json", _Job)
     how = job.pretrain if job is not None and job.pretrain is not None else _Pretrain()
-    accuracy = judged.get("vlm_accuracy")
+    accuracy = judged.get(f"{how.objective}_accuracy")
     share = f" ({100 * accuracy:.1f}% of the pairs right)" if isinstance(accuracy, float) else ""
     return (
         f"Matching of {run} was no better than a guess at step {judged['step']:,}{share}, so retrieval starts from "
-        f"chance; {remedies(how.matching, how.weight, how.optim.learning_rate)}"
+        f"chance; {remedies(how.matching, how.objective, how.weight, how.optim.learning_rate)}"
     )

@@ -23,6 +23,7 @@ from tasks.storage.digests import file_sha256, weights_sha256
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
+from tasks.training.runs import choose_checkpoint, find_run
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec, TrainSpec
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
@@ -39,7 +40,8 @@ def run_name(root: Root, spec: TrainSpec) -> str:
     """
     started: dict[str, Any] = {}
     if isinstance(spec, FinetuneSpec):
-        started["start"] = None if spec.pretraining is None else find_trained(root, spec.pretraining).fingerprint
+        start = find_start(root, spec)
+        started["start"] = None if start is None else start.fingerprint
     digest = fingerprint(
         {
             "format": _RUN_FORMATS[spec.stage],
@@ -52,6 +54,17 @@ def run_name(root: Root, spec: TrainSpec) -> str:
         }
     )
     return f"{spec.stage.value}-{digest[:12]}"
+
+
+def find_start(root: Root, spec: FinetuneSpec) -> CheckpointRef | None:
+    """The checkpoint that finetuning starts from; None from scratch.
+
+    Raises:
+        UserError: its run is not there or not complete.
+    """
+    if spec.start_run is not None:
+        return choose_checkpoint(root, find_run(root, spec.start_run), "result")
+    return None if spec.pretraining is None else find_trained(root, spec.pretraining)
 
 
 def find_trained(root: Root, spec: TrainSpec) -> CheckpointRef:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from model.config import LoaderConfig
+from model.families.configs import AnyEncoderConfig, read_encoder
 from tasks.errors import UserError
 from tasks.features.feature_sets import FEATURES
 from tasks.records import CheckpointRef, Stage
@@ -66,6 +67,7 @@ class _ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     extractor: str
+    encoder: dict[str, Any] | None = None
 
 
 def run_names(root: Root) -> list[str]:
@@ -161,11 +163,24 @@ def checkpoint_extractor(root: Root, checkpoint: CheckpointRef) -> str:
     Raises:
         UserError: the checkpoint is gone, or is none of this program.
     """
+    return _model_config(root, checkpoint).extractor
+
+
+def _model_config(root: Root, checkpoint: CheckpointRef) -> _ModelConfig:
     path = f"{run_folder(checkpoint.run)}/{_checkpoint_name(checkpoint.step)}/config.json"
     config = root.read_model(path, _ModelConfig)
     if config is None:
         raise UserError(f"{root.path(path)} is not there; choose another checkpoint, or go on with the training")
-    return config.extractor
+    return config
+
+
+def checkpoint_encoder(root: Root, checkpoint: CheckpointRef) -> AnyEncoderConfig:
+    """The encoder of a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is gone, or is none of this program.
+    """
+    return read_encoder(_model_config(root, checkpoint).encoder or {})
 
 
 def features_on(root: Root, extractor: str) -> list[str]:

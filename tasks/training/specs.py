@@ -45,10 +45,14 @@ class PretrainSpec(_Trained):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSpec(_Trained):
-    """Settings and inputs of a finetuning run; `pretraining` is its first run, None for task-specific training."""
+    """Settings and inputs of a finetuning run.
+
+    `pretraining` is its first run, or `start_run` the name of that; neither for task-specific training.
+    """
 
     finetune: FinetuneConfig
     pretraining: PretrainSpec | None
+    start_run: str | None = None
     stage: ClassVar[Stage] = Stage.FINETUNE
 
     @property
@@ -58,6 +62,8 @@ class FinetuneSpec(_Trained):
     @property
     def command(self) -> str:
         """What makes the run."""
+        if self.start_run is not None:
+            return f"unicoder-vl finetune --from {self.start_run}"
         setting = "task-specific" if self.pretraining is None else "pretrain+finetune"
         return f"unicoder-vl finetune --setting {setting}"
 

@@ -19,7 +19,7 @@ from tasks.storage.mirror import RUN, mirrored
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
-from tasks.training.run_name import find_trained, finished_run, run_name
+from tasks.training.run_name import find_start, finished_run, run_name
 from tasks.training.specs import PretrainSpec, TrainSpec
 from tasks.workers.gpus import visible_gpus
 from tasks.workers.launch import run_module
@@ -70,8 +70,9 @@ def _job(root: Root, spec: TrainSpec, folder: Path) -> Job:
     if isinstance(spec, PretrainSpec):
         also = tuple(_local_source(root, data) for data in spec.also)
         return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain, "also": also})
-    start = None if spec.pretraining is None else local_checkpoint(root, find_trained(root, spec.pretraining))
-    return FinetuneJob.model_validate(shared | {"finetune": spec.finetune, "checkpoint_path": start})
+    start = find_start(root, spec)
+    path = None if start is None else local_checkpoint(root, start)
+    return FinetuneJob.model_validate(shared | {"finetune": spec.finetune, "checkpoint_path": path})
 
 
 def _local_source(root: Root, data: DataSpec) -> FeatureSource:

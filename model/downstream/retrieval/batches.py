@@ -99,7 +99,7 @@ class RetrievalBatches:
     def __call__(self, step: int, part: Part = WHOLE) -> RetrievalBatch:
         """The batch of a step, or one part of it."""
         turns = self._order.step(step, part)
-        return self._against_batch(step, part) if self._config.mines(step) else self._against_window(turns)
+        return self._against_batch(step, part) if self._config.searches_batch(step) else self._against_window(turns)
 
     def _against_window(self, turns: Sequence[tuple[int, int]]) -> RetrievalBatch:
         """Each pair with negatives sampled from its window of shards."""

@@ -43,8 +43,15 @@ class FinetuneConfig(LoopConfig):
         "at 64. True matches are never negatives, of either kind; a pair for which nothing else is at hand has no "
         "hinge on that side",
     )
+    hardest: Annotated[int | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        ge=1,
+        description="of the wrong ones of a side, so many are kept that score highest, found without gradients and "
+        "dropout, and the hinge is taken on these alone. UNITER: 31 of negatives=399, averaged by mean_hinge_share=1. "
+        "None: all that are sampled; of a batch, one",
+    )
     mining_batch_size: Annotated[int, Identity.NEVER] = Field(
-        default=256, ge=1, description="pairs per forward pass while the hardest of a batch are looked for"
+        default=256, ge=1, description="pairs per forward pass while the hardest are looked for"
     )
     text_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-caption hinge")
     image_weight: float = Field(default=1.0, ge=0, description="weight of the wrong-image hinge")
@@ -52,8 +59,9 @@ class FinetuneConfig(LoopConfig):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the steps, at the start, that average the hinge over `negatives` sampled ones instead of "
-        "taking the hardest. Not in the paper: from scratch, the hardest negative alone can stall at twice the margin",
+        description="share of the steps, at the start, that average the hinge over the negatives, which are then "
+        "sampled ones, instead of taking the hardest. Not in Unicoder-VL's paper: from scratch, the hardest negative "
+        "alone can stall at twice the margin. UNITER averages in all steps: 1",
     )
     validation_images: Annotated[int | None, Identity.CHOICE, Identity.UNLESS_DEFAULT] = Field(
         default=None,
@@ -66,15 +74,21 @@ class FinetuneConfig(LoopConfig):
     def _check_batch(self) -> FinetuneConfig:
         if self.negatives_from == "batch" and self.batch_size < 2:
             raise ValueError("negatives_from=batch needs a batch_size of at least 2: a pair has no negative in itself")
+        if self.negatives_from == "window" and self.hardest is not None and self.hardest > self.negatives:
+            raise ValueError(f"hardest={self.hardest} exceeds negatives={self.negatives}, which they are chosen from")
         return self
 
     def averages(self, step: int) -> bool:
         """Whether this step, from 0, averages the hinges of sampled negatives."""
         return step < self.mean_hinge_share * self.steps
 
-    def mines(self, step: int) -> bool:
-        """Whether this step, from 0, looks for the hardest negatives of its batch."""
+    def searches_batch(self, step: int) -> bool:
+        """Whether the negatives of this step, from 0, are all that its batch holds."""
         return self.negatives_from == "batch" and not self.averages(step)
+
+    def mines(self, step: int) -> bool:
+        """Whether this step, from 0, looks for the hardest of its negatives."""
+        return self.hardest is not None or self.searches_batch(step)
 
 
 class Shortlist(Config):

@@ -1,8 +1,9 @@
-"""The loss of retrieval finetuning: a hinge on the hardest wrong caption and the hardest wrong image of each pair.
+"""The loss of retrieval finetuning: a hinge on wrong captions and wrong images of each pair, the hardest ones alone.
 
 Unicoder-VL (arXiv:1908.06066) section 3.3: the score s of a pair is the matching head's, and the loss of image i and
-caption c is max(0, margin - s(i, c) + s(i, c')) + max(0, margin - s(i, c) + s(i', c)) over the hardest c' and i'. With
-one of each it is UNITER's (arXiv:1909.11740), whose margin is .2 on the sigmoid of s.
+caption c is max(0, margin - s(i, c) + s(i, c')) + max(0, margin - s(i, c) + s(i', c)) over the hardest c' and i'.
+UNITER (arXiv:1909.11740) takes one of each at random, or the mean over the 31 hardest of 399; its margin is .2 on the
+sigmoid of s.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ def _embed(model: VisionLanguageModel, batch: RetrievalBatch) -> Callable[[Tenso
 
 
 @torch.no_grad()
-def hardest_negatives(model: VisionLanguageModel, batch: RetrievalBatch, pairs_at_once: int) -> RetrievalBatch:
-    """Reduce each pair to the wrong caption and the wrong image that score highest: N = 1.
+def hardest_negatives(
+    model: VisionLanguageModel, batch: RetrievalBatch, pairs_at_once: int, count: int = 1
+) -> RetrievalBatch:
+    """Reduce each pair to the wrong captions and the wrong images that score highest: N = count, at most.
 
     Scored without gradients and dropout, so that it takes no random numbers; a pair that two of the batch ask for, as
     wrong caption and as wrong image, is scored once.
@@ -60,13 +63,29 @@ def hardest_negatives(model: VisionLanguageModel, batch: RetrievalBatch, pairs_a
         score = _embed(model, batch)
         logits = torch.cat([score(some // captions, some % captions) for some in pairs.split(pairs_at_once)])
     model.train(was_training)
-    scores = logits[places[:, 1:]].masked_fill(~batch.is_wrong, -torch.inf)
-    wrong_captions, wrong_images = (side.argmax(1) for side in scores.chunk(2, dim=1))
-    own = torch.zeros_like(wrong_captions)
-    columns = torch.stack([own, 1 + wrong_captions, 1 + scores.shape[1] // 2 + wrong_images], dim=1)
+    kept = hardest_places(logits[places[:, 1:]], batch.is_wrong, count)
+    columns = torch.cat([torch.zeros_like(kept[:, :1]), 1 + kept], dim=1)
     images, image_slots = torch.unique(batch.image_slots.gather(1, columns), return_inverse=True)
     words, word_slots = torch.unique(batch.word_slots.gather(1, columns), return_inverse=True)
     return RetrievalBatch(batch.words.take(words), batch.regions.take(images), image_slots, word_slots, batch.missing)
+
+
+def hardest_places(logits: Tensor, is_wrong: Tensor, count: int) -> Tensor:
+    """Columns of (B, 2 N) with the `count` highest logits of each side, highest first: (B, 2 count), or all N.
+
+    Those that are not wrong come last; of equals the first.
+    """
+    scores = logits.masked_fill(~is_wrong, -torch.inf)
+    captions, images = (
+        side.sort(dim=1, descending=True, stable=True).indices[:, :count] for side in scores.chunk(2, dim=1)
+    )
+    return torch.cat([captions, scores.shape[1] // 2 + images], dim=1)
+
+
+def pair_hinges(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig) -> Tensor:
+    """The hinge of each wrong pair against its matched one: (B, 2 N), 0 where the pair is not wrong."""
+    scores = torch.sigmoid(logits) if config.score == "sigmoid" else logits
+    return (config.margin - scores[:, :1] + scores[:, 1:]).clamp(min=0).masked_fill(~is_wrong, 0)
 
 
 def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, average: bool = False) -> Tensor:
@@ -77,9 +96,7 @@ def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, avera
         is_wrong: (B, 2 N), of the batch.
         average: take the mean of each side's hinges (`mean_hinge_share`) instead of the largest (the paper).
     """
-    scores = torch.sigmoid(logits) if config.score == "sigmoid" else logits
-    hinges = (config.margin - scores[:, :1] + scores[:, 1:]).clamp(min=0).masked_fill(~is_wrong, 0)
-    captions, images = hinges.chunk(2, dim=1)
+    captions, images = pair_hinges(logits, is_wrong, config).chunk(2, dim=1)
     if average:
         of_captions, of_images = (side.sum(1).clamp(min=1) for side in is_wrong.chunk(2, dim=1))
         return config.text_weight * captions.sum(1) / of_captions + config.image_weight * images.sum(1) / of_images
@@ -89,7 +106,7 @@ def hinge_losses(logits: Tensor, is_wrong: Tensor, config: FinetuneConfig, avera
 def retrieval_losses(model: VisionLanguageModel, batch: RetrievalBatch, config: FinetuneConfig, step: int) -> LossSums:
     """The hinge loss, K = 1; a pair is right when it scores above all of its negatives."""
     if config.mines(step):
-        batch = hardest_negatives(model, batch, config.mining_batch_size)
+        batch = hardest_negatives(model, batch, config.mining_batch_size, config.hardest or 1)
     logits, is_wrong = score_pairs(model, batch), batch.is_wrong
     hinges = hinge_losses(logits, is_wrong, config, average=config.averages(step))
     right = ((logits[:, :1] > logits[:, 1:]) | ~is_wrong).all(1)

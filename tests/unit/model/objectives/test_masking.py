@@ -124,3 +124,36 @@ def test_streams_depend_on_every_part_of_their_name_and_on_nothing_else():
     draws = [generator(*name).random() for name in names]
     assert len(set(draws)) == len(names)
     assert draws == [generator(*name).random() for name in names]
+
+
+def test_the_forced_piece_of_uniter_is_the_first_and_always_masked():
+    ids = np.full((20_000, 6), 7)
+    ids[:, 0], ids[:, -1] = 2, 3
+    rule = WordMasking(rate=0.1, mask_share=0.5, random_share=0.25, forced="first")
+    inputs, chosen = hide_words(ids, rule)
+    forced = 0.9**4
+    assert chosen[:, 1:5].any(1).all() and not chosen[:, [0, 5]].any()
+    assert within_five_sigma(int(chosen[:, 1].sum()), 20_000, 0.1 + forced)
+    for place in range(2, 5):
+        assert within_five_sigma(int(chosen[:, place].sum()), 20_000, 0.1)
+    # By chance a target is masked half the time; the forced one always.
+    masked = int((inputs[chosen] == 4).sum())
+    assert within_five_sigma(masked - round(20_000 * forced), 4 * 2000, 0.5)
+    # A caption without pieces has no target, and another choice of the forced one changes no other.
+    assert not hide_words([[2, 3, 0, 0]], rule)[1].any()
+    drawn = hide_words(ids, rule.model_copy(update={"forced": "drawn"}))[1]
+    several = drawn.sum(1) > 1
+    assert several.any() and np.array_equal(drawn[several], chosen[several])
+
+
+def test_one_region_is_hidden_where_chance_picked_none_each_as_likely():
+    rule = RegionMasking(rate=0.1, zero_share=1, at_least_one=True)
+    hidden = hide_all_regions(20_000, 5, rule) == ZEROED
+    assert hidden.any(1).all()
+    for place in range(5):
+        assert within_five_sigma(int(hidden[:, place].sum()), 20_000, 0.1 + 0.9**5 / 5)
+    draws = np.full((2, 3), 0.5)
+    padded = mask_regions(np.array([[True, False, False], [False] * 3]), draws, draws, rule)
+    assert (padded == ZEROED).tolist() == [[True, False, False], [False] * 3]
+    without = mask_regions(np.ones((2, 3), np.bool_), draws, draws, RegionMasking(rate=0.1))
+    assert (without == SEEN).all()

@@ -76,9 +76,12 @@ def test_lines_without_matching_targets_say_nothing():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (("paired", 1.0, 2e-4), "on small data pretrain.objectives.vlm=10 helps"),
-        (("replace", 10.0, 1e-4), "on small data pretrain.matching=paired and pretrain.optim.learning_rate=2e-4 help"),
-        (("paired", 10.0, 3e-4), "more steps or more data may help"),
+        (("paired", "vlm", 1.0, 2e-4), "on small data pretrain.objectives.vlm=10 helps"),
+        (
+            ("replace", "vlm", 10.0, 1e-4),
+            "on small data pretrain.matching=paired and pretrain.optim.learning_rate=2e-4 help",
+        ),
+        (("paired", "itm", 10.0, 3e-4), "more steps or more data may help"),
     ],
 )
 def test_what_is_set_already_is_not_advised(settings, text):

@@ -13,6 +13,7 @@ from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
 from model.families.build import build_model, data_sizes
 from model.families.config import HeadConfig
+from model.families.model import VisionLanguageModel
 from model.objectives import config as objectives_config
 from model.objectives.batches import PretrainBatches
 from model.objectives.config import OBJECTIVES, PretrainConfig, RegionMasking, WordMasking
@@ -59,7 +60,7 @@ def test_weights_of_before_are_weights_of_objectives_and_name_the_same_run():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objectives": {"mlm": 1, "mrfr": 1}}, "there is no objective 'mrfr'; known are mlm, moc, vlm"),
+        ({"objectives": {"mlm": 1, "mrsr": 1}}, "there is no objective 'mrsr'; known are mlm, moc, vlm, itm, mrfr, "),
         ({"objectives": {}}, "at least 1"),
         ({"objectives": {"mlm": -1}}, "objectives.mlm"),
         ({"objectives": {"mlm": 0}, "combine": "draw"}, "all 0"),
@@ -97,6 +98,16 @@ def test_the_first_weights_of_a_seed_do_not_depend_on_the_heads_that_are_kept(wo
     again = build_model(tiny, store, vocabulary, seed=3, heads=extra | {"more": extra["answers"]}).state_dict()
     assert torch.equal(again["answers.weight"], part["answers.weight"])
     assert not torch.equal(again["more.weight"], part["answers.weight"])
+
+
+def test_weights_come_in_the_same_order_from_a_checkpoint_so_that_optimiser_states_fit(world, tiny, tmp_path):
+    store, _, _, vocabulary = world
+    config = PretrainConfig(objectives={"moc": 1, "vlm": 1, "mrfr": 1})
+    heads = objective_heads(config, data_sizes(store, vocabulary))
+    model = build_model(tiny, store, vocabulary, seed=3, heads=heads)
+    model.save_pretrained(tmp_path)
+    loaded = VisionLanguageModel.from_pretrained(tmp_path, local_files_only=True, strict=True)
+    assert [name for name, _ in loaded.named_parameters()] == [name for name, _ in model.named_parameters()]
 
 
 def test_a_drawn_step_has_one_objective_the_same_in_every_part_by_its_share(world, tiny):
@@ -143,7 +154,7 @@ def scores_objective(monkeypatch):
     def targets(draft):
         return Targets.positions((draft.treatments != 0) & draft.learns)
 
-    def loss(model, encoded, batch, targets):
+    def loss(model, encoded, batch, targets, config):
         wanted = states_at(batch.regions.scores.unsqueeze(-1), targets)
         found = model.head("region_scores")(states_at(encoded.regions, targets))
         return (found - wanted).square().sum(), None

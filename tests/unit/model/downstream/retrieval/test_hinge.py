@@ -10,7 +10,13 @@ from model.data.store import FeatureStore
 from model.data.tokenizer import load_vocabulary, tokenize
 from model.downstream.retrieval.batches import RetrievalBatches
 from model.downstream.retrieval.config import FinetuneConfig
-from model.downstream.retrieval.hinge import hardest_negatives, hinge_losses, retrieval_losses, score_pairs
+from model.downstream.retrieval.hinge import (
+    hardest_negatives,
+    hardest_places,
+    hinge_losses,
+    retrieval_losses,
+    score_pairs,
+)
 from model.families.build import build_model
 
 LOGITS = torch.tensor([[1.0, 0.8, 0.2, 0.0, 1.1]])
@@ -212,3 +218,38 @@ def test_a_batch_without_any_negative_teaches_nothing_and_stops_nothing(make_wor
         fields = {"batch_size": 2, "negatives_from": negatives_from}
         (found,) = gradients(model, batches(split, **fields), 1, 1, config(**fields))
         assert float(found.abs().max()) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_hardest_of_sampled_negatives_are_kept_a_side_highest_first(count):
+    torch.manual_seed(1)
+    logits, is_wrong = torch.randn(20, 8), torch.rand(20, 8) < 0.8
+    kept = hardest_places(logits, is_wrong, count)
+    for row in range(20):
+        for side, found in enumerate(kept[row].chunk(2)):
+            places = range(4 * side, 4 * side + 4)
+            best = sorted(places, key=lambda place: (not is_wrong[row, place], -logits[row, place].item(), place))
+            wrong = [place for place in best if is_wrong[row, place]]
+            assert [place for place in found.tolist() if is_wrong[row, place]] == wrong[:count]
+
+
+def test_uniters_hard_negatives_average_the_hinges_of_the_hardest_sampled(eight_pairs, tiny):
+    source, path = eight_pairs
+    vocabulary, store = load_vocabulary(path), FeatureStore(source.features_path)
+    captions = load_captions(source, store)
+    tokens = tokenize(vocabulary, captions.texts, tiny.max_text_tokens)
+    hard = FinetuneConfig(negatives=5, hardest=2, mean_hinge_share=1, batch_size=4, mining_batch_size=7)
+    model = build_model(tiny, store, vocabulary, seed=3).eval()
+    batch = RetrievalBatches(store, captions, tokens, vocabulary, tiny.max_regions, hard)(0)
+    assert batch.image_slots.shape == (4, 11)
+    with torch.no_grad():
+        loss = retrieval_losses(model, batch, hard, step=0).sums.item()
+        scores = torch.sigmoid(score_pairs(model, batch))
+    expected = 0.0
+    for row, wrong in zip(scores.tolist(), batch.is_wrong.tolist(), strict=True):
+        for side in (range(5), range(5, 10)):
+            best = sorted((row[1 + place] for place in side if wrong[place]), reverse=True)[:2]
+            expected += sum(max(0.0, 0.2 + other - row[0]) for other in best) / len(best)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ValueError, match="hardest=4 exceeds negatives=3"):
+        FinetuneConfig(hardest=4)
