@@ -19,8 +19,8 @@ from flows.views.result_card import evaluation_card, measures_note, rebuild_card
 from tasks.records import FIRST_TASK, Outcome, Stage
 from tasks.reports.curves import runs_behind
 from tasks.reports.long_texts import dropped_captions
-from tasks.reports.matching import matching_warnings
 from tasks.reports.measure_table import Table
+from tasks.reports.run_warnings import run_warnings
 from tasks.storage.root import Root
 
 MOST_FAILED = 1_000
@@ -84,7 +84,7 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
             params,
             result,
             tables,
-            matching_warnings(root, pretrained),
+            run_warnings(root, pretrained),
             dropped_captions(root, [*pretrained, *finetuned]),
         ),
         description="What came of the experiment",
@@ -96,7 +96,7 @@ def show_evaluation(root_uri: str, result: EvaluationResult) -> None:
     row, root = result.row, Root(root_uri)
     create_markdown_artifact(
         key=artifact_key("result", row.name, row.dataset, row.split),
-        markdown=evaluation_card(root_uri, result, matching_warnings(root, runs_behind(root, row.run))),
+        markdown=evaluation_card(root_uri, result, run_warnings(root, runs_behind(root, row.run))),
         description=f"What came of scoring {code(row.run)}",
     )
 

@@ -125,7 +125,7 @@ def test_random_weights_are_those_of_their_seed_and_say_so(network, images, capl
 def test_a_photograph_through_a_whole_preset(model, dim):
     photograph = np.array(Pillow.open(min(PHOTOGRAPHS.rglob("*.jpg"))).convert("RGB"))
     config = ExtractorConfig(
-        model=model, weights="random", num_proposals=20, max_regions=10, top_labels=5, device="cpu"
+        model=model, weights="random", num_proposals=20, max_regions=10, class_scores="top:5", device="cpu"
     )
     detector = load_detector(config)
     (found,) = detect_images(detector, [photograph])
@@ -136,6 +136,15 @@ def test_a_photograph_through_a_whole_preset(model, dim):
     assert found.top_scores is not None
     assert found.top_labels[:, 0].tolist() == found.labels.tolist()
     np.testing.assert_array_equal(found.top_scores[:, 0], found.scores)
+
+
+def test_distributions_are_over_the_background_and_all_classes(network, images):
+    (found,) = detect_images(load_detector(network.config.model_copy(update={"class_scores": "all"})), images[:1])
+    assert found.class_scores is not None
+    assert found.class_scores.shape == (len(found.boxes), 1 + len(load_detector(network.config).labels))
+    np.testing.assert_allclose(found.class_scores.sum(1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.class_scores[:, 0], found.background)
+    np.testing.assert_allclose(found.class_scores[:, 1:].max(1), found.scores, atol=1e-5)
 
 
 def test_bf16_finds_what_fp32_finds_and_decodes_boxes_exactly(network, images):
