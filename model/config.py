@@ -120,6 +120,9 @@ class OptimConfig(Config):
     )
 
 
+LongTexts = Literal["cut", "drop"]
+
+
 class LoopConfig(Config):
     """Settings of every training run.
 
@@ -134,6 +137,11 @@ class LoopConfig(Config):
         default=0, description="of weights, order, masks, wrong pairs and dropout: another one is another run"
     )
     optim: OptimConfig = Field(default=OptimConfig(), description="the optimiser and its rate")
+    long_texts: Annotated[LongTexts, Identity.UNLESS_DEFAULT] = Field(
+        default="cut",
+        description="captions of more than encoder.max_text_tokens. cut: they lose their end; drop: nothing is learnt "
+        "from them (UNITER), and how many they are is logged. Validation and scoring read all, cut",
+    )
     device_batch_size: Annotated[int | None, Identity.NEVER] = Field(
         default=None,
         ge=1,
@@ -180,6 +188,13 @@ class LoopConfig(Config):
         if self.keep_best is not None and self.validation_steps is None:
             raise ValueError(f"keep_best={self.keep_best} needs validation_steps: how often that value is measured")
         return self
+
+
+class AdaptiveRegions(Config):
+    """Reads as many regions of an image as score well, the best ones first (UNITER: .2 and 10)."""
+
+    score: float = Field(default=0.2, ge=0, lt=1, description="regions that score more are read")
+    least: int = Field(default=10, ge=1, description="regions read of every image that has them, whatever they score")
 
 
 class LoaderConfig(Config):

@@ -32,7 +32,7 @@ def run_finetuning(job: FinetuneJob) -> int:
     warn_of_case(vocabulary.words)
     job = job.model_copy(update={"word_rules": vocabulary.words.rules})
     task = trained_task(job.task)
-    data = task.open(job.train, vocabulary, job.encoder)
+    data = task.open(job.train, vocabulary, job.encoder, job.finetune.long_texts)
     store, heads = data.store, task.heads(data)
 
     def fresh_model() -> VisionLanguageModel:
@@ -50,6 +50,7 @@ def run_finetuning(job: FinetuneJob) -> int:
             config=config,
             encoder=job.encoder,
             store=store,
+            dropped_captions=data.dropped,
             identity={
                 "finetune": job.finetune.identity(),
                 "encoder": job.encoder.identity(),
@@ -84,7 +85,7 @@ def _validation(
     """Held-out measures of the task, if the job asks for them."""
     if job.validation is None or job.finetune.validation_steps is None:
         return None
-    return task.validation(task.open(job.validation, vocabulary, job.encoder), job, device)
+    return task.validation(task.open(job.validation, vocabulary, job.encoder, "cut"), job, device)
 
 
 def _pretrained(path: Path, encoder: EncoderConfig, store: FeatureStore, vocabulary: Vocabulary) -> VisionLanguageModel:

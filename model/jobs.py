@@ -30,6 +30,9 @@ class TrainJob(Config):
 class PretrainJob(TrainJob):
     """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
 
+    also: tuple[FeatureSource, ...] = Field(
+        default=(), description="what else is learnt from, in any order; pretrain.corpora names it, and train"
+    )
     pretrain: PretrainConfig = Field(description="objectives and the loop")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def pick(self, rows: Index) -> Examples:
+        """The examples of these rows."""
+        lists = ("ids", "texts", "boxes", "choices", "target_answers")
+        picked: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in lists}
+        picked |= {name: getattr(self, name)[rows] for name in ("image_rows", "target_index", "target_box")}
+        return replace(self, **picked)
 
 
 def load_examples(path: Path, keys: Sequence[str]) -> Examples:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import FeatureSource, LoopConfig
+from model.config import FeatureSource, LongTexts, LoopConfig
 from model.data.batch import Movable, Regions, Words, pad_words
 from model.data.examples import Examples, load_examples
 from model.data.order import WHOLE, BatchOrder, Index, Part
@@ -44,6 +45,7 @@ class ExampleData:
     tokens: TokenTable
     vocabulary: Vocabulary
     max_regions: int
+    dropped: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -58,12 +60,29 @@ class ExampleData:
         )
 
 
-def open_examples(source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig) -> ExampleData:
-    """Open a split whose `captions_path` is a table of examples on this machine."""
-    store = open_store(source)
-    examples = load_examples(Path(source.captions_path), store.keys)
-    tokens = tokenize(vocabulary, [texts[0] for texts in examples.texts], encoder.max_text_tokens)
-    return ExampleData(store, examples, tokens, vocabulary, encoder.max_regions)
+def open_examples(
+    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts = "cut"
+) -> ExampleData:
+    """Open a split whose `captions_path` is a table of examples on this machine.
+
+    Raises:
+        InputError: the table cannot be read, or all texts are too long and long_texts is drop.
+    """
+    store = open_store(source, encoder.adaptive_regions)
+    examples, limit, dropped = load_examples(Path(source.captions_path), store.keys), encoder.max_text_tokens, 0
+    if long_texts == "drop":
+        # One token more than a text may have tells the longer ones.
+        lengths = np.diff(tokenize(vocabulary, [texts[0] for texts in examples.texts], limit + 1).starts)
+        short = np.flatnonzero(lengths <= limit)
+        dropped = len(lengths) - len(short)
+        if len(short) == 0:
+            raise InputError(
+                f"{source.name}: all {dropped} examples have more than encoder.max_text_tokens={limit} tokens, and "
+                "long_texts is drop; set it to cut, or max_text_tokens higher"
+            )
+        examples = examples.pick(short)
+    tokens = tokenize(vocabulary, [texts[0] for texts in examples.texts], limit)
+    return ExampleData(store, examples, tokens, vocabulary, encoder.max_regions, dropped)
 
 
 def example_batches(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.config import FeatureSource, LoopConfig
+from model.config import FeatureSource, LongTexts, LoopConfig
 from model.data.feed import B
 from model.data.order import Index, Part
 from model.data.store import FeatureStore
@@ -38,6 +38,10 @@ class TaskData(Protocol):
     @property
     def identity(self) -> dict[str, Any]:
         """Digests of all that was read, as JSON."""
+
+    @property
+    def dropped(self) -> int:
+        """How many more the split has, whose texts are too long."""
 
 
 D = TypeVar("D", bound=TaskData)
@@ -75,7 +79,7 @@ class Task(Generic[D, B, C]):
     """
 
     name: str
-    open: Callable[[FeatureSource, Vocabulary, EncoderConfig], D]
+    open: Callable[[FeatureSource, Vocabulary, EncoderConfig, LongTexts], D]
     heads: Callable[[D], Heads]
     batches: Callable[[D, EncoderConfig, C], Callable[[int, Part], B]]
     losses: Callable[[VisionLanguageModel, B, C, int], LossSums]

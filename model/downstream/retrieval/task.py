@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from model.command import open_data
-from model.config import FeatureSource
+from model.config import FeatureSource, LongTexts
 from model.data.captions import Captions
 from model.data.order import Part
 from model.data.store import FeatureStore
@@ -38,9 +38,15 @@ class RetrievalData:
     def identity(self) -> dict[str, Any]:
         return data_identity(self.store, self.captions)
 
+    @property
+    def dropped(self) -> int:
+        return self.captions.dropped
 
-def _open(source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig) -> RetrievalData:
-    return RetrievalData(*open_data(source, vocabulary, encoder), vocabulary)
+
+def _open(
+    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts
+) -> RetrievalData:
+    return RetrievalData(*open_data(source, vocabulary, encoder, long_texts), vocabulary)
 
 
 def _batches(

@@ -39,7 +39,7 @@ def source(eight_pairs, tmp_path, monkeypatch):
         {
             "id": f"e{image}",
             "image_keys": [f"{image:09d}"],
-            "texts": ["cat"],
+            "texts": ["cat cat cat" if image == 5 else "cat"],
             "target_index": [image, (image + 1) % 8, (image + 3) % 8].count(3),
             "raw_id": str(image),
         }
@@ -105,6 +105,18 @@ def test_a_part_of_a_batch_is_that_part_of_the_whole(source):
         assert whole.counts.tolist() == [4.0] and int(whole.missing) == 0
         assert torch.equal(whole.targets, torch.cat([half.targets for half in halves]))
         assert torch.equal(whole.regions.boxes, torch.cat([half.regions.boxes for half in halves]))
+
+
+def test_examples_with_long_texts_are_cut_or_left_out(source):
+    given, vocabulary = source
+    words = load_vocabulary(vocabulary)
+    narrow = TINY.model_copy(update={"max_text_tokens": 4})
+    cut, short = (open_examples(given, words, narrow, way) for way in ("cut", "drop"))
+    assert (len(cut.examples), cut.dropped, len(cut.tokens[5])) == (8, 0, 4)
+    assert list(short.examples.ids) == ["e0", "e1", "e2", "e3", "e4", "e6", "e7"] and short.dropped == 1
+    assert short.examples.image_rows[:, 0].tolist() == [0, 1, 2, 3, 4, 6, 7]
+    with pytest.raises(InputError, match="all 8 examples have more than encoder.max_text_tokens=2 tokens"):
+        open_examples(given, words, TINY.model_copy(update={"max_text_tokens": 2}), "drop")
 
 
 def test_the_loss_is_a_sum_over_the_examples(source):
