@@ -1,4 +1,4 @@
-"""The flow `download`: caption/URL rows to image shards and captions."""
+"""The flow `download`: caption/URL rows to image shards and captions, and files of text to text shards."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from flows.steps.shard_tasks import run_shards
 from flows.steps.shards import Collected
 from flows.views.artifacts import stage_tables
 from flows.views.progress_bar import progress_bar
-from tasks.config import DatasetConfig
+from tasks.config import DatasetConfig, TextDatasetConfig
 from tasks.download.captions import make_captions
 from tasks.download.page import DownloadSummary, make_download_report
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
+from tasks.download.text import TextResult, make_text
 from tasks.records import ShardRef, ShardResult
 from tasks.rows.manifest import make_manifest
 from tasks.storage.root import Root
+
+
+@task(name="text", task_run_name="{dataset.name}/{split}", cache_policy=NO_CACHE)
+def text_task(root_uri: str, dataset: TextDatasetConfig, split: str, accept_changes: bool, again: bool) -> TextResult:
+    return make_text(Root(root_uri), dataset, split, accept_changes, again)
 
 
 @task(name="manifest", task_run_name="{dataset.name}/{split}", cache_policy=NO_CACHE)
@@ -53,7 +59,7 @@ def download(params: DownloadParams, changes: Changes | None = None) -> list[Sta
     """Fetch the images of the selected splits, or try their failures again."""
     begin_run()
     params = with_changes(params, changes)
-    steps = Steps(manifest_task, _map_shards, captions_task, report_task, progress_bar, stage_tables)
+    steps = Steps(text_task, manifest_task, _map_shards, captions_task, report_task, progress_bar, stage_tables)
     return run_download(params, steps)
 
 

@@ -218,3 +218,17 @@ class FeatureSource(Config):
         "anew at every start and kept in memory, and features must be local",
     )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+
+
+class TextSource(Config):
+    """The text corpus of a training job."""
+
+    text_path: str = Field(
+        description="folder with manifest.json and text-*.parquet; or its URI on an object store, such as s3://..."
+    )
+    name: str = Field(description="dataset/split, for messages")
+    cache_path: str | None = Field(
+        default=None,
+        description="local folder for the passages' word pieces, so that the next start takes a second and all "
+        "processes share their memory; may be emptied while no run uses it. None: kept in memory, made at every start",
+    )

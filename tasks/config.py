@@ -91,3 +91,15 @@ class DatasetConfig(Config):
         """
         rows = self.splits[split]
         return RowsConfig(rows=rows) if isinstance(rows, str) else rows
+
+
+class TextDatasetConfig(Config):
+    """A named corpus of text alone, in one or more splits."""
+
+    name: Name = Field(description="folder name of the corpus under the root")
+    splits: dict[Name, Annotated[tuple[Uri, ...], Field(min_length=1)]] = Field(
+        min_length=1,
+        description="split -> its files, one passage a line, in order: paths or fsspec URIs, or patterns such as "
+        "more/*.txt.gz, whose files are sorted by name. What is packed is unpacked, and text is UTF-8 or UTF-16",
+    )
+    shard_passages: int = Field(default=262_144, ge=1, description="passages per text shard")

@@ -73,6 +73,7 @@ class Stage(StrEnum):
 
     MANIFEST = "manifest"
     DOWNLOAD = "download"
+    TEXT = "text"
     EXTRACT = "extract"
     PRETRAIN = "pretrain"
     FINETUNE = "finetune"

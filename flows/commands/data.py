@@ -34,6 +34,13 @@ def download(
         str | None,
         typer.Option("--rows", help="Instead of a recipe: file or URI of rows (.tsv .csv .parquet .json, also .gz)."),
     ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text",
+            help="Instead of a recipe: file, URI or pattern of plain text, one passage a line; may be given again.",
+        ),
+    ] = None,
     images: Annotated[
         str | None, typer.Option("--images", help="With --rows: folder of pictures on disk that the rows name.")
     ] = None,
@@ -54,10 +61,11 @@ def download(
     url_first: Annotated[bool, typer.Option("--url-first", help="With --rows: the tsv is url TAB caption.")] = False,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="With --rows: DATASET/SPLIT, the folder under the root.", show_default="web/train"),
+        typer.Option("--name", help="With --rows or --text: DATASET/SPLIT, the folder under the root."),
     ] = None,
     shard_size: Annotated[
-        int | None, typer.Option("--shard-size", min=1, help="With --rows: rows per shard.", show_default="1024")
+        int | None,
+        typer.Option("--shard-size", min=1, help="With --rows or --text: rows per shard, else 1024 or 262144."),
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Work on this DATASET/SPLIT only; may be given again.")
@@ -93,14 +101,18 @@ def download(
 ) -> None:
     """Turn caption/URL rows into image shards and captions; or, with --only-failed, try failed URLs again.
 
-    With neither --rows, --recipe nor --params it goes on with what was begun under the root.
+    With --text, turn plain text into text shards. With none of --rows, --text, --recipe and --params it goes on with
+    what was begun under the root.
     """
     described = options.RowsOptions(images, form, columns, url_first, names, select, name, shard_size)
     with exit_codes():
         rebuilding = None
-        if rows is None:
+        if rows is None and not text:
             described.check_unused()
-        if rows is None and recipe is None and params is None:
+        if text:
+            others = any(other is not None for other in (rows, recipe, params))
+            loaded = options.text_params(text, described, root, others)
+        elif rows is None and recipe is None and params is None:
             loaded = options.begun_params(root or "data", only)
         elif rows is None:
             rebuilding = load_experiment(recipe, params, root, None)

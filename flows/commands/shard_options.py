@@ -11,9 +11,10 @@ from typing import Any
 
 from flows.params.changes import with_settings
 from flows.params.shards import DownloadParams, ExtractParams
-from tasks.config import RowsConfig
+from tasks.config import RowsConfig, TextDatasetConfig
 from tasks.download.config import DownloadConfig, RetryConfig
-from tasks.download.settings import begun_datasets
+from tasks.download.settings import begun_datasets, begun_splits
+from tasks.download.text import begun_texts
 from tasks.errors import UserError
 from tasks.records import Outcome
 from tasks.storage.root import Root
@@ -35,9 +36,13 @@ class RowsOptions:
     name: str | None = None
     shard_size: int | None = None
 
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [f"--{field.replace('_', '-')}" for field, value in vars(self).items() if value not in (None, False)]
+
     def check_unused(self) -> None:
         """Raise UserError where options describe --rows and there are none."""
-        given = [f"--{field.replace('_', '-')}" for field, value in vars(self).items() if value not in (None, False)]
+        given = self.given()
         if given:
             raise UserError(
                 f"{', '.join(given)} can only be given with --rows; a --params file says the same in datasets"
@@ -55,10 +60,7 @@ def rows_params(
     """
     if recipe is not None or params is not None:
         raise UserError("--rows excludes --recipe and --params; give one of them")
-    name = described.name or "web/train"
-    if re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", name) is None:
-        raise UserError(f"--name {name!r} is not DATASET/SPLIT, such as cc3m/train: letters, digits, '-' and '_'")
-    dataset, _, split = name.partition("/")
+    dataset, split = _named(described.name or "web/train")
     source: dict[str, Any] = {
         "rows": rows,
         "images": described.images,
@@ -78,14 +80,61 @@ def rows_params(
     return DownloadParams.model_validate({"root_uri": root or "data", "datasets": [found]})
 
 
+def text_params(files: Sequence[str], described: RowsOptions, root: str | None, excluded: bool) -> DownloadParams:
+    """Parameters for one corpus of text.
+
+    Args:
+        files: paths, URIs or patterns.
+        described: of these only name and shard_size are of text.
+        excluded: whether rows, a recipe or params were given too.
+
+    Raises:
+        UserError: an option contradicts another, or cannot be read.
+        ValidationError: an option's value cannot be.
+    """
+    if excluded:
+        raise UserError("--text excludes --rows, --recipe and --params; give one of them")
+    given = [option for option in described.given() if option not in ("--name", "--shard-size")]
+    if given:
+        raise UserError(f"{', '.join(given)} can only be given with --rows, and --text has none")
+    dataset, split = _named(described.name or "text/train")
+    found: dict[str, Any] = {"name": dataset, "splits": {split: tuple(files)}}
+    if described.shard_size is not None:
+        found["shard_passages"] = described.shard_size
+    return DownloadParams.model_validate({"root_uri": root or "data", "texts": [found]})
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Dataset and split of a --name."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", name) is None:
+        raise UserError(f"--name {name!r} is not DATASET/SPLIT, such as cc3m/train: letters, digits, '-' and '_'")
+    dataset, _, split = name.partition("/")
+    return dataset, split
+
+
 def begun_params(root_uri: str, only: Sequence[str] | None) -> DownloadParams:
     """Parameters that continue a download begun under a root.
 
     Raises:
         UserError: nothing was, or splits were begun with different settings.
     """
-    datasets, settings = begun_datasets(Root(root_uri), only)
-    return DownloadParams(root_uri=root_uri, datasets=tuple(datasets), download=DownloadConfig.model_validate(settings))
+    root = Root(root_uri)
+    texts = begun_texts(root)
+    names = [f"{dataset}/{split}" for dataset, split in texts]
+    images = None if only is None else [name for name in only if name not in names]
+    # Without images under the root there are no settings of theirs.
+    only_text = bool(texts) and (not begun_splits(root) if images is None else not images)
+    datasets, settings = ([], {}) if only_text else begun_datasets(root, images)
+    return DownloadParams(
+        root_uri=root_uri,
+        datasets=tuple(datasets),
+        texts=tuple(
+            TextDatasetConfig(name=dataset, splits={split: found.patterns}, shard_passages=found.shard_passages)
+            for (dataset, split), found in texts.items()
+            if only is None or f"{dataset}/{split}" in only
+        ),
+        download=DownloadConfig.model_validate(settings),
+    )
 
 
 def retry_config(only_failed: bool, outcomes: str | None, older_than: str | None) -> RetryConfig | None:

@@ -17,12 +17,14 @@ from flows.params.shards import DownloadParams, ExtractParams
 from flows.params.training import FinetuneParams, PretrainParams, Setting
 from model.families.configs import FAMILIES
 from tasks.download.settings import check_settings
+from tasks.download.text import check_no_images, check_no_text, text_name
 from tasks.errors import UserError
 from tasks.evaluation.retrieval.ground_truth import check_ground_truths
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import check_no_order
 from tasks.rows.manifest import manifest_receipt
 from tasks.rows.read import check_rows
+from tasks.rows.text_files import find_text_files
 from tasks.storage.locks import check_free
 from tasks.storage.logins import without_login
 from tasks.storage.root import Root
@@ -112,7 +114,8 @@ def check_download(params: DownloadParams) -> None:
     """Raise UserError unless the selected splits can be downloaded.
 
     Their rows can be read (where failures are tried again: there is a manifest), the settings are those that they
-    were begun with, no features were imported for other pictures, and the root can be written.
+    were begun with, no features were imported for other pictures, no split has the name of a text, the files of text
+    are there, and the root can be written.
     """
     root = Root(params.root_uri)
     for dataset, split in params.selected_splits():
@@ -123,6 +126,10 @@ def check_download(params: DownloadParams) -> None:
         if not params.accepts_changes:
             check_settings(root, dataset, split, params.download)
         check_no_order(root, dataset.name, split)
+        check_no_text(root, dataset.name, split)
+    for text, split in params.selected_texts():
+        check_no_images(root, text.name, split)
+        find_text_files(text.splits[split], text_name(text.name, split))
     root.check_writable()
 
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.fields import Download, Extractor
-from tasks.config import DatasetConfig, Uri
+from tasks.config import DatasetConfig, TextDatasetConfig, Uri
 from tasks.download.config import DownloadConfig, RetryConfig
 from tasks.records import ShardRef
 from tasks.workers.machines import RayConfig
@@ -45,7 +45,7 @@ class ShardParams(Params):
         for first, last in self._shard_ranges():
             if first > last:
                 raise ValueError(f"shards={self.shards!r}: {first}-{last} runs backwards")
-        known = [f"{dataset.name}/{split}" for dataset in self.datasets for split in dataset.splits]
+        known = self._split_names()
         for name in self.only or ():
             if name not in known:
                 raise ValueError(f"there is no split {name!r}; known are {', '.join(known)}")
@@ -62,7 +62,11 @@ class ShardParams(Params):
     @property
     def names(self) -> str:
         """Names of the datasets, for people."""
-        return ", ".join(dataset.name for dataset in self.datasets)
+        return ", ".join(dict.fromkeys(name.partition("/")[0] for name in self._split_names()))
+
+    def _split_names(self) -> list[str]:
+        """Every dataset/split that can be selected."""
+        return [f"{dataset.name}/{split}" for dataset in self.datasets for split in dataset.splits]
 
     def selects_shard(self, shard: int) -> bool:
         return self.shards is None or any(first <= shard <= last for first, last in self._shard_ranges())
@@ -73,8 +77,10 @@ class ShardParams(Params):
 
 
 class DownloadParams(ShardParams):
-    """Parameters of a download: caption/URL rows to image shards, for one or more datasets."""
+    """Parameters of a download: caption/URL rows to image shards, and files of text to text shards."""
 
+    datasets: tuple[DatasetConfig, ...] = Field(default=(), description="what each is and where its rows are")
+    texts: tuple[TextDatasetConfig, ...] = Field(default=(), description="corpora of text alone, and their files")
     download: Download = DownloadConfig()
     max_workers: int = Field(default=2, ge=1, description="shards downloaded at once, one process each")
     retry: RetryConfig | None = Field(
@@ -87,10 +93,36 @@ class DownloadParams(ShardParams):
     )
 
     @model_validator(mode="after")
+    def _check_names(self) -> DownloadParams:
+        names = self._split_names()
+        if not names:
+            raise ValueError("there is nothing to download: neither datasets nor texts")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None and self.texts:
+            raise ValueError(f"{twice} is the name of two splits: give the text another one")
+        if not self.selected_splits() and not self.selected_texts():
+            raise ValueError("shards and failures are of images, and only text is selected, which is made as a whole")
+        return self
+
+    @model_validator(mode="after")
     def _check_force(self) -> DownloadParams:
         if self.retry is not None and self.force:
             raise ValueError("retry and force exclude each other: all of a shard is downloaded again, or its failures")
         return self
+
+    def selected_texts(self) -> list[tuple[TextDatasetConfig, str]]:
+        """The splits of text to work on: none where shards or failures are, which only images have."""
+        if self.shards is not None or self.retry is not None:
+            return []
+        return [
+            (dataset, split)
+            for dataset in self.texts
+            for split in dataset.splits
+            if self.only is None or f"{dataset.name}/{split}" in self.only
+        ]
+
+    def _split_names(self) -> list[str]:
+        return super()._split_names() + [f"{text.name}/{split}" for text in self.texts for split in text.splits]
 
     @property
     def work(self) -> str:

@@ -27,11 +27,12 @@ from flows.steps.shards import Collected, collect_shards
 from flows.steps.sweep import compare, run_variants
 from flows.steps.training import run_finetune, run_pretrain
 from flows.views.progress import no_bar
-from tasks.config import DatasetConfig
+from tasks.config import DatasetConfig, TextDatasetConfig
 from tasks.download.captions import make_captions
 from tasks.download.page import DownloadSummary, make_download_report
 from tasks.download.pool import DownloadPool
 from tasks.download.shard import Again
+from tasks.download.text import TextResult, make_text
 from tasks.evaluation.trend import check_fall
 from tasks.extract.feature_manifest import write_feature_manifest
 from tasks.extract.pool import ExtractorPool
@@ -46,6 +47,10 @@ from tasks.workers.launch import stopping_children
 def download_directly(params: DownloadParams) -> list[StageSummary]:
     """Run the flow `download` without Prefect, in this process and its workers."""
     return run_download(params, DOWNLOAD)
+
+
+def _text(root_uri: str, dataset: TextDatasetConfig, split: str, accept_changes: bool, again: bool) -> TextResult:
+    return make_text(Root(root_uri), dataset, split, accept_changes, again)
 
 
 def _manifest(root_uri: str, dataset: DatasetConfig, split: str, accept_changes: bool) -> ShardResult:
@@ -155,7 +160,7 @@ def _show_nothing(params: RebuildParams, result: RebuildResult, tables: Sequence
     """Show nothing: there is no Prefect page."""
 
 
-DOWNLOAD = download_steps.Steps(_manifest, _download_shards, _captions, _report, no_bar, no_tables)
+DOWNLOAD = download_steps.Steps(_text, _manifest, _download_shards, _captions, _report, no_bar, no_tables)
 EXTRACT = extract_steps.Steps(_extract_shards, _feature_manifest, no_bar, no_tables)
 _DATA = DataStages(download_directly, extract_directly)
 REBUILD = rebuild_steps.Steps(_DATA, trainings_directly, write_rebuild_report, _show_nothing)

@@ -11,13 +11,14 @@ from flows.params.shards import DownloadParams
 from flows.results import SHARD_FAILED, StageSummary, Tables
 from flows.steps.shards import Collected, check_failed, is_tolerable, summarize
 from flows.views.progress import Bar, StageProgress, counts_text
-from tasks.config import DatasetConfig
+from tasks.config import DatasetConfig, TextDatasetConfig
 from tasks.download.journal import is_locked, journal_file, journaled_shards
 from tasks.download.page import PAGE as REPORT_PAGE
 from tasks.download.page import DownloadSummary
 from tasks.download.pool import DownloadPool
 from tasks.download.settings import check_settings, keep_settings
 from tasks.download.shard import Again, published_receipt
+from tasks.download.text import TextResult, check_no_text
 from tasks.errors import StageError, UserError
 from tasks.made_from import check_no_order
 from tasks.records import Outcome, Receipt, ShardRef, ShardResult, Stage
@@ -33,8 +34,13 @@ Work = Sequence[tuple[DatasetConfig, ShardRef]]
 
 @dataclass(frozen=True)
 class Steps:
-    """The steps as functions. `shards` takes many at once; `captions` is told which shards to leave out."""
+    """The steps as functions.
 
+    `shards` takes many at once; `captions` is told which shards to leave out; `text` whether changes are accepted, and
+    whether all is made again.
+    """
+
+    text: Callable[[str, TextDatasetConfig, str, bool, bool], TextResult]
     manifest: Callable[[str, DatasetConfig, str, bool], ShardResult]
     shards: Callable[[str, Work, DownloadPool, Again, int], Collected]
     captions: Callable[[str, DatasetConfig, str, Collection[int]], ShardResult]
@@ -44,18 +50,33 @@ class Steps:
 
 
 def run_download(params: DownloadParams, steps: Steps) -> list[StageSummary]:
-    """Make manifests, image shards, captions and the report, for all that is selected and missing.
+    """Make text shards; and manifests, image shards, captions and the report, for all that is selected and missing.
 
     Raises:
         UserError: rows or settings are not those that the root was begun with; or nothing is selected.
         StageError: more shards of a split failed than may, or fewer rows than asked for ended with an image. What
             is finished has its captions and its report by then.
     """
+    texts = [_make_text(dataset, split, params, steps) for dataset, split in params.selected_texts()]
+    if texts:
+        steps.tables(texts)
+    return texts + (_download_images(params, steps) if params.selected_splits() else [])
+
+
+def _make_text(dataset: TextDatasetConfig, split: str, params: DownloadParams, steps: Steps) -> StageSummary:
+    result = steps.text(params.root_uri, dataset, split, params.accepts_changes, params.force)
+    name = f"{dataset.name}/{split}"
+    log.info("%s: text has %s", name, counts_text(result.counts))
+    return StageSummary(stage=Stage.TEXT, name=name, ran=result.ran, skipped=result.skipped, counts=result.counts)
+
+
+def _download_images(params: DownloadParams, steps: Steps) -> list[StageSummary]:
     root = Root(params.root_uri)
     splits = params.selected_splits()
     _check_alone(root, splits, params)
     for dataset, split in splits:
         check_no_order(root, dataset.name, split)
+        check_no_text(root, dataset.name, split)
         if not params.accepts_changes:
             check_settings(root, dataset, split, params.download)
         if params.retry is None:

@@ -18,7 +18,8 @@ from flows.params.training import Setting
 from flows.views.progress import counts_text
 from tasks.config import DatasetConfig
 from tasks.download.journal import journaled_shards
-from tasks.download.settings import begun_splits
+from tasks.download.settings import begun_splits, nothing_begun
+from tasks.download.text import begun_texts, finished_text
 from tasks.errors import UserError
 from tasks.evaluation.evaluate import find_evaluation
 from tasks.evaluation.history import read_history
@@ -58,6 +59,14 @@ class SplitStatus(Record):
     of_other_images: int = Field(default=0, description="feature shards made from other images than the root has now")
 
 
+class TextStatus(Record):
+    """One split of text alone."""
+
+    name: str = Field(description="dataset/split")
+    passages: int | None = Field(description="its length; None before it is finished")
+    blank: int | None = Field(description="blank lines left out; None before it is finished")
+
+
 class RunStatus(Record):
     """One training run."""
 
@@ -72,6 +81,7 @@ class Status(Record):
 
     root_uri: str
     splits: tuple[SplitStatus, ...]
+    texts: tuple[TextStatus, ...] = Field(default=(), description="corpora of text alone under the root")
     runs: tuple[RunStatus, ...]
     evaluated: dict[str, bool]
     other_tasks: dict[str, int] = Field(default={}, description="evaluations of other tasks in the root's history")
@@ -103,6 +113,7 @@ def read_status(params: RebuildParams, options: str) -> Status:
     return Status(
         root_uri=params.root_uri,
         splits=splits,
+        texts=_text_statuses(root),
         runs=runs,
         evaluated=evaluated,
         other_tasks=dict(Counter(row.task for row in read_history(root) if row.task != FIRST_TASK)),
@@ -118,6 +129,7 @@ def read_download_status(root_uri: str) -> Status:
         UserError: nothing was downloaded there yet.
     """
     root = Root(root_uri)
+    texts = _text_statuses(root)
     splits = tuple(
         _split_status(
             root,
@@ -127,10 +139,13 @@ def read_download_status(root_uri: str) -> Status:
         )
         for (name, split), begun in begun_splits(root).items()
     )
-    pending = not all(split.download_done for split in splits)
+    if not splits and not texts:
+        raise nothing_begun(root)
+    pending = not all(split.download_done for split in splits) or any(text.passages is None for text in texts)
     return Status(
         root_uri=root_uri,
         splits=splits,
+        texts=texts,
         runs=(),
         evaluated={},
         notes=("only the download was looked at; --recipe or --params tell of the rest",),
@@ -164,6 +179,10 @@ def status_text(status: Status) -> str:
             lines.append(
                 f"  features of {_shards_text(split.of_other_images)} are of other images than the root has now"
             )
+    for text in status.texts:
+        passages = "-" if text.passages is None else f"{text.passages:,}"
+        state = "text under way" if text.blank is None else f"text; {text.blank:,} blank lines left out"
+        lines.append(f"{text.name:24} {passages:>9}  {state}")
     if status.runs:
         lines.append("")
     for run in status.runs:
@@ -221,6 +240,15 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
         without_images=len(without_images),
         without_regions=len(without_regions),
     )
+
+
+def _text_statuses(root: Root) -> tuple[TextStatus, ...]:
+    found = []
+    for (dataset, split), settings in begun_texts(root).items():
+        manifest = finished_text(root, dataset, split, settings.fingerprint)
+        length = (None, None) if manifest is None else (manifest.passages, manifest.blank)
+        found.append(TextStatus(name=f"{dataset}/{split}", passages=length[0], blank=length[1]))
+    return tuple(found)
 
 
 def _listed_shards(root: Root, manifest: str) -> set[int] | None:

@@ -26,6 +26,7 @@ Purpose = Literal[
     "donor",
     "taken",
     "objective",
+    "passage",
 ]
 _PURPOSES: dict[Purpose, int] = {
     "pair": 0,
@@ -39,6 +40,7 @@ _PURPOSES: dict[Purpose, int] = {
     "donor": 8,
     "taken": 9,
     "objective": 10,
+    "passage": 11,
 }
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 Bits = npt.NDArray[np.uint64]

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from model.data.word_pieces import WordPieces, read_words
 if TYPE_CHECKING:
     from model.data.captions import Captions
 
+CONTINUES = "##"
+"""How a word piece begins that is not the first of its word. No word begins so: each # is a word of its own."""
 _CHUNK = 16_384
 _REPORT_SECONDS = 30.0
 _log = logging.getLogger(__name__)
@@ -52,6 +55,27 @@ class Vocabulary:
     def special_ids(self) -> tuple[int, ...]:
         ids = (self.tokenizer.token_to_id(token) for token in self.words.rules.special_tokens)
         return tuple(number for number in ids if number is not None)  # `read_words` has checked that all are there.
+
+    def word_numbers(self, ids: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The number of each piece's word in its row, from 0 on (B, T); -1 for [CLS], [SEP], [MASK] and padding.
+
+        A word is what BERT's basic tokenizer calls so: punctuation marks are words, [UNK] is one.
+        """
+        numbers: npt.NDArray[np.int64] = np.cumsum(self.begins_word[ids], axis=-1, dtype=np.int64) - 1
+        return np.where(self._is_mark[ids], -1, numbers)
+
+    @cached_property
+    def begins_word(self) -> npt.NDArray[np.bool_]:
+        """Which pieces (V,) are the first of a word."""
+        continues = np.array([piece.startswith(CONTINUES) for piece in self.words.pieces])
+        return ~continues & ~self._is_mark
+
+    @cached_property
+    def _is_mark(self) -> npt.NDArray[np.bool_]:
+        is_mark = np.zeros(self.size, np.bool_)
+        is_mark[list(self.special_ids)] = True
+        is_mark[self.tokenizer.token_to_id(self.words.rules.unk_token)] = False
+        return is_mark
 
 
 @dataclass(frozen=True)

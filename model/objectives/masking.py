@@ -33,7 +33,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class WordDraws:
-    """Draws in [0, 1) for each place, (B, T) each: whether it is chosen, what becomes of it, which random piece."""
+    """Draws in [0, 1): whether a word or piece is chosen, what becomes of it, which random piece it becomes."""
 
     choice: npt.NDArray[np.float64]
     treatment: npt.NDArray[np.float64]
@@ -47,23 +47,62 @@ def mask_words(
 
     Args:
         ids: (B, T) with [CLS], [SEP] and padding.
+        draws: (B, T) each, a column a piece.
 
     Returns:
         Inputs (B, T), and (B, T) True where the old piece is to be predicted.
     """
-    candidate = ~pieces.is_special[ids]
+    return _mask(ids, ~pieces.is_special[ids], draws, rule, pieces)
+
+
+def mask_whole_words(
+    ids: npt.NDArray[np.int64],
+    words: npt.NDArray[np.int64],
+    draws: WordDraws,
+    rule: WordMasking,
+    pieces: Pieces,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Choose the words to predict and hide all pieces of each, as VL-BERT does.
+
+    The pieces of a word are all [MASK], or each a random piece of its own, or all kept. A word that became [UNK] can be
+    chosen. VL-BERT's program draws random pieces among all, special ones too, of which [PAD] moved that row's targets;
+    here they are ordinary ones.
+
+    Args:
+        ids: (B, T) with or without [CLS] and [SEP], and with padding.
+        words: (B, T) the number of each piece's word, from 0 in each row; -1 for what is no word. See `Vocabulary`.
+        draws: choice and treatment (B, W), a column a word, where W is more than any number of a word; piece (B, T).
+
+    Returns:
+        Inputs (B, T), and (B, T) True where the old piece is to be predicted.
+    """
+    columns = np.maximum(words, 0)
+    of_pieces = WordDraws(
+        choice=np.take_along_axis(draws.choice, columns, 1),
+        treatment=np.take_along_axis(draws.treatment, columns, 1),
+        piece=draws.piece,
+    )
+    return _mask(ids, words >= 0, of_pieces, rule, pieces)
+
+
+def _mask(
+    ids: npt.NDArray[np.int64],
+    candidate: npt.NDArray[np.bool_],
+    draws: WordDraws,
+    rule: WordMasking,
+    pieces: Pieces,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     chosen = candidate & (draws.choice < rule.rate)
     is_masked = chosen & (draws.treatment < rule.mask_share)
     if rule.at_least_one and rule.rate > 0:
-        lacking = np.flatnonzero(candidate.any(1) & ~chosen.any(1))
-        if rule.forced == "first":
-            forced = candidate.argmax(1)[lacking]
-            is_masked[lacking, forced] = True
-        else:
-            # The candidate nearest to being chosen; each is so with the same probability.
-            forced = np.where(candidate, draws.choice, 2.0).argmin(1)[lacking]
-            is_masked[lacking, forced] = draws.treatment[lacking, forced] < rule.mask_share
-        chosen[lacking, forced] = True
+        # The first candidate, or that nearest to being chosen, where each is so with the same probability. Pieces of
+        # one word share a draw.
+        choice = np.where(candidate, draws.choice, 2.0)
+        first = rule.forced == "first"
+        place = candidate.argmax(1) if first else choice.argmin(1)
+        forced = candidate & (choice == choice[np.arange(len(ids)), place][:, None]) & ~chosen.any(1, keepdims=True)
+        is_masked |= forced if first else forced & (draws.treatment < rule.mask_share)
+        chosen |= forced
     is_random = chosen & ~is_masked & (draws.treatment < rule.mask_share + rule.random_share)
     inputs = np.where(is_masked, pieces.mask_id, ids)
     inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]

@@ -63,24 +63,22 @@ def keep_settings(root: Root, dataset: DatasetConfig, split: str, config: Downlo
 
 
 def begun_splits(root: Root) -> dict[tuple[str, str], DownloadSettings]:
-    """(dataset, split) of every download begun under a root, with its settings.
-
-    Raises:
-        UserError: there is nothing.
-    """
-    begun = {
+    """(dataset, split) of every download of images begun under a root, with its settings."""
+    return {
         (dataset, split): found
         for dataset in root.names("datasets")
         for split in root.names(f"datasets/{dataset}")
         if root.exists(path := download_settings_path(dataset, split))  # A stray file there is no folder.
         and (found := root.read_model(path, DownloadSettings)) is not None
     }
-    if not begun:
-        raise UserError(
-            f"nothing was downloaded under {root.uri} yet; run unicoder-vl download with --rows FILE, --recipe NAME or "
-            "--params FILE.json"
-        )
-    return begun
+
+
+def nothing_begun(root: Root) -> UserError:
+    """The error where nothing was downloaded."""
+    return UserError(
+        f"nothing was downloaded under {root.uri} yet; run unicoder-vl download with --rows FILE, --recipe NAME or "
+        "--params FILE.json"
+    )
 
 
 def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[DatasetConfig], dict[str, Any]]:
@@ -94,6 +92,8 @@ def begun_datasets(root: Root, only: Collection[str] | None) -> tuple[list[Datas
         UserError: there is nothing, or nothing of such a name; or splits were begun with different settings.
     """
     begun = begun_splits(root)
+    if not begun:
+        raise nothing_begun(root)
     if only is not None:
         known = [f"{dataset}/{split}" for dataset, split in begun]
         for name in only:

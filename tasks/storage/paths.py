@@ -43,6 +43,23 @@ def download_settings_path(dataset: str, split: str) -> str:
     return f"{split_folder(dataset, split)}/download.json"
 
 
+def text_settings_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/text.json"
+
+
+def text_folder(dataset: str, split: str) -> str:
+    """The folder of a text corpus: its shards, their receipts, and manifest.json, written last."""
+    return f"{split_folder(dataset, split)}/text"
+
+
+def text_manifest_path(dataset: str, split: str) -> str:
+    return f"{text_folder(dataset, split)}/manifest.json"
+
+
+def text_receipt_path(dataset: str, split: str, shard: int) -> str:
+    return f"{text_folder(dataset, split)}/text-{shard:05d}.json"
+
+
 def features_folder(extractor: str, dataset: str, split: str) -> str:
     """The folder of an extractor's features, named by its fingerprint's first twelve digits."""
     return f"features/{extractor[:12]}/{dataset}/{split}"

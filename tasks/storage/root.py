@@ -5,6 +5,9 @@
                                images/images-00042.tar                                 + images-00042.json
                                images/outcomes-00042.parquet
                                download.json          the settings that its images were made with
+                               text.json              of text alone: the files that it is made of
+                               text/text-00042.parquet                                 + text-00042.json
+                               text/manifest.json     (written last)
                                placeholders.parquet   rows whose picture came from many URLs
                                journal/00042.journal  what an unfinished shard has fetched so far
     ROOT/features/EXTRACTOR/extractor.json            what the fingerprint EXTRACTOR means

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import commands, download, encoding, extract, flow, loader, pipeline, scoring, step
+from tests.bench import commands, download, encoding, extract, flow, loader, pipeline, scoring, step, text
 
 BENCHES = {
     "loader": loader.run,
+    "text": text.run,
     "sqrt8": encoding.run,
     "step": step.run,
     "scoring": scoring.run,

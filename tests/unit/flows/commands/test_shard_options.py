@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from pydantic import ValidationError
 
 from flows.commands.shard_options import (
     RowsOptions,
+    begun_params,
     nodes_config,
     retry_config,
     rows_params,
+    text_params,
     with_download_options,
     with_extract_options,
 )
@@ -19,10 +22,13 @@ from flows.params.changes import with_settings
 from flows.params.checks import validation_text
 from flows.params.recipes import recipe
 from flows.params.shards import DownloadParams, ExtractParams
-from tasks.config import RowsConfig
-from tasks.download.config import RetryConfig
+from tasks.config import DatasetConfig, RowsConfig, TextDatasetConfig
+from tasks.download.config import DownloadConfig, RetryConfig
+from tasks.download.settings import keep_settings
+from tasks.download.text import make_text
 from tasks.errors import UserError
 from tasks.records import Outcome
+from tasks.storage.root import Root
 from tasks.workers.machines import NodesConfig, RayConfig
 
 
@@ -248,3 +254,59 @@ def test_ray_settings_that_cannot_be_read_are_refused() -> None:
         changed(ray='{"address": auto}')
     with pytest.raises(ValidationError, match="gpus"):
         changed(ray='{"gpus": 1}')
+
+
+def test_text_alone_is_enough() -> None:
+    params = text_params(["a.txt", "more/*.gz"], RowsOptions(name="wiki/train", shard_size=7), "there", excluded=False)
+    text = TextDatasetConfig(name="wiki", splits={"train": ("a.txt", "more/*.gz")}, shard_passages=7)
+    assert params == DownloadParams(root_uri="there", texts=(text,))
+    assert params.selected_texts() == [(text, "train")] and params.selected_splits() == [] and params.names == "wiki"
+    assert changed(params, only=["wiki/train"]).selected_texts() == [(text, "train")]
+
+
+@pytest.mark.parametrize(
+    ("described", "excluded", "message"),
+    [
+        (RowsOptions(), True, "--text excludes --rows, --recipe and --params"),
+        (RowsOptions(images="pictures", url_first=True), False, "--images, --url-first can only be given with --rows"),
+        (RowsOptions(name="wiki"), False, "--name 'wiki' is not DATASET/SPLIT"),
+    ],
+)
+def test_options_that_text_has_not_are_named(described: RowsOptions, excluded: bool, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        text_params(["a.txt"], described, None, excluded)
+
+
+@pytest.mark.parametrize("changes", [{"shards": "0-3"}, {"retry": RetryConfig()}])
+def test_shards_and_failures_are_of_images(changes: dict[str, Any]) -> None:
+    params = text_params(["a.txt"], RowsOptions(), None, excluded=False)
+    with pytest.raises(ValidationError, match="only text is selected, which is made as a whole"):
+        changed(params, **changes)
+    both = DownloadParams(root_uri="data", datasets=of_rows().datasets, texts=params.texts)
+    assert changed(both, **changes).selected_texts() == [] and len(changed(both, **changes).selected_splits()) == 1
+
+
+def test_texts_and_images_have_different_names() -> None:
+    text = TextDatasetConfig(name="cc3m", splits={"train": ("a.txt",)})
+    with pytest.raises(ValidationError, match="cc3m/train is the name of two splits"):
+        DownloadParams(root_uri="data", datasets=of_rows().datasets, texts=(text,))
+    with pytest.raises(ValidationError, match="neither datasets nor texts"):
+        DownloadParams(root_uri="data")
+
+
+def test_what_was_begun_goes_on_whether_text_or_images(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    with pytest.raises(UserError, match="nothing was downloaded"):
+        begun_params(root.uri, None)
+    (tmp_path / "a.txt").write_text("word " * 100)
+    text = TextDatasetConfig(name="wiki", splits={"train": (str(tmp_path / "a.txt"),)}, shard_passages=9)
+    make_text(root, text, "train")
+    assert begun_params(root.uri, None) == DownloadParams(root_uri=root.uri, texts=(text,))
+    images = DatasetConfig(name="cc3m", splits={"train": RowsConfig(rows="rows.tsv")}, shard_size=7)
+    keep_settings(root, images, "train", DownloadConfig(short_side=99))
+    both = begun_params(root.uri, None)
+    assert (both.datasets, both.texts, both.download.short_side) == ((images,), (text,), 99)
+    assert begun_params(root.uri, ["cc3m/train"]).texts == ()
+    assert begun_params(root.uri, ["wiki/train"]) == DownloadParams(root_uri=root.uri, texts=(text,))
+    with pytest.raises(UserError, match="there is no split 'wiki/val'"):
+        begun_params(root.uri, ["wiki/train", "wiki/val"])

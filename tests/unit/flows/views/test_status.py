@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from flows.views.status import read_download_status, status_text
-from tasks.config import DatasetConfig
+from tasks.config import DatasetConfig, TextDatasetConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
 from tasks.download.journal import Journal, journal_file
 from tasks.download.settings import keep_settings
 from tasks.download.shard import download_shard
+from tasks.download.text import make_text
 from tasks.errors import UserError
 from tasks.rows.manifest import list_shards, make_manifest
 from tasks.storage.root import Root
@@ -38,3 +39,17 @@ def test_partial_download_tells_its_shards_and_the_next_command(tmp_path: Path) 
     assert status.next_command == f"unicoder-vl download --root '{root.uri}'"
     (line,) = [line for line in status_text(status).splitlines() if line.startswith("web/train")]
     assert line.split()[1:3] == ["10", "1/3"] and line.endswith("4 blocked_address; shards under way: 1")
+
+
+def test_text_tells_its_passages_and_whether_it_is_finished(tmp_path: Path) -> None:
+    root = Root(str(tmp_path / "root"))
+    (tmp_path / "a.txt").write_text("some words of a passage\n\n" * 1500)
+    text = TextDatasetConfig(name="wiki", splits={"train": (str(tmp_path / "a.txt"),)}, shard_passages=1000)
+    make_text(root, text, "train")
+    status = read_download_status(root.uri)
+    assert status.next_command is None and status.splits == ()
+    assert "wiki/train                   1,500  text; 1,500 blank lines left out" in status_text(status)
+    root.remove("datasets/wiki/train/text/manifest.json")
+    status = read_download_status(root.uri)
+    assert status.next_command == f"unicoder-vl download --root {root.uri}"
+    assert "wiki/train                       -  text under way" in status_text(status)
