@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from feature_extraction.identity import Identity, identity_of
+from feature_extraction.samples.regions import CLASS_SCORES_FORMAT, REGION_FORMAT, RegionFormat, RegionLayout
 
 VG_PRESET = "vg-r101-c4"
 ZOO_PRESETS = {
@@ -29,6 +31,9 @@ class ExtractorConfig(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    renamed: ClassVar[Mapping[str, str]] = {"top_labels": "class_scores"}
+    """Names of before, and the fields that they are now."""
 
     backend: Literal["torchvision", "detectron2", "imported"] = Field(
         default="detectron2",
@@ -78,8 +83,12 @@ class ExtractorConfig(BaseModel):
     )
     nms_threshold: float = Field(default=0.5, gt=0, le=1, description="IoU above which the lower score goes")
     num_proposals: int = Field(default=300, ge=1, description="proposals classified per image")
-    top_labels: Annotated[int, Identity.UNLESS_DEFAULT] = Field(
-        default=0, ge=0, le=10, description="T, best foreground classes stored per region with their probabilities"
+    class_scores: Annotated[str, Identity.UNLESS_DEFAULT] = Field(
+        default="none",
+        pattern=r"^(none|all|top:([1-9]|[1-9][0-9]|100))$",
+        description="what is stored of each region's class probabilities. none: those of its label and of the "
+        "background; top:K: also the K best foreground classes, 1 to 100, 4 bytes each; all: the whole distribution, "
+        "one byte a class",
     )
     precision: Annotated[Literal["fp32", "bf16"], Identity.UNLESS_DEFAULT] = Field(
         default="fp32", description="of the backbone and the box head; boxes, scores and NMS are always fp32"
@@ -91,6 +100,22 @@ class ExtractorConfig(BaseModel):
         default=8, ge=1, description="images of equal shape per detector call"
     )
     device: Annotated[str, Identity.NEVER] = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_top_labels_of_before(cls, values: Any) -> Any:
+        """Read `top_labels`, the number of best classes, as `class_scores`."""
+        if not isinstance(values, dict) or "top_labels" not in values or "class_scores" in values:
+            return values
+        return {cls.renamed.get(name, name): value for name, value in values.items()}
+
+    @field_validator("class_scores", mode="before")
+    @classmethod
+    def _take_number(cls, value: Any) -> Any:
+        """Read a number alone as that of the best classes."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            return value
+        return f"top:{value}" if value else "none"
 
     @field_validator("weights")
     @classmethod
@@ -136,9 +161,35 @@ class ExtractorConfig(BaseModel):
 
         `weights` and `vocabulary` are left out: they count by their content.
 
-        A preset that is only a short name of a model of the zoo counts as that model.
+        A preset that is only a short name of a model of the zoo counts as that model. The K of top:K counts as
+        `top_labels`, which it was before there were other class scores.
         """
-        return identity_of(self) | {"model": ZOO_PRESETS.get(self.model, self.model)}
+        fields = identity_of(self) | {"model": ZOO_PRESETS.get(self.model, self.model)}
+        if self.num_top:
+            del fields["class_scores"]
+            fields["top_labels"] = self.num_top
+        return fields
+
+    @property
+    def format(self) -> RegionFormat:
+        """The version of the shards' format, as `RegionLayout.format`."""
+        return CLASS_SCORES_FORMAT if self.class_scores == "all" else REGION_FORMAT
+
+    @property
+    def num_top(self) -> int:
+        """K of class_scores=top:K; 0 otherwise."""
+        kind, _, count = self.class_scores.partition(":")
+        return int(count) if kind == "top" else 0
+
+    def layout(self, feature_dim: int, num_labels: int) -> RegionLayout:
+        """The layout of the records that a detector with so many classes fills."""
+        return RegionLayout(
+            self.max_regions,
+            feature_dim,
+            self.encoding,
+            num_top=min(self.num_top, num_labels),
+            num_classes=num_labels if self.class_scores == "all" else 0,
+        )
 
 
 _SEED_DIGITS = 20

@@ -328,4 +328,5 @@ def _region_sample(key: str, size: tuple[int, int], found: Detections) -> Region
         features=found.features,
         top_labels=found.top_labels,
         top_scores=found.top_scores,
+        class_scores=found.class_scores,
     )

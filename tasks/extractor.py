@@ -11,7 +11,6 @@ from typing import Any
 
 from feature_extraction.config import RANDOM_WARNING, ExtractorConfig
 from feature_extraction.detectors.vocabulary import read_vocabulary
-from feature_extraction.samples.regions import REGION_FORMAT
 from tasks.errors import UserError
 from tasks.records import Record, fingerprint
 from tasks.storage.digests import file_sha256, weights_sha256
@@ -44,7 +43,7 @@ def extractor_fingerprint(config: ExtractorConfig) -> tuple[str, dict[str, Any]]
     if config.backend == "imported":
         return config.model, {"imported": config.model}
     details: dict[str, Any] = {
-        "format": REGION_FORMAT,
+        "format": config.format,
         "config": config.fingerprinted(),
         "weights_sha256": None,
         "vocabulary_sha256": None,

@@ -55,9 +55,9 @@ def open_regions(
 
     A sample is a dict of the fields of `RegionSample`: `key`; `size` (width, height); `boxes` (R, 4) f32; `labels` (R,)
     i16, see `read_labels`; `scores` and `background` (R,) f32; `features` (R, D) f32; and, where the extractor stored
-    them, `top_labels` and `top_scores` (R, T). R differs from image to image and may be 0. `__key__` and `__url__`
-    (the shard) are WebDataset's. With `captions` there are also `captions`, a list of texts, and `caption_ids`; both
-    are empty for an image without captions.
+    them, `top_labels` and `top_scores` (R, T), or `class_scores` (R, 1 + C) f32. R differs from image to image and may
+    be 0. `__key__` and `__url__` (the shard) are WebDataset's. With `captions` there are also `captions`, a list of
+    texts, and `caption_ids`; both are empty for an image without captions.
 
     Args:
         root: folder, or URI such as s3://BUCKET/FOLDER.

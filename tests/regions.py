@@ -67,7 +67,9 @@ def publish_features(
 ) -> None:
     """A feature shard, its table of failures and its receipt, and what its extractor is."""
     top = samples[0].top_labels if samples else None
-    layout = RegionLayout(max_regions, 4, encoding, 0 if top is None else top.shape[1])
+    whole = samples[0].class_scores if samples else None
+    num_top, num_classes = 0 if top is None else top.shape[1], 0 if whole is None else whole.shape[1] - 1
+    layout = RegionLayout(max_regions, 4, encoding, num_top, num_classes)
     folder = FEATURES.folder
     name = paths.region_shard_name(shard)
     members = [(f"{sample.key}.rgn", encode_regions(sample, layout)) for sample in samples]

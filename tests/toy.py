@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,33 @@ def make_sample(key: str, labels: list[int], dim: int, seed: int) -> RegionSampl
     )
 
 
+def with_class_scores(sample: RegionSample, seed: int, kept: int | None = None) -> RegionSample:
+    """The sample with a distribution over the words' classes a region, its label the likeliest; or its `kept` best."""
+    powers = np.random.default_rng(seed).gamma(0.3, size=(len(sample.labels), len(WORDS)))
+    powers[np.arange(len(powers)), sample.labels] += 2
+    shares = powers / powers.sum(axis=1, keepdims=True) * (1 - sample.background[:, None])
+    if kept is None:
+        whole = np.concatenate([sample.background[:, None], shares], axis=1).astype(np.float32)
+        return replace(sample, class_scores=whole)
+    order = np.argsort(-shares, axis=1)[:, :kept]
+    best = np.take_along_axis(shares, order, axis=1).astype(np.float32)
+    return replace(sample, top_labels=order.astype(np.int16), top_scores=best)
+
+
 def write_feature_set(
-    folder: Path, samples: list[RegionSample], per_shard: int, regions: int, dim: int, encoding: Encoding = "sqrt8"
+    folder: Path,
+    samples: list[RegionSample],
+    per_shard: int,
+    regions: int,
+    dim: int,
+    encoding: Encoding = "sqrt8",
+    labels: Sequence[str] = WORDS,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    layout, entries = RegionLayout(regions, dim, encoding), []
+    top, whole = samples[0].top_labels, samples[0].class_scores
+    num_top, num_classes = 0 if top is None else top.shape[1], 0 if whole is None else whole.shape[1] - 1
+    layout = RegionLayout(regions, dim, encoding, num_top, num_classes)
+    entries = []
     for number, start in enumerate(range(0, len(samples), per_shard)):
         part = samples[start : start + per_shard]
         path = folder / f"regions-{number:05d}.tar"
@@ -67,10 +90,13 @@ def write_feature_set(
             )
         )
     manifest = FeatureManifest(
+        format=layout.format,
         max_regions=regions,
         feature_dim=dim,
         encoding=encoding,
-        labels=tuple(WORDS),
+        num_top=num_top,
+        num_classes=num_classes,
+        labels=tuple(labels),
         extractor="e" * 64,
         extractor_details={},
         shards=tuple(entries),

@@ -49,6 +49,7 @@ class Detections:
     features: Float
     top_labels: npt.NDArray[np.int16] | None = None
     top_scores: Float | None = None
+    class_scores: Float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,11 @@ def keep_regions(
         vectors = pool(torch.from_numpy(kept.boxes).to(device))
     else:
         vectors = found.vectors[torch.from_numpy(kept.proposals).to(device)]
-    top_labels = top_scores = None
-    if config.top_labels:
-        top_labels, top_scores = best_labels(probabilities[kept.proposals], config.top_labels)
+    top_labels = top_scores = class_scores = None
+    if config.num_top:
+        top_labels, top_scores = best_labels(probabilities[kept.proposals], config.num_top)
+    if config.class_scores == "all":
+        class_scores = _distributions(probabilities[kept.proposals], kept.background)
     return Detections(
         kept.boxes,
         kept.labels,
@@ -199,4 +202,16 @@ def keep_regions(
         vectors.float().cpu().numpy(),
         top_labels,
         top_scores,
+        class_scores,
     )
+
+
+def _distributions(probabilities: Float, background: Float) -> Float:
+    """Distributions (R, 1 + C), the background first.
+
+    The outputs of torchvision's COCO models that stand for no class leave their share to the foreground, as it is.
+    """
+    total = probabilities.sum(axis=1, keepdims=True)
+    shares = np.where(total > 0, probabilities / np.where(total > 0, total, 1), 1 / probabilities.shape[1])
+    found: Float = np.concatenate([background[:, None], shares * (1 - background[:, None])], axis=1, dtype=np.float32)
+    return found

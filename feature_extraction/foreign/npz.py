@@ -61,7 +61,7 @@ def read_npz(path: Path, num_classes: int, background_first: bool = False) -> Fo
     count = len(boxes) if stated is None else box_count(f"{stated:g}")
     if not len(features) >= count <= len(boxes) or boxes.shape[1] < 4:
         raise ForeignError(f"{count} regions, but features {features.shape} and boxes {boxes.shape}")
-    labels, scores, background = _classes(found, num_classes, background_first)
+    labels, scores, background, class_scores = _classes(found, num_classes, background_first)
     if not len(labels) >= count <= len(scores):
         raise ForeignError(f"{count} regions, but {len(labels)} labels and {len(scores)} scores")
     width, height = _number(found, _WIDTH), _number(found, _HEIGHT)
@@ -76,14 +76,16 @@ def read_npz(path: Path, num_classes: int, background_first: bool = False) -> Fo
         background=background[:count],
         features=features[:count],
         relative=relative,
+        class_scores=None if class_scores is None else class_scores[:count],
     )
 
 
 def write_npz(sample: RegionSample, stream: IO[bytes]) -> None:
-    """Write a file as bottom-up-attention.pytorch does, without attributes.
+    """Write a file as bottom-up-attention.pytorch does, without attributes, and with UNITER's `soft_labels`.
 
-    Its arrays are plain: it can be loaded without pickle.
+    The last only where the sample has its classes' distributions. Arrays are plain: no pickle is needed to load them.
     """
+    arrays: dict[str, Any] = {} if sample.class_scores is None else {"soft_labels": sample.class_scores}
     np.savez(
         stream,
         x=sample.features,
@@ -93,21 +95,27 @@ def write_npz(sample: RegionSample, stream: IO[bytes]) -> None:
         image_h=np.array(sample.size[1]),
         objects_id=sample.labels.astype(np.int64),
         objects_conf=sample.scores,
+        **arrays,
     )
 
 
 def _classes(
     found: Mapping[str, Any], num_classes: int, background_first: bool
-) -> tuple[npt.NDArray[np.int64], Float, Float]:
-    """Labels, scores and background probabilities, taken from the class probabilities where the file has them."""
+) -> tuple[npt.NDArray[np.int64], Float, Float, Float | None]:
+    """Labels, scores, background probabilities and distributions.
+
+    From the class probabilities where the file has them; they are distributions where they begin with the background.
+    """
     if (value := _first(found, _PROBABILITIES)) is not None:
         probabilities = _floats(value, "class probabilities", 2)
         columns = probabilities.shape[1]
         if columns not in (num_classes, num_classes + 1):
             raise ForeignError(f"{columns} class probabilities, but the vocabulary has {num_classes} classes")
-        background = probabilities[:, 0] if columns == num_classes + 1 else np.zeros(len(probabilities), np.float32)
+        is_whole = columns == num_classes + 1
+        background = probabilities[:, 0] if is_whole else np.zeros(len(probabilities), np.float32)
         foreground = probabilities[:, columns - num_classes :]
-        return foreground.argmax(axis=1), foreground.max(axis=1), background
+        whole = probabilities if is_whole else None
+        return foreground.argmax(axis=1), foreground.max(axis=1), background, whole
     labels = np.asarray(_required(found, _LABELS, "labels"))
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ForeignError(f"labels are {labels.dtype} of shape {labels.shape}, not a row of class numbers")
@@ -115,7 +123,7 @@ def _classes(
     scores = _floats(_required(found, _SCORES, "scores"), "scores", 1)
     background = np.zeros(len(scores), np.float32)
     if not background_first:
-        return labels, scores, background
+        return labels, scores, background, None
     if len(labels) != len(scores):
         raise ForeignError(f"{len(labels)} labels, but {len(scores)} scores")
     is_background = labels == 0
@@ -123,6 +131,7 @@ def _classes(
         np.where(is_background, 0, labels - 1),
         np.where(is_background, np.float32(0), scores),
         np.where(is_background, scores, np.float32(0)),
+        None,
     )
 
 

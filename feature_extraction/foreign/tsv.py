@@ -40,7 +40,8 @@ class ForeignRegions:
 
     Shapes: boxes (R, 4) in pixels, or as shares of width and height where `relative`; labels (R,) class numbers
     without a background class, or R names; scores and background (R,); features (R, D), with D = 0 where a form
-    cannot tell it for R = 0. `size` is (width, height), None where the file does not say it.
+    cannot tell it for R = 0; where the file has them, class_scores (R, 1 + C), the background first. `size` is
+    (width, height), None where the file does not say it.
     """
 
     image_id: str
@@ -51,6 +52,7 @@ class ForeignRegions:
     background: Float
     features: Float
     relative: bool = False
+    class_scores: Float | None = None
 
 
 def region_sample(
@@ -94,6 +96,7 @@ def region_sample(
         scores=regions.scores[best].clip(0, 1),
         background=regions.background[best].clip(0, 1),
         features=regions.features[best],
+        class_scores=None if regions.class_scores is None else regions.class_scores[best],
     )
 
 

@@ -6,7 +6,7 @@ samples alone: no clock, user or machine goes into them.
 Image shard: `KEY.jpg` and `KEY.json` per sample. Feature shard: one fixed-stride record `KEY.rgn` per sample,
 
     offset  size    field
-    0       64      header: magic, version, R, D, encoding, width, height, n_valid, T
+    0       64      header: magic, version, R, D, encoding, width, height, n_valid, T, C
     64      16 R    boxes, f32 (x0, y0, x1, y1) in pixels of the stored image
     +       2 R     labels, i16: the best foreground class
     +       2 R     scores, f16: its probability
@@ -16,9 +16,13 @@ Image shard: `KEY.jpg` and `KEY.json` per sample. Feature shard: one fixed-strid
     +       2 R T   top scores, f16: their probabilities
     +       -       zeros up to a multiple of 64
     +       R x D   features, u8 (sqrt8) or f16 (fp16)
+    +       -       zeros up to a multiple of 64
+    +       R x C   class scores, u8: the distribution over all foreground classes (see `class_scores.py`)
 
-Images with fewer than R regions end in zero rows, so position i of a shard is arithmetic. T is mostly 0.
-All little-endian.
+Images with fewer than R regions end in zero rows, so position i of a shard is arithmetic. T and C are mostly 0. Class
+scores come last, so that who does not ask for them reads none.
+A record with class scores is of version 2, one without of version 1: a reader of before would take the first for a cut
+or overlong record of version 1, and so refuses it by its version instead. All little-endian.
 """
 
 from __future__ import annotations
@@ -31,15 +35,23 @@ from typing import IO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from feature_extraction.samples.class_scores import (
+    SUM_TOLERANCE,
+    dequantise_class_scores,
+    quantise_class_scores,
+)
 from feature_extraction.samples.tars import TAR_BLOCK, ShardError, key_and_extension, read_tar
 
-REGION_FORMAT = "rgn/1"
+RegionFormat = Literal["rgn/1", "rgn/2"]
+REGION_FORMAT: RegionFormat = "rgn/1"
+CLASS_SCORES_FORMAT: RegionFormat = "rgn/2"
+"""The format of records that hold class scores."""
 
 Encoding = Literal["sqrt8", "fp16"]
 Float = npt.NDArray[np.float32]
 
 _MAGIC = b"RGN1"
-_HEADER = struct.Struct("<4sHHHHIIII")
+_HEADER = struct.Struct("<4sHHHHIIIII")
 _HEADER_BYTES = 64
 _ENCODINGS: tuple[Encoding, ...] = ("sqrt8", "fp16")
 _ALIGN = 64
@@ -51,7 +63,8 @@ class RegionSample:
 
     Shapes: boxes (R, 4) f32, (x0, y0, x1, y1) in pixels of the stored image of `size` (width, height);
     labels (R,) i16; scores and background (R,) f32; features (R, D) f32. 0 <= R. Where the extractor was told to store
-    them, top_labels (R, T) i16 and top_scores (R, T) f32 are each region's best classes, best first.
+    them, top_labels (R, T) i16 and top_scores (R, T) f32 are each region's best classes, best first; or class_scores
+    (R, 1 + C) f32 its distribution over all classes, index 0 the background.
     """
 
     key: str
@@ -63,16 +76,32 @@ class RegionSample:
     features: Float
     top_labels: npt.NDArray[np.int16] | None = None
     top_scores: Float | None = None
+    class_scores: Float | None = None
 
 
 @dataclass(frozen=True)
 class RegionLayout:
-    """Byte offsets and sizes of a `.rgn` record's fields, by R, D, encoding and T."""
+    """Byte offsets and sizes of a `.rgn` record's fields, by R, D, encoding, T and C.
+
+    C, `num_classes`, is 0 where the record holds no distributions over all classes.
+    """
 
     max_regions: int
     feature_dim: int
     encoding: Encoding
     num_top: int = 0
+    num_classes: int = 0
+
+    @property
+    def format(self) -> RegionFormat:
+        return CLASS_SCORES_FORMAT if self.num_classes else REGION_FORMAT
+
+    @property
+    def class_scores(self) -> str:
+        """What is stored of the classes' probabilities, as `ExtractorConfig.class_scores` says it."""
+        if self.num_classes:
+            return "all"
+        return f"top:{self.num_top}" if self.num_top else "none"
 
     @property
     def labels_offset(self) -> int:
@@ -108,22 +137,19 @@ class RegionLayout:
         return np.dtype(np.uint8) if self.encoding == "sqrt8" else np.dtype(np.float16)
 
     @property
+    def class_scores_offset(self) -> int:
+        """Where class scores begin; the end of a record that has none."""
+        end = self.features_offset + self.max_regions * self.feature_dim * self.feature_dtype.itemsize
+        return -(-end // _ALIGN) * _ALIGN if self.num_classes else end
+
+    @property
     def record_bytes(self) -> int:
-        return self.features_offset + self.max_regions * self.feature_dim * self.feature_dtype.itemsize
+        return self.class_scores_offset + self.max_regions * self.num_classes
 
     @property
     def tar_bytes(self) -> int:
         """Stride of a record in its tar: member header, record, padding."""
         return TAR_BLOCK + -(-self.record_bytes // TAR_BLOCK) * TAR_BLOCK
-
-
-# --- tar ------------------------------------------------------------------------------------------------------------
-
-
-# --- image samples --------------------------------------------------------------------------------------------------
-
-
-# --- region samples -------------------------------------------------------------------------------------------------
 
 
 def quantise(features: Float) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float16]]:
@@ -182,13 +208,31 @@ def check_regions(sample: RegionSample) -> None:
             raise ShardError(f"key {sample.key}: top scores are not finite numbers, best first")
     elif sample.top_labels is not None or sample.top_scores is not None:
         raise ShardError(f"key {sample.key}: top labels and top scores go together, but one is missing")
+    if sample.class_scores is not None:
+        _check_class_scores(sample, sample.class_scores)
+
+
+def _check_class_scores(sample: RegionSample, found: Float) -> None:
+    if found.ndim != 2 or len(found) != len(sample.boxes) or found.shape[1] < 2:
+        raise ShardError(f"key {sample.key}: {len(sample.boxes)} boxes, but class scores {found.shape}")
+    if not (np.isfinite(found).all() and (found >= 0).all()):
+        raise ShardError(f"key {sample.key}: class scores are not all probabilities; check the detector")
+    sums = found.sum(axis=1)
+    if (np.abs(sums - 1) > SUM_TOLERANCE).any():
+        wrong = float(sums[np.abs(sums - 1).argmax()])
+        raise ShardError(
+            f"key {sample.key}: the class scores of a region sum to {wrong:.4g}, not to 1; check the detector, or "
+            "store no class scores"
+        )
+    if (np.abs(found[:, 0] - sample.background) > SUM_TOLERANCE).any():
+        raise ShardError(f"key {sample.key}: class scores begin with another background probability than the region's")
 
 
 def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
     """Encode one `.rgn` record.
 
     Raises:
-        ShardError: more regions than the layout's, another D or T, or negative features with sqrt8.
+        ShardError: more regions than the layout's, another D, T or C, or negative features with sqrt8.
     """
     check_regions(sample)
     count, dim = sample.features.shape
@@ -200,6 +244,12 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
     num_top = 0 if sample.top_labels is None else sample.top_labels.shape[1]
     if num_top != layout.num_top:
         raise ShardError(f"key {sample.key}: {num_top} top labels a region, but the shard holds {layout.num_top}")
+    num_classes = 0 if sample.class_scores is None else sample.class_scores.shape[1] - 1
+    if num_classes != layout.num_classes:
+        raise ShardError(
+            f"key {sample.key}: class scores of {num_classes} classes, but the shard holds those of "
+            f"{layout.num_classes}"
+        )
     if count and float(np.abs(sample.features).max()) > 65504:
         raise ShardError(f"key {sample.key}: a feature is beyond half precision (65504)")
     if layout.encoding == "sqrt8":
@@ -216,7 +266,7 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
         record,
         0,
         _MAGIC,
-        1,
+        _version(layout.num_classes),
         layout.max_regions,
         layout.feature_dim,
         _ENCODINGS.index(layout.encoding),
@@ -224,6 +274,7 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
         sample.size[1],
         count,
         layout.num_top,
+        layout.num_classes,
     )
     fields = [
         (_HEADER_BYTES, sample.boxes.astype("<f4")),
@@ -236,6 +287,8 @@ def encode_regions(sample: RegionSample, layout: RegionLayout) -> bytes:
     if sample.top_labels is not None and sample.top_scores is not None:
         fields.append((layout.top_labels_offset, sample.top_labels.astype("<i2")))
         fields.append((layout.top_scores_offset, sample.top_scores.astype("<f2")))
+    if sample.class_scores is not None:
+        fields.append((layout.class_scores_offset, quantise_class_scores(sample.class_scores)))
     for offset, array in fields:
         content = array.tobytes()
         record[offset : offset + len(content)] = content
@@ -250,12 +303,17 @@ def decode_layout(key: str, record: bytes) -> tuple[RegionLayout, tuple[int, int
     """
     if len(record) < _HEADER_BYTES or record[:4] != _MAGIC:
         raise ShardError(f"key {key}: not a .rgn record; extract this shard again")
-    _, version, regions, dim, encoding, width, height, count, num_top = _HEADER.unpack_from(record)
-    if version != 1:
-        raise ShardError(f"key {key}: .rgn version {version}, this program reads 1; extract this shard again")
-    if encoding >= len(_ENCODINGS) or count > regions:
+    _, version, regions, dim, encoding, width, height, count, num_top, num_classes = _HEADER.unpack_from(record)
+    if version not in (1, 2):
+        raise ShardError(f"key {key}: .rgn version {version}, this program reads 1 and 2; extract this shard again")
+    if encoding >= len(_ENCODINGS) or count > regions or version != _version(num_classes):
         raise ShardError(f"key {key}: damaged .rgn header; extract this shard again")
-    return RegionLayout(regions, dim, _ENCODINGS[encoding], num_top), (width, height), count
+    return RegionLayout(regions, dim, _ENCODINGS[encoding], num_top, num_classes), (width, height), count
+
+
+def _version(num_classes: int) -> int:
+    """The record version; one that holds class scores is not for readers of before."""
+    return 2 if num_classes else 1
 
 
 def decode_regions(key: str, record: bytes) -> RegionSample:
@@ -281,16 +339,22 @@ def decode_regions(key: str, record: bytes) -> RegionSample:
         shape = (count, layout.num_top)
         top_labels = field(layout.top_labels_offset, "<i2", layout.num_top).reshape(shape).copy()
         top_scores = field(layout.top_scores_offset, "<f2", layout.num_top).reshape(shape).astype(np.float32)
+    background = field(layout.background_offset, "<f2").astype(np.float32)
+    class_scores = None
+    if layout.num_classes:
+        codes = field(layout.class_scores_offset, "u1", layout.num_classes).reshape(count, layout.num_classes)
+        class_scores = dequantise_class_scores(codes, background)
     sample = RegionSample(
         key=key,
         size=size,
         boxes=field(_HEADER_BYTES, "<f4", 4).reshape(count, 4).copy(),
         labels=field(layout.labels_offset, "<i2").copy(),
         scores=field(layout.scores_offset, "<f2").astype(np.float32),
-        background=field(layout.background_offset, "<f2").astype(np.float32),
+        background=background,
         features=features,
         top_labels=top_labels,
         top_scores=top_scores,
+        class_scores=class_scores,
     )
     check_regions(sample)
     return sample

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter
@@ -22,6 +22,8 @@ from tasks.features.feature_sets import feature_sets, one_feature_set
 from tasks.features.imports.config import ImportConfig, ImportSummary
 from tasks.features.imports.features import import_features
 from tasks.features.imports.pictures import Match
+from tasks.features.imports.sources import recognise
+from tasks.features.imports.texts import import_texts, lost_text
 from tasks.features.verify_features import Verification, verify_features
 from tasks.storage import root as storage
 
@@ -41,7 +43,12 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def import_command(
-    sources: Annotated[list[Path], typer.Argument(help="TSV files, or one folder of .npz files.", metavar="FILE...")],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="TSV files, one folder of .npz files, or one of UNITER's image databases.", metavar="FILE..."
+        ),
+    ],
     dataset: _Dataset,
     detector: Annotated[
         str, typer.Option("--detector", help="Name of what made them; what has one name is one feature set.")
@@ -52,7 +59,7 @@ def import_command(
         typer.Option(
             "--match",
             help="How a downloaded picture finds its row: by the name of its file, the last number in it, or its key. "
-            "order: nothing was downloaded, and the rows are numbered.",
+            "order: nothing was downloaded, and the rows are numbered, or named as in UNITER's database.",
         ),
     ] = "order",
     vocabulary: Annotated[
@@ -85,12 +92,28 @@ def import_command(
     encoding: Annotated[
         Encoding, typer.Option("--encoding", help="How features are stored; fp16 where some are below zero.")
     ] = "sqrt8",
+    class_scores: Annotated[
+        Literal["none", "all"] | None,
+        typer.Option(
+            "--class-scores",
+            help="all: store the distribution over all classes, of files that hold it.",
+            show_default="all of UNITER's databases",
+        ),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option("--texts", help="One of UNITER's text databases, whose texts become the split's captions."),
+    ] = None,
+    word_pieces: Annotated[
+        str | None,
+        typer.Option("--word-pieces", help="With --texts: the vocab.txt, BERT's folder or hub name of its pieces."),
+    ] = None,
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, help="With --match order: pictures a shard.")
     ] = 1024,
     json: Json = False,
 ) -> None:
-    """Import features of LXMERT, bottom-up attention or VinVL (TSV, .npz) as feature shards for training.
+    """Import features of LXMERT, bottom-up attention, VinVL (TSV, .npz) or UNITER (LMDB) as shards for training.
 
     Stopped, the same command goes on at its shard.
     """
@@ -105,12 +128,22 @@ def import_command(
             feature_dim=feature_dim,
             max_regions=max_regions,
             encoding=encoding,
+            class_scores=class_scores,
             shard_size=shard_size,
         )
         name, split = _split_name(dataset)
         target = storage.Root(root or "data")
         target.check_writable()
+        captions = None
+        if texts is not None:
+            if match != "order" or recognise(sources).form != "uniter":
+                raise UserError(
+                    "--texts needs pictures that are named as in UNITER's image database: give that alone, no --match"
+                )
+            captions = import_texts(target, name, split, texts, word_pieces, sources[0])
         summary = import_features(target, name, split, config, _shards_logged("import"))
+        if captions is not None:
+            summary = summary.model_copy(update={"imported_captions": captions})
         print(summary.model_dump_json() if json else import_text(summary))
 
 
@@ -131,6 +164,19 @@ def import_text(summary: ImportSummary) -> str:
             lines.append(f"{number:,} {what}, such as {', '.join(summary.examples[name])}")
     if summary.repeated_rows:
         lines.append(f"{summary.repeated_rows:,} rows repeat the id of an earlier one and were not read")
+    for number, what in (
+        (summary.absent, "names in the database's lists have no entry"),
+        (summary.unlisted, "entries of the database are not in its list of box counts"),
+    ):
+        if number:
+            lines.append(f"{number:,} {what}; the log names some")
+    if (captions := summary.imported_captions) is not None:
+        changed = f", {captions.changed:,} of which the vocabulary cuts otherwise" if captions.changed else ""
+        lines.append(f"{captions.texts:,} captions{changed}")
+        if lost := lost_text(captions):
+            lines.append(lost)
+    if summary.ignored:
+        lines.append(f"passed over in the database: {counts_text(summary.ignored)}")
     if summary.counts["reshaped"]:
         lines.append(
             f"{summary.counts['reshaped']:,} stored pictures have another shape than those of the files: "

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from feature_extraction.config import ExtractorConfig
 from flows.params.checks import validation_text
 from model.config import Config
 from model.families.config import EncoderConfig
@@ -79,7 +80,7 @@ def _full_name(params: BaseModel, name: str, section: str | None) -> str:
     if section is None or first in fields:
         return name
     own = type(getattr(params, section)).model_fields
-    if first not in own:
+    if first not in own and first not in _renamed(getattr(params, section)):
         raise UserError(
             f"--set {name}: there is no setting {first!r}; known are {', '.join(own)}, all of {section}, and of the "
             f"whole {', '.join(fields)}"
@@ -109,11 +110,16 @@ def _parts(params: BaseModel, name: str) -> list[str]:
     value: Any = params
     while rest:
         first, *rest = rest
-        if isinstance(value, Config) and first in value.renamed:
-            first, *rest = [*value.renamed[first].split("."), *rest]
+        if now := _renamed(value).get(first):
+            first, *rest = [*now.split("."), *rest]
         parts.append(first)
         value = getattr(value, first, None) if isinstance(value, BaseModel) else None
     return parts
+
+
+def _renamed(value: Any) -> Mapping[str, str]:
+    """A config's names of before, and what they are now."""
+    return value.renamed if isinstance(value, Config | ExtractorConfig) else {}
 
 
 def _readings(text: str) -> list[Any]:

@@ -18,8 +18,8 @@ from flows.views.progress import counts_text
 from flows.views.result_card import evaluation_card, measures_note, rebuild_card, stage_rows, table_rows
 from tasks.records import FIRST_TASK, Outcome, Stage
 from tasks.reports.curves import runs_behind
-from tasks.reports.matching import matching_warnings
 from tasks.reports.measure_table import Table
+from tasks.reports.run_warnings import run_warnings
 from tasks.storage.root import Root
 
 MOST_FAILED = 1_000
@@ -75,7 +75,7 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
     trained = [summary.name for summary in result.stages if summary.stage == Stage.PRETRAIN]
     create_markdown_artifact(
         key="result",
-        markdown=rebuild_card(params, result, tables, matching_warnings(Root(params.root_uri), trained)),
+        markdown=rebuild_card(params, result, tables, run_warnings(Root(params.root_uri), trained)),
         description="What came of the experiment",
     )
 
@@ -85,7 +85,7 @@ def show_evaluation(root_uri: str, result: EvaluationResult) -> None:
     row, root = result.row, Root(root_uri)
     create_markdown_artifact(
         key=artifact_key("result", row.name, row.dataset, row.split),
-        markdown=evaluation_card(root_uri, result, matching_warnings(root, runs_behind(root, row.run))),
+        markdown=evaluation_card(root_uri, result, run_warnings(root, runs_behind(root, row.run))),
         description=f"What came of scoring {code(row.run)}",
     )
 

@@ -67,8 +67,9 @@ class Regions(Rows):
 
     Shapes: features (B, R, D) uint8 or f16; scales (B, R) f32; boxes (B, R, 4) f32 pixels; sizes (B, 2) f32 width and
     height; labels (B, R) i64; scores and background (B, R) f32; mask (B, R) bool, True where there is a region; types
-    (B, R) i64, rows of the family's type table, None where all are of one image; class_scores (B, R, 1 + C) f32, the
-    detector's distribution over classes, background first, None where the shards hold none.
+    (B, R) i64, rows of the family's type table, None where all are of one image; class_scores (B, R, 1 + C) f32, each
+    region's distribution over the classes, background first, None where nothing asked for them (`FeatureStore.read`):
+    the detector's own, or an approximation by its best classes.
     """
 
     features: Tensor

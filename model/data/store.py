@@ -20,6 +20,7 @@ from typing import NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
@@ -27,7 +28,17 @@ from model.config import FeatureSource, LoaderConfig
 from model.data.batch import Regions
 from model.data.index import load_or_make
 from model.data.order import Index
-from model.data.region_records import HEAD_BYTES, Buffers, Bytes, find_bad_value, find_fault, to_regions
+from model.data.region_records import (
+    HEAD_BYTES,
+    Buffers,
+    Bytes,
+    decode_class_scores,
+    find_bad_class_scores,
+    find_bad_value,
+    find_fault,
+    num_columns,
+    to_regions,
+)
 from model.data.remote import connect, fetching
 from model.data.shard_cache import ShardCache
 from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards
@@ -102,7 +113,7 @@ class FeatureStore:
             self._leave_out(shard, fault)
         self.names = self._load_names()
         self.keys = Keys(self.names)
-        self._buffers = Buffers()
+        self._buffers, self._score_buffers, self._noted = Buffers(), Buffers(), False
         self._pool = ThreadPoolExecutor(self._loader.read_threads, thread_name_prefix="read")
 
     def __len__(self) -> int:
@@ -149,13 +160,36 @@ class FeatureStore:
                 self._checked.add(shard)
             return shard not in self._left_out
 
-    def read(self, rows: Sequence[int] | Index, max_regions: int) -> Regions:
-        """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.
+    def check_class_scores(self) -> None:
+        """Log once, where they are an approximation, that class scores are one.
 
         Raises:
+            InputError: the shards hold none.
+        """
+        if self.layout.class_scores == "none":
+            raise InputError(
+                f"a loss of this run needs each region's class scores, but the features in {self.folder} hold none; "
+                "extract them with extractor.class_scores='all' (or 'top:K', an approximation), or leave that loss out"
+            )
+        if not self._noted and self.manifest.class_scores_note is not None:
+            _log.warning("%s: %s", self.folder, self.manifest.class_scores_note)
+        self._noted = True
+
+    def read(self, rows: Sequence[int] | Index, max_regions: int, class_scores: bool = False) -> Regions:
+        """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.
+
+        Args:
+            rows: the images.
+            max_regions: most regions of an image.
+            class_scores: also each region's distribution over the classes, the detector's own or an approximation.
+
+        Raises:
+            InputError: class scores are asked for, and the shards hold none.
             LostShardError: a shard was just found to be bad, and is left out from now on.
             ShardError: a shard is bad and on_bad_shard is "stop", or it was left out before.
         """
+        if class_scores:
+            self.check_class_scores()
         numbers, layout = np.asarray(rows, np.int64), self.layout
         shards = np.searchsorted(self._first, numbers, side="right") - 1
         places = numbers - self._first[shards]
@@ -163,35 +197,54 @@ class FeatureStore:
         size = math.prod(shape) * layout.feature_dtype.itemsize
         heads = np.empty((len(numbers), TAR_HEADER + layout.features_offset), np.uint8)
         buffer = self._buffers.take(size)
-        features = buffer[:size].reshape(len(numbers), size // max(1, len(numbers)))
-        # Read in the order of the disk, so that each thread opens few shards.
-        slots = np.lexsort((places, shards))
-        shares = np.array_split(slots, max(1, min(self._loader.read_threads, len(slots))))
-        if len(shares) == 1:
-            self._fill(slots, shards, places, heads, features)
-        else:
-            tasks = [self._pool.submit(self._fill, share, shards, places, heads, features) for share in shares]
-            failures = [failure for task in tasks if (failure := task.exception()) is not None]
-            # The first thread that meets a bad shard loses it; the others find it left out.
-            for failure in sorted(failures, key=lambda failure: not isinstance(failure, LostShardError)):
-                raise failure
+        self._fill(shards, places, 0, [heads, buffer[:size].reshape(len(numbers), size // max(1, len(numbers)))])
         if (fault := find_fault(heads, self.names[numbers], layout)) is not None:
             slot, what = fault
             self._lose(int(shards[slot]), f"{self._name(int(shards[slot]))}: {what}")
-        if (fault := find_bad_value(heads, layout, len(self.manifest.labels))) is not None:
+        classes = len(self.manifest.labels)
+        fault = find_bad_value(heads, layout, classes)
+        if fault is None and class_scores:
+            fault = find_bad_class_scores(heads, layout, classes)
+        if fault is not None:
             slot, what = fault
             self._lose(
                 int(shards[slot]), f"{self._name(int(shards[slot]))}: {self.keys[int(numbers[slot])]} has {what}"
             )
-        return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout)
+        scores = self._class_scores(shards, places, heads, num_columns(heads, shape[1])) if class_scores else None
+        return to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout, scores)
 
-    def _fill(self, slots: Index, shards: Index, places: Index, heads: Bytes, features: Bytes) -> None:
-        size, stride, current, file = heads.shape[1] + features.shape[1], self.layout.tar_bytes, -1, None
+    def _class_scores(self, shards: Index, places: Index, heads: Bytes, width: int) -> Tensor:
+        """The distributions (B, width, 1 + C) of records that have these heads."""
+        layout, shape = self.layout, (len(heads), width, 1 + len(self.manifest.labels))
+        scores = self._score_buffers.lend(self._score_buffers.take(4 * math.prod(shape)), np.dtype(np.float32), shape)
+        codes = np.empty((len(heads), width * layout.num_classes), np.uint8)
+        if codes.size:
+            self._fill(shards, places, TAR_HEADER + layout.class_scores_offset, [codes])
+        decode_class_scores(heads, codes, layout, scores)
+        return scores
+
+    def _fill(self, shards: Index, places: Index, offset: int, tables: Sequence[Bytes]) -> None:
+        """Read a stretch of each record, from this offset in its tar member on, into the rows of these tables."""
+        # Read in the order of the disk, so that each thread opens few shards.
+        slots = np.lexsort((places, shards))
+        shares = np.array_split(slots, max(1, min(self._loader.read_threads, len(slots))))
+        if len(shares) == 1:
+            self._fill_slots(slots, shards, places, offset, tables)
+            return
+        tasks = [self._pool.submit(self._fill_slots, share, shards, places, offset, tables) for share in shares]
+        failures = [failure for task in tasks if (failure := task.exception()) is not None]
+        # The first thread that meets a bad shard loses it; the others find it left out.
+        for failure in sorted(failures, key=lambda failure: not isinstance(failure, LostShardError)):
+            raise failure
+
+    def _fill_slots(self, slots: Index, shards: Index, places: Index, offset: int, tables: Sequence[Bytes]) -> None:
+        stride, current, file = self.layout.tar_bytes, -1, None
+        size = sum(table.shape[1] for table in tables)
         for slot in slots.tolist():
             if shards[slot] != current or file is None:
                 current = int(shards[slot])
                 file = self._open(current)
-            self._read_into(file, current, [heads[slot], features[slot]], int(places[slot]) * stride, size)
+            self._read_into(file, current, [table[slot] for table in tables], int(places[slot]) * stride + offset, size)
 
     def _read_into(self, file: ShardFile, shard: int, rows: list[Bytes], offset: int, size: int) -> None:
         try:

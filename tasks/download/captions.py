@@ -23,7 +23,7 @@ from tasks.rows.manifest import ManifestRow, list_shards, manifest_receipt, read
 from tasks.storage.paths import captions_path, captions_receipt_path, image_receipt_path
 from tasks.storage.root import Root, Stopwatch, now
 
-_SCHEMA = pa.schema(
+CAPTIONS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("caption_id", "image_key", "text", "split")],
     metadata={"format": CAPTIONS_FORMAT},
 )
@@ -130,7 +130,7 @@ def _outcomes(root: Root, ref: ShardRef) -> Iterator[tuple[str, Outcome]]:
 
 
 def _write(stream: IO[bytes], rows: Iterator[ManifestRow], split: str) -> None:
-    with pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(stream, CAPTIONS_SCHEMA, compression="zstd") as writer:
         batch: list[ManifestRow] = []
         for row in rows:
             batch.append(row)
@@ -147,4 +147,4 @@ def _table(rows: Sequence[ManifestRow], split: str) -> Any:
         "text": [row.caption for row in rows],
         "split": [split] * len(rows),
     }
-    return pa.table(columns, schema=_SCHEMA)
+    return pa.table(columns, schema=CAPTIONS_SCHEMA)

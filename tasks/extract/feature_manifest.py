@@ -53,11 +53,14 @@ def write_feature_manifest(
     record = root.read_model(paths.extractor_path(extractor), ExtractorRecord)
     if record is None:
         raise UserError(f"{root.path(paths.extractor_path(extractor))} is gone; run: unicoder-vl extract")
+    layout = config.layout(record.feature_dim, len(record.labels))
     manifest = FeatureManifest(
-        max_regions=config.max_regions,
-        feature_dim=record.feature_dim,
-        encoding=config.encoding,
-        num_top=min(config.top_labels, len(record.labels)),
+        format=layout.format,
+        max_regions=layout.max_regions,
+        feature_dim=layout.feature_dim,
+        encoding=layout.encoding,
+        num_top=layout.num_top,
+        num_classes=layout.num_classes,
         labels=record.labels,
         extractor=extractor,
         extractor_details=details,

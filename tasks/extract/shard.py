@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.images import read_image_shard
-from feature_extraction.samples.regions import RegionLayout, encode_regions
+from feature_extraction.samples.regions import encode_regions
 from feature_extraction.samples.tars import ShardError, write_tar
 from tasks.errors import UserError
 from tasks.extractor import ExtractorRecord, extractor_fingerprint
@@ -138,8 +138,7 @@ def _extract_alone(
     detector = load(config)
     _publish_extractor(root, plan, detector)
     _withdraw_manifest(root, plan.extractor, ref)
-    num_top = min(config.top_labels, len(detector.labels))
-    layout = RegionLayout(config.max_regions, detector.feature_dim, config.encoding, num_top)
+    layout = config.layout(detector.feature_dim, len(detector.labels))
     counts = Counter(ok=0, failed=0, regions=0)
     failures: list[tuple[str, str]] = []
 

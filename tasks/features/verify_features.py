@@ -263,6 +263,11 @@ class _Check:
             raise ShardError(
                 f"its features have {layout.feature_dim} numbers, not {self.record.feature_dim}: another extractor's"
             )
+        if self.record is not None and layout.num_classes not in (0, len(self.record.labels)):
+            raise ShardError(
+                f"its class scores are of {layout.num_classes} classes, not {len(self.record.labels)}: another "
+                "extractor's"
+            )
 
     def _read_all(self, name: str, receipt: Receipt, layout: RegionLayout | None) -> None:
         """Raise ShardError unless checksums, records, keys and labels are right."""
@@ -314,5 +319,5 @@ def _check_digest(stream: IO[bytes], file: str, stated: FileDigest) -> None:
 
 
 def _about(layout: RegionLayout) -> str:
-    top = f" with {layout.num_top} top labels" if layout.num_top else ""
+    top = "" if layout.class_scores == "none" else f" with class scores {layout.class_scores}"
     return f"{layout.max_regions} x {layout.feature_dim} {layout.encoding}{top}"

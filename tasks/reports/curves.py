@@ -16,7 +16,7 @@ from model.downstream.tasks import TASKS, measured_task
 from tasks.errors import UserError
 from tasks.pages.charts import line_chart
 from tasks.pages.page import render
-from tasks.reports.matching import matching_warnings
+from tasks.reports.run_warnings import run_warnings
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 
@@ -83,7 +83,7 @@ def training_curves(root: Root, runs: Sequence[str]) -> Markup:
         charts = [line_chart("losses", others, "step", percent=False)] if others else []
         charts += [line_chart(" and ".join(labels), fractions, "step", percent=True)] if fractions else []
         if charts:
-            blocks.append({"name": run, "warnings": matching_warnings(root, [run]), "charts": charts})
+            blocks.append({"name": run, "warnings": run_warnings(root, [run]), "charts": charts})
     return render("reports/curves.html", runs=blocks)
 
 

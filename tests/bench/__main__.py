@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import commands, download, encoding, extract, flow, loader, pipeline, scoring, step, text
+from tests.bench import class_scores, commands, download, encoding, extract, flow, loader, pipeline, scoring, step, text
 
 BENCHES = {
     "loader": loader.run,
     "text": text.run,
     "sqrt8": encoding.run,
+    "class_scores": class_scores.run,
     "step": step.run,
     "scoring": scoring.run,
     "download": download.run,

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from tests.toy import VOCABULARY, WORDS, write_feature_set
 SAMPLES, PER_SHARD, REGIONS, WIDTH, BATCH = 512, 128, 100, 2048, 64
 DIFFERENT = 32
 """Samples made; they repeat under other keys, for a reader does not look at values."""
+CLASSES = 1600
 ROUNDS = 3
 
 
@@ -69,9 +71,38 @@ def run() -> Iterator[str]:
                 f"  {peer / ours:.1f} x WebDataset .decode() of npy ({name}) + DataLoader with one worker "
                 f"({SAMPLES / peer:,.0f} samples/s per core)"
             )
+        yield from _class_scores(Path(folder), samples, ours)
         yield from _batches(Path(folder), store)
         store.close()
     yield from _opening()
+
+
+def _class_scores(folder: Path, samples: list[RegionSample], without: float) -> Iterator[str]:
+    """What records cost that hold class scores, unasked for and asked for."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 4, (REGIONS, 1 + CLASSES))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    whole = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    top = np.argsort(-whole[:, 1:], axis=1)[:, :10]
+    best = {"top_labels": top.astype(np.int16), "top_scores": np.take_along_axis(whole[:, 1:], top, axis=1)}
+    order = random.permutation(SAMPLES)
+    for stored, more in (("all", {"class_scores": whole}), ("top:10", best)):
+        made = [replace(sample, background=whole[:, 0], **more) for sample in samples]
+        write_feature_set(folder / stored, made, PER_SHARD, REGIONS, WIDTH, labels=[str(n) for n in range(CLASSES)])
+        store = FeatureStore(folder / stored)
+        for asked in (False, True):
+
+            def read(store: FeatureStore = store, asked: bool = asked) -> None:
+                for start in range(0, SAMPLES, BATCH):
+                    store.read(order[start : start + BATCH], REGIONS, class_scores=asked)
+
+            cost = cpu_cost(read, ROUNDS)
+            yield (
+                f"  of records with class scores {stored} of {CLASSES:,} classes, {'' if asked else 'not '}asked for: "
+                f"{cost / without:.2f} x the time without ({SAMPLES / cost:,.0f} samples/s per core; "
+                f"{store.layout.tar_bytes:,} bytes each)"
+            )
+        store.close()
 
 
 def _batches(folder: Path, store: FeatureStore) -> Iterator[str]:

@@ -81,12 +81,54 @@ def test_top_labels_that_do_not_fit_are_refused(top: dict[str, Any], num_top: in
     assert message in str(caught.value)
 
 
+# The same with C = 2 and version 2. Of the foreground .5 and .03125, the second is 1/16 of the first: its root is 1/2.
+WITH_ALL = (
+    struct.pack("<4sHHHHIIIII", b"RGN1", 2, 2, 3, 0, 640, 480, 1, 0, 2).ljust(64, b"\0")
+    + SIDE.ljust(64, b"\0")
+    + FEATURES.ljust(64, b"\0")
+    + bytes([255, 128, 0, 0])
+)
+ALL = np.array([[0.125, 14 / 17, 0.875 / 17]], np.float32)
+
+
+def test_a_record_with_class_scores_is_read_and_written() -> None:
+    layout = RegionLayout(max_regions=2, feature_dim=3, encoding="sqrt8", num_classes=2)
+    assert encode_regions(replace(SAMPLE, class_scores=ALL), layout) == WITH_ALL
+    assert len(WITH_ALL) == layout.record_bytes
+    back = decode_regions("000000005", WITH_ALL)
+    assert back.class_scores is not None
+    rest = (128 / 255) ** 4
+    assert back.class_scores.tolist() == [pytest.approx([0.125, 0.875 / (1 + rest), 0.875 * rest / (1 + rest)])]
+    assert back.features.tolist() == decode_regions("000000005", GOLDEN).features.tolist()
+    assert decode_regions("000000005", GOLDEN).class_scores is None
+
+
+@pytest.mark.parametrize(
+    ("class_scores", "num_classes", "message"),
+    [
+        (ALL, 0, "class scores of 2 classes, but the shard holds those of 0"),
+        (None, 2, "class scores of 0 classes, but the shard holds those of 2"),
+        (ALL / 2, 2, "sum to 0.5, not to 1"),
+        (ALL * [[1, 2, -14]], 2, "not all probabilities"),
+        (ALL * np.nan, 2, "not all probabilities"),
+        (ALL[:, ::-1].copy(), 2, "another background probability"),
+        (np.concatenate([ALL, ALL]), 2, "1 boxes, but class scores (2, 3)"),
+    ],
+)
+def test_class_scores_that_do_not_fit_are_refused(class_scores: Any, num_classes: int, message: str) -> None:
+    with pytest.raises(ShardError, match="key 000000005: ") as caught:
+        encode_regions(replace(SAMPLE, class_scores=class_scores), RegionLayout(2, 3, "sqrt8", num_classes=num_classes))
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("record", "message"),
     [
         (b"", "not a .rgn record"),
         (b"RGN2" + GOLDEN[4:], "not a .rgn record"),
-        (GOLDEN[:4] + struct.pack("<H", 2) + GOLDEN[6:], ".rgn version 2, this program reads 1"),
+        (GOLDEN[:4] + struct.pack("<H", 3) + GOLDEN[6:], ".rgn version 3, this program reads 1 and 2"),
+        (GOLDEN[:4] + struct.pack("<H", 2) + GOLDEN[6:], "damaged .rgn header"),
+        (WITH_ALL[:4] + struct.pack("<H", 1) + WITH_ALL[6:], "damaged .rgn header"),
         (GOLDEN[:-1], "133 bytes, expected 134"),
         (GOLDEN[:20] + struct.pack("<I", 3) + GOLDEN[24:], "damaged .rgn header"),
     ],

@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feature_extraction.samples.class_scores import spread_best_classes
 from feature_extraction.samples.manifest import FeatureManifest, parse_manifest
 from feature_extraction.samples.regions import (
     RegionLayout,
@@ -43,6 +45,42 @@ def shard(samples: list[RegionSample], layout: RegionLayout) -> bytes:
     buffer = io.BytesIO()
     write_tar(buffer, ((f"{sample.key}.rgn", encode_regions(sample, layout)) for sample in samples))
     return buffer.getvalue()
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2, 8, 40])
+@pytest.mark.parametrize("num_classes", [1, 80, 1600])
+def test_a_decoded_distribution_is_close_to_the_exact_one(num_classes, temperature):
+    exact = softmax(temperature * np.random.default_rng(1).standard_normal((50, 1 + num_classes)))
+    sample = replace(make_sample("k", 50, 4), class_scores=exact, background=exact[:, 0])
+    back = decode_regions(
+        "k", encode_regions(sample, RegionLayout(60, 4, "fp16", num_classes=num_classes))
+    ).class_scores
+    np.testing.assert_allclose(back.sum(1), 1, atol=2e-6)
+    assert (0.5 * np.abs(back - exact).sum(1)).max() < 0.006
+    known = back > 0
+    assert np.where(known, back * np.log(np.where(known, back / np.where(known, exact, 1), 1)), 0).sum(1).max() < 2e-4
+
+
+def test_a_certain_background_leaves_no_foreground():
+    exact = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
+    sample = replace(make_sample("k", 2, 4), class_scores=exact, background=exact[:, 0])
+    back = decode_regions("k", encode_regions(sample, RegionLayout(3, 4, "fp16", num_classes=2)))
+    assert back.class_scores.tolist() == exact.tolist()
+
+
+def test_what_the_best_classes_leave_is_spread_over_the_others():
+    top_labels, top_scores = np.array([[2, 0], [1, 3]], np.int16), np.array([[0.5, 0.1], [0.75, 0.25]], np.float32)
+    found = np.empty((2, 5), np.float32)
+    spread_best_classes(top_labels, top_scores, np.array([0.2, 0], np.float32), found)
+    np.testing.assert_allclose(found, [[0.2, 0.1, 0.1, 0.5, 0.1], [0, 0, 0.75, 0, 0.25]], atol=1e-6)
+    # All classes are known, but their half floats and the background's sum to 1.1: the foreground gives way.
+    spread_best_classes(np.array([[1, 0]]), np.array([[0.6, 0.3]]), np.array([0.2]), all_known := np.empty((1, 3)))
+    np.testing.assert_allclose(all_known, [[0.2, 0.8 / 3, 0.8 * 2 / 3]])
 
 
 @settings(deadline=None, max_examples=40)
@@ -161,6 +199,16 @@ def test_a_manifest_without_top_labels_has_the_bytes_it_had_before_there_were_an
     assert parse_manifest(text, "manifest.json").layout == RegionLayout(4, 16, "sqrt8")
     top = FeatureManifest(**fields, num_top=5, extractor_details={}, shards=())
     assert parse_manifest(top.model_dump_json(), "manifest.json").layout == RegionLayout(4, 16, "sqrt8", 5)
+
+
+def test_a_manifest_of_class_scores_is_of_a_format_that_older_readers_refuse():
+    fields = {"max_regions": 4, "feature_dim": 16, "encoding": "sqrt8", "labels": ("cat", "dog"), "extractor": "e" * 64}
+    fields |= {"extractor_details": {}, "shards": ()}
+    made = FeatureManifest(**fields, format="rgn/2", num_classes=2)
+    assert parse_manifest(made.model_dump_json(), "manifest.json").layout == RegionLayout(4, 16, "sqrt8", 0, 2)
+    for wrong in ({"num_classes": 2}, {"format": "rgn/2"}, {"format": "rgn/2", "num_classes": 3}):
+        with pytest.raises(ShardError, match="class scores of"):
+            parse_manifest(json.dumps(fields | wrong), "manifest.json")
 
 
 @pytest.mark.parametrize("name", ["/etc/cron.rgn", "../up.rgn", "a/b.rgn", "..rgn", "a b.rgn", "a\\b.rgn"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,7 +18,9 @@ class ImportConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sources: tuple[Path, ...] = Field(description="TSV files of one form, or one folder of .npz files")
+    sources: tuple[Path, ...] = Field(
+        description="TSV files of one form, one folder of .npz files, or one of UNITER's image databases"
+    )
     detector: str = Field(
         min_length=1, description="name of what made the features; those of equal names count as one feature set"
     )
@@ -28,7 +31,8 @@ class ImportConfig(BaseModel):
     )
     match: Match = Field(
         default="order",
-        description="what finds a picture's row. order: pictures are the rows, numbered. name: the file name in the "
+        description="what finds a picture's row. order: pictures are the rows, numbered; those of UNITER's databases "
+        "have their names there as keys. name: the file name in the "
         "picture's URL, without its suffix. number: the last number in it. key: our own key",
     )
     background_first: bool = Field(
@@ -52,7 +56,24 @@ class ImportConfig(BaseModel):
         "else 100",
     )
     encoding: Encoding = Field(default="sqrt8", description="fp16 where features are below zero")
+    class_scores: Literal["none", "all"] | None = Field(
+        default=None,
+        description="all: the distribution over all classes is stored, of files that hold it as soft_labels or "
+        "cls_prob with the background first. None: all of UNITER's databases that have it, none of other files",
+    )
     shard_size: int = Field(default=1024, ge=1, description="pictures a shard; with match=order only")
+
+
+class TextSummary(Record):
+    """What became of the texts of a database."""
+
+    texts: int = Field(description="captions stored")
+    changed: int = Field(description="stored ones that the vocabulary cuts into other pieces than the database has")
+    lost: dict[str, int] = Field(
+        description="texts left out. no picture: the image database lacks it; two pictures: of NLVR2 or VCR; absent: "
+        "id2len.json names them, but there is no entry; unlisted: entries that id2len.json lacks; damaged"
+    )
+    examples: dict[str, tuple[str, ...]] = Field(description="a few names of each: pictures for no picture, else texts")
 
 
 class ImportSummary(Record):
@@ -71,4 +92,12 @@ class ImportSummary(Record):
     )
     unused_rows: int = Field(description="rows of the files that no picture of the split has")
     repeated_rows: int = Field(description="rows with the id of an earlier one, which are not read")
+    ignored: dict[str, int] = Field(
+        default={}, description="entries of UNITER's values that are no features, by name, of the pictures read now"
+    )
+    absent: int = Field(default=0, description="names in the lists of UNITER's database that have no entry")
+    unlisted: int = Field(default=0, description="entries of UNITER's database that its list of box counts lacks")
     examples: dict[str, tuple[str, ...]] = Field(description="a few ids: unused, missing")
+    imported_captions: TextSummary | None = Field(
+        default=None, description="where texts were imported with the features"
+    )

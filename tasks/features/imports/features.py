@@ -79,9 +79,16 @@ class _Importer:
         self.root, self.dataset, self.split, self.config, self.source = root, dataset, split, config, source
         self.pictures = ShardPictures(root, dataset, split, config.match, config.shard_size, source)
         self.about = probe(source, config)
-        self.layout = RegionLayout(self.about.max_regions, self.about.feature_dim, config.encoding)
+        if source.database is not None:
+            source.database.ignored.clear()  # The first pictures are read again.
+        self.layout = RegionLayout(
+            self.about.max_regions,
+            self.about.feature_dim,
+            config.encoding,
+            num_classes=len(self.about.labels) if self.about.has_class_scores else 0,
+        )
         self.details: dict[str, Any] = {
-            "format": REGION_FORMAT,
+            "format": self.layout.format,
             "imported_from": source.form,
             "detector": config.detector,
             "labels": self.about.label_note,
@@ -91,6 +98,8 @@ class _Importer:
             "feature_dim": self.layout.feature_dim,
             "max_regions": self.layout.max_regions,
             "encoding": config.encoding,
+            **({"class_scores": "all"} if self.about.has_class_scores else {}),
+            **_sizes_note(source, config),
         }
         self.extractor = fingerprint(self.details)
         self.folder = paths.features_folder(self.extractor, dataset, split)
@@ -245,6 +254,12 @@ class _Importer:
                 f"features of {row.image_id!r} are below zero ({lowest:.4g}), and sqrt8 stores none such; import with "
                 "--encoding fp16"
             )
+        if not self.layout.num_classes:
+            sample = replace(sample, class_scores=None)
+        elif not len(sample.boxes):
+            sample = replace(sample, class_scores=np.zeros((0, 1 + self.layout.num_classes), np.float32))
+        elif sample.class_scores is None:
+            raise ForeignError("no distribution over the classes, which others have")
         record = encode_regions(sample, self.layout)
         counts["regions"] += len(sample.boxes)
         counts["cut"] += len(regions.boxes) > len(sample.boxes)
@@ -293,9 +308,11 @@ class _Importer:
     def _publish_manifest(self, receipts: list[Receipt], images: dict[int, str], by_order: bool) -> None:
         names = [paths.region_shard_name(receipt.shard) for receipt in receipts]
         manifest = FeatureManifest(
+            format=self.layout.format,
             max_regions=self.layout.max_regions,
             feature_dim=self.layout.feature_dim,
             encoding=self.config.encoding,
+            num_classes=self.layout.num_classes,
             labels=self.about.labels,
             extractor=self.extractor,
             extractor_details=self.details,
@@ -328,7 +345,27 @@ class _Importer:
             unused_rows=self.source.length - sum(self.used),
             repeated_rows=self.source.numbers - self.source.length,
             examples={"unused": tuple(unused), "missing": tuple(self.missing)},
+            **self._of_database(),
         )
+
+    def _of_database(self) -> dict[str, Any]:
+        """What has no partner in UNITER's database, and what was passed over."""
+        database = self.source.database
+        if database is None:
+            return {}
+        return {
+            "ignored": dict(database.ignored),
+            "absent": len(database.absent),
+            "unlisted": len(database.unlisted),
+        }
+
+
+def _sizes_note(source: ForeignSource, config: ImportConfig) -> dict[str, str]:
+    """What everyone who looks at these features is told of their boxes."""
+    if source.picture_size is None or config.match != "order":
+        return {}
+    width, height = source.picture_size
+    return {"note": f"boxes are shares of pictures whose size nothing tells: it is taken as {width} x {height}"}
 
 
 def _without_regions(regions: ForeignRegions, feature_dim: int) -> ForeignRegions:

@@ -73,7 +73,8 @@ class ShardPictures:
         for number in range(first, min(first + self._shard_size, self._source.numbers)):
             row = self._source.row(number)
             if row is not None:
-                yield Picture(key=f"{number:09d}", name=row.image_id, size=None, row=number)
+                size = self._source.picture_size
+                yield Picture(key=self._source.key(row), name=row.image_id, size=size, row=number)
 
     def _matched(self, shard: int) -> Iterator[Picture]:
         name_of = name_function(self._match)

@@ -27,7 +27,7 @@ class Probe:
     """The facts of feature files, told from their first pictures.
 
     Labels in class order, with a note where they are from; D; R; the number of each label name; the unit of boxes in
-    each file, and whether the user says so.
+    each file, and whether the user says so; whether distributions over all classes are stored.
     """
 
     labels: tuple[str, ...]
@@ -37,6 +37,7 @@ class Probe:
     classes: Mapping[str, int]
     box_forms: tuple[BoxForm, ...]
     are_boxes_given: bool
+    has_class_scores: bool
 
     def read(self, source: ForeignSource, row: Row) -> ForeignRegions:
         """Read a picture's regions.
@@ -65,7 +66,7 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
     forms = tuple(config.boxes or _box_form(source, number, len(labels)) for number in range(len(source.paths)))
     counts: set[int] = set()
     dims: Counter[int] = Counter()
-    looked = 0
+    looked = distributions = 0
     problems: list[str] = []
     for number in range(min(FIRST_ROWS, source.numbers)):
         row = source.row(number)
@@ -74,7 +75,8 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
         looked += 1
         try:
             regions = in_form(source.read(row, len(labels)), forms[row.source], config.boxes is not None)
-            stored = None if config.match == "order" else regions.size or (1, 1)  # Any: it is scaled to it later.
+            # Any: it is scaled to it later.
+            stored = source.picture_size if config.match == "order" else regions.size or (1, 1)
             numbers = classes if isinstance(regions.labels, tuple) else len(labels)
             region_sample(regions, row.image_id, stored, 1, numbers)
         except ForeignError as error:
@@ -83,6 +85,7 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
         counts.add(len(regions.boxes))
         if len(regions.boxes):
             dims[regions.features.shape[1]] += 1
+            distributions += regions.class_scores is not None
     if 2 * len(problems) > looked:
         raise UserError(
             f"{len(problems)} of the first {looked} pictures cannot be imported, such as {problems[0]}; are the files "
@@ -95,7 +98,13 @@ def probe(source: ForeignSource, config: ImportConfig) -> Probe:
     if config.feature_dim not in (None, dim):
         raise UserError(f"features have {dim} numbers a region, not the {config.feature_dim} of --feature-dim")
     regions_kept = config.max_regions or min(fixed, _MOST_REGIONS)
-    return Probe(labels, note, dim, regions_kept, classes, forms, config.boxes is not None)
+    if config.class_scores == "all" and not distributions:
+        raise UserError(
+            "none of the first pictures has a distribution over the background and the classes (soft_labels, cls_prob) "
+            "for --class-scores all to store; leave it out, or give files that hold one"
+        )
+    wanted = config.class_scores or ("all" if source.form == "uniter" and distributions else "none")
+    return Probe(labels, note, dim, regions_kept, classes, forms, config.boxes is not None, wanted == "all")
 
 
 def _box_form(source: ForeignSource, number: int, num_classes: int) -> BoxForm:

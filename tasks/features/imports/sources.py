@@ -32,11 +32,15 @@ from feature_extraction.foreign.tsv import (
 )
 from feature_extraction.foreign.vinvl import GEOMETRY, read_vinvl_rows, vinvl_feature_bytes, vinvl_names
 from tasks.errors import UserError
+from tasks.features.imports.uniter import PICTURE_SIZE, UniterDatabase, find_databases, key_of, open_uniter
+from tasks.storage.lmdb_folder import DATA
 
-Form = Literal["lxmert", "bottom-up", "vinvl", "npz"]
+Form = Literal["lxmert", "bottom-up", "vinvl", "npz", "uniter"]
 
 _LONGEST_LINE = 64 << 20  # Bytes; a thousand boxes of 2054 numbers take 11 million.
 _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, zip, bzip2, xz, zstd
+TEXT_LENGTHS = "id2len.json"
+"""The file that tells one of UNITER's databases of texts."""
 _LABEL_FILES = ("label", "labels", "predictions")
 FIRST_ROWS = 64
 """Pictures of a file that tell what all of them are."""
@@ -55,7 +59,7 @@ def recognise(sources: Sequence[Path]) -> ForeignFiles:
     """Tell the form of feature files from their content.
 
     Args:
-        sources: TSV files; or one folder, of `.npz` files or with VinVL's TSVs.
+        sources: TSV files; or one folder, of `.npz` files, with VinVL's TSVs, or UNITER's database.
 
     Raises:
         UserError: a source is missing, of no form that can be read, or of another form than the first.
@@ -77,11 +81,20 @@ def recognise(sources: Sequence[Path]) -> ForeignFiles:
 
 
 def _folder(folder: Path) -> ForeignFiles:
+    if (folder / DATA).is_file():
+        if (folder / TEXT_LENGTHS).is_file():
+            raise UserError(f"{folder} is a database of texts; give the one of its images, and this one with --texts")
+        return ForeignFiles("uniter", (folder,))
     if next(_npz_names(folder, ""), None) is not None:
         return ForeignFiles("npz", (folder,))
     tables = sorted(path for path in folder.glob("*.tsv") if re.search(r"features?\.tsv$", path.name))
     if not tables:
         tables = sorted(folder.glob("predictions.tsv"))
+    if not tables and (databases := find_databases(folder)):
+        raise UserError(
+            f"{folder} holds {len(databases)} databases ({', '.join(databases)}); give one of them, such as "
+            f"{folder / databases[0]}"
+        )
     if not tables:
         raise UserError(f"{folder} holds neither .npz files nor features.tsv; give the folder or the TSV file itself")
     return recognise(tables)
@@ -161,10 +174,14 @@ class ForeignSource:
         streams: tuple[list[IO[bytes]], list[IO[bytes]]],
         background_first: bool,
         feature_dim: int | None,
+        database: UniterDatabase | None,
     ) -> None:
         self.form = files.form
+        self.database = database
+        """UNITER's, of which `files` is one."""
         self.sha256 = sha256
-        """Digest of what the files hold, wherever they lie. Of `.npz` files, of their names and checksums."""
+        """Digest of what the files hold, wherever they lie. Of `.npz` files, of their names and checksums; of a
+        database, of names, lengths and ends of its values."""
         self._files = files
         self._notes = notes
         self._streams, self._labels = streams
@@ -176,6 +193,15 @@ class ForeignSource:
         self.paths = files.paths
         self.float_types = tuple(self._float_type(number, feature_dim) for number in range(len(files.paths)))
         """Number type of each file's features; `.npz` files state their own."""
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """The (width, height) of pictures that are not there, of a form that states none; None: rows state it."""
+        return None if self.database is None else PICTURE_SIZE
+
+    def key(self, row: Row) -> str:
+        """Our key of a row that is of no downloaded picture: its number, or its name where others know it by that."""
+        return f"{row.number:09d}" if self.database is None else key_of(row.image_id)
 
     def row(self, number: int) -> Row | None:
         """A picture by its number in the order of the files; None for a repeated one, and beyond the end."""
@@ -201,6 +227,8 @@ class ForeignSource:
         Raises:
             ForeignError: the row is damaged.
         """
+        if self.database is not None:
+            return self.database.read(row.image_id, num_classes)
         if self.form == "npz":
             path = self._files.paths[0] / f"{row.image_id}.npz"
             return read_npz(path, num_classes, self._background_first)
@@ -218,7 +246,7 @@ class ForeignSource:
         Raises:
             UserError: they cannot be told, or are not so many.
         """
-        if self.form == "npz":
+        if self.form in ("npz", "uniter"):
             return "float32"
         extra = (0, GEOMETRY) if self.form == "vinvl" else (0,)
         dims = () if feature_dim is None else tuple(feature_dim + more for more in extra)
@@ -289,9 +317,13 @@ def open_source(
         )
         notes.execute("BEGIN")
         digest = hashlib.sha256()
+        database = stack.enter_context(open_uniter(files.paths[0])) if files.form == "uniter" else None
         note = _note_npz if files.form == "npz" else _note_lines
         try:
-            starts = note(files, notes, name_of, digest)
+            if database is None:
+                starts = note(files, notes, name_of, digest)
+            else:
+                starts = _note_entries(database, notes, name_of, digest)
             notes.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise UserError(
@@ -301,7 +333,7 @@ def open_source(
         streams: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.paths if path.is_file()]
         labels: list[IO[bytes]] = [stack.enter_context(path.open("rb")) for path in files.labels]
         source = ForeignSource(
-            files, notes, starts, digest.hexdigest(), (streams, labels), background_first, feature_dim
+            files, notes, starts, digest.hexdigest(), (streams, labels), background_first, feature_dim, database
         )  # fmt: skip
         if not source.length:
             raise UserError(f"{files.paths[0]} holds no pictures; give the feature files")
@@ -357,6 +389,17 @@ def _note_npz(files: ForeignFiles, notes: sqlite3.Connection, name_of: Callable[
         notes.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, 0, 0, -1)", (rows, name, image_id))
         rows += 1
     return [0, rows]
+
+
+def _note_entries(
+    database: UniterDatabase, notes: sqlite3.Connection, name_of: Callable[[str], str], digest: Any
+) -> list[int]:
+    """Note a database's pictures in the order of their keys; return 0 and their number."""
+    entries = database.entries(digest)
+    for number, (_, name) in enumerate(entries):
+        found = name_of(name.removesuffix(".npz"))
+        notes.execute("INSERT OR IGNORE INTO rows VALUES (?, ?, ?, 0, 0, -1)", (number, found, name))
+    return [0, len(entries)]
 
 
 def _npz_names(folder: Path, inside: str, above: frozenset[Path] = frozenset()) -> Iterator[str]:

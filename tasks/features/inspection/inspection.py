@@ -54,6 +54,9 @@ class Inspection(Record):
     max_regions: int = Field(description="R")
     feature_dim: int = Field(description="D")
     encoding: str
+    class_scores: str = Field(
+        default="none", description="what is stored of the classes' probabilities, as in the extractor's settings"
+    )
     num_labels: int = Field(description="C")
     complete: bool = Field(description="False while some shard waits for its extraction")
     shards_read: int
@@ -93,6 +96,7 @@ def inspect_features(
         max_regions=layout.max_regions,
         feature_dim=layout.feature_dim,
         encoding=layout.encoding,
+        class_scores=layout.class_scores,
         num_labels=len(found.extractor.labels),
         complete=root.exists(paths.feature_manifest_path(features.extractor, features.dataset, features.split)),
         shards_read=len(tallies),

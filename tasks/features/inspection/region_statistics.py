@@ -191,6 +191,11 @@ def boxes_outside(boxes: Float, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 def check_labels(sample: RegionSample, num_labels: int) -> None:
     """Raise ShardError, naming the key, unless every label has a name in the extractor's vocabulary."""
+    if sample.class_scores is not None and sample.class_scores.shape[1] != 1 + num_labels:
+        raise ShardError(
+            f"key {sample.key}: class scores of {sample.class_scores.shape[1] - 1} classes, but the extractor's "
+            f"vocabulary has {num_labels} names; extract this shard again"
+        )
     top = [] if sample.top_labels is None else sample.top_labels.ravel().tolist()
     for label in (*sample.labels.tolist(), *top):
         if not 0 <= label < num_labels:

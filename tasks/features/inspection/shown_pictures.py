@@ -18,6 +18,9 @@ from tasks.features.lookup import find_records, read_captions, read_pictures, re
 from tasks.features.open_features import OpenFeatures
 from tasks.storage import paths
 
+_BEST_LABELS = 5
+"""Labels shown of a whole distribution."""
+
 Found = dict[str, tuple[int, RegionSample]]
 """Key -> shard and regions of an image."""
 
@@ -135,6 +138,10 @@ def _shown(
 
 
 def _best_labels(sample: RegionSample, place: int, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    if sample.class_scores is not None:
+        foreground = sample.class_scores[place, 1:]
+        best = np.argsort(-foreground, kind="stable")[:_BEST_LABELS].tolist()
+        return tuple((names[label], float(foreground[label])) for label in best)
     if sample.top_labels is None or sample.top_scores is None:
         return ()
     found = zip(sample.top_labels[place].tolist(), sample.top_scores[place].tolist(), strict=True)

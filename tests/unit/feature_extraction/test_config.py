@@ -8,7 +8,10 @@ from feature_extraction.config import ExtractorConfig
     ("fields", "problem"),
     [
         ({"min_regions": 11, "max_regions": 10}, "min_regions=11 exceeds max_regions=10"),
-        ({"top_labels": 11}, "less than or equal to 10"),
+        ({"class_scores": "top:0"}, "class_scores"),
+        ({"class_scores": "top:101"}, "class_scores"),
+        ({"class_scores": "some"}, "class_scores"),
+        ({"top_labels": -1}, "class_scores"),
         ({"weights": "random:x"}, "give 'random' or 'random:SEED'"),
         ({"weights": "random:-1"}, "give 'random' or 'random:SEED'"),
         ({"weights": f"random:{2**63}"}, "with a number from 0 to 9223372036854775807"),
@@ -33,10 +36,20 @@ def test_fields_that_came_later_are_fingerprinted_only_where_they_say_something_
         "backend", "model", "max_regions", "min_score", "min_regions", "selection", "nms_threshold", "num_proposals",
         "encoding",
     }  # fmt: skip
-    later = {"box": "proposal", "feature_at": "final", "top_labels": 5, "precision": "bf16"}
+    later = {"box": "proposal", "feature_at": "final", "class_scores": "all", "precision": "bf16"}
     for name, value in later.items():
         told = ExtractorConfig(**{name: value}).fingerprinted()
         assert told == ExtractorConfig().fingerprinted() | {name: value}
+
+
+def test_best_classes_asked_for_by_the_field_of_before_are_the_same_extractor():
+    old, new = ExtractorConfig.model_validate({"top_labels": 5}), ExtractorConfig(class_scores="top:5")
+    assert old == new
+    assert new.fingerprinted() == ExtractorConfig().fingerprinted() | {"top_labels": 5}
+    assert ExtractorConfig.model_validate({"top_labels": 0}) == ExtractorConfig()
+    assert (new.layout(8, 3).num_top, new.layout(8, 3).class_scores) == (3, "top:3")  # no more than there are classes
+    assert ExtractorConfig(class_scores="all").layout(8, 3).num_classes == 3
+    assert new.format == "rgn/1" != ExtractorConfig(class_scores="all").format
 
 
 def test_speed_and_places_of_files_are_not_fingerprinted():

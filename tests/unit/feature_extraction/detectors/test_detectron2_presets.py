@@ -125,7 +125,7 @@ def test_random_weights_are_those_of_their_seed_and_say_so(network, images, capl
 def test_a_photograph_through_a_whole_preset(model, dim):
     photograph = np.array(Pillow.open(min(PHOTOGRAPHS.rglob("*.jpg"))).convert("RGB"))
     config = ExtractorConfig(
-        model=model, weights="random", num_proposals=20, max_regions=10, top_labels=5, device="cpu"
+        model=model, weights="random", num_proposals=20, max_regions=10, class_scores="top:5", device="cpu"
     )
     detector = load_detector(config)
     (found,) = detect_images(detector, [photograph])

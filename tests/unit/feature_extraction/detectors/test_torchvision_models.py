@@ -61,7 +61,7 @@ def test_labels_are_coco_s_eighty_names_without_the_gaps(model):
 
 def test_regions_are_what_the_interface_promises(picture, caplog):
     with caplog.at_level(logging.WARNING):
-        detector = load_detector(config(top_labels=3))
+        detector = load_detector(config(class_scores="top:3"))
     assert RANDOM_WARNING in caplog.text
     for found in detect_images(detector, [picture, picture]):
         assert found.features.shape == (len(found.boxes), detector.feature_dim) == (10, 1024)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 from flows.commands.features import add_commands
 from tests.foreign import lxmert_file
+from tests.uniter import CLASSES, as_map, picture, text_value, write_images, write_lmdb
 
 
 @pytest.fixture
@@ -39,6 +40,28 @@ def test_features_go_in_are_whole_and_come_out(source, tmp_path):
     assert exported.exit_code == 0
     assert json.loads(exported.stdout)["pictures"] == 2
     assert len((tmp_path / "b.tsv").read_bytes().splitlines()) == 2
+
+
+def test_databases_of_pictures_and_texts_go_in_together(source, tmp_path):
+    images = write_images(tmp_path / "img" / "all", {"coco_1.npz": as_map(picture(1, 3))})
+    texts = write_lmdb(tmp_path / "txt.db", {"7": text_value([5, 6], "coco_1.npz"), "8": text_value([5], "coco_2.npz")})
+    (texts / "id2len.json").write_text('{"7": 2, "8": 1}')
+    (texts / "meta.json").write_text('{"bert": "bert-base-cased", "UNK": 1}')
+    for name, lines in (
+        ("vocab.txt", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog"]),
+        ("names.txt", [f"thing {number}" for number in range(CLASSES)]),
+    ):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+    options = ("--vocabulary", str(tmp_path / "names.txt"), "--texts", str(texts))
+    done = bring_in(images, tmp_path / "data", *options, "--word-pieces", str(tmp_path / "vocab.txt"))
+    assert done.exit_code == 0, done.output
+    assert "1 captions\n1 texts are of a picture that the image database lacks, such as coco_2.npz" in done.stdout
+    without = bring_in(images, tmp_path / "data", *options)
+    assert without.exit_code == 2
+    assert "with --word-pieces" in without.output
+    other = bring_in(source, tmp_path / "data", "--texts", str(texts))
+    assert other.exit_code == 2
+    assert "--texts needs pictures that are named as in UNITER's image database" in other.output
 
 
 def test_what_a_tsv_does_not_say_can_be_said(source, tmp_path):

@@ -157,6 +157,16 @@ def test_a_name_of_before_sets_what_it_is_called_now() -> None:
         assert changed.pretrain.objectives == {"mlm": 1, "moc": 1, "vlm": 10}
 
 
+def test_the_number_of_best_classes_is_still_set_by_its_name_of_before() -> None:
+    for given in (
+        with_settings(PARAMS, ["top_labels=5"], "extractor"),
+        with_settings(PARAMS, ["extractor.class_scores=top:5"]),
+        with_changes(PARAMS, {"extractor.top_labels": 5}),
+    ):
+        assert given.extractor.class_scores == "top:5"
+    assert with_settings(PARAMS, ["top_labels=0"], "extractor") == PARAMS
+
+
 def test_another_family_keeps_sizes_and_takes_its_own_fields() -> None:
     changed = with_settings(PARAMS, ["encoder.family=uniter", "encoder.type_rows=3"])
     encoder = changed.encoder

@@ -171,12 +171,12 @@ def test_a_record_that_does_not_fit_the_manifest_is_told_apart(many_shards):
     header = 512
     for at, content, words in [
         (0, b"RGNX", "not a .rgn record"),
-        (4, b"\2\0", ".rgn version 2"),
+        (4, b"\3\0", ".rgn version 3"),
         (6, b"\7\0", "7 regions x 16, sqrt8, but the manifest says 3 regions x 16, sqrt8"),
         (8, b"\7\0", "3 regions x 7"),
         (10, b"\1\0", "3 regions x 16, fp16"),
         (20, b"\4\0\0\0", "damaged .rgn header"),
-        (24, b"\5\0\0\0", "with 5 top labels"),
+        (24, b"\5\0\0\0", "with class scores top:5"),
     ]:
         with shard.open("rb") as stream:
             stream.seek(header + at)

@@ -255,9 +255,9 @@ def test_works_under_a_root_that_is_not_a_local_folder():
     assert len(read_regions(root, 0)) == 1
 
 
-@pytest.mark.parametrize(("asked", "stored"), [(5, 5), (0, 0)])
-def test_top_labels_are_stored_where_they_are_asked_for(root, asked, stored):
-    config = CONFIG.model_copy(update={"top_labels": asked, "selection": "classwise"})
+@pytest.mark.parametrize(("asked", "stored"), [("top:5", 5), ("none", 0)])
+def test_best_classes_are_stored_where_they_are_asked_for(root, asked, stored):
+    config = CONFIG.model_copy(update={"class_scores": asked, "selection": "classwise"})
     for shard in range(2):
         extract_shard(root, ref(shard), config)
     assert write_feature_manifest(root, DATASET, SPLIT, config).layout.num_top == stored
@@ -270,10 +270,29 @@ def test_top_labels_are_stored_where_they_are_asked_for(root, asked, stored):
         assert all(label in row for label, row in zip(sample.labels[:3], sample.top_labels[:3], strict=True))
 
 
+def test_the_whole_distribution_is_stored_where_it_is_asked_for(root):
+    config = CONFIG.model_copy(update={"class_scores": "all"})
+    for shard in range(2):
+        extract_shard(root, ref(shard), config)
+    manifest = write_feature_manifest(root, DATASET, SPLIT, config)
+    assert (manifest.format, manifest.extractor_details["format"]) == ("rgn/2", "rgn/2")
+    assert manifest.layout.class_scores == "all"
+    samples = [sample for sample in read_regions(root, 0, config) if len(sample.boxes)]
+    assert samples
+    for sample in samples:
+        assert sample.class_scores is not None
+        assert sample.class_scores.shape == (len(sample.boxes), 1 + len(manifest.labels))
+        np.testing.assert_allclose(sample.class_scores.sum(1), 1, atol=1e-5)
+        of_labels = np.take_along_axis(sample.class_scores[:, 1:], sample.labels[:, None].astype(int), 1)[:, 0]
+        np.testing.assert_array_equal(of_labels, sample.class_scores[:, 1:].max(1))
+        np.testing.assert_allclose(of_labels, sample.scores, atol=0.005)
+        np.testing.assert_array_equal(sample.class_scores[:, 0], sample.background)
+
+
 def test_untrained_features_say_so_wherever_they_are_described(root, tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
-    config = CONFIG.model_copy(update={"weights": "random:3", "vocabulary": str(names), "top_labels": 5})
+    config = CONFIG.model_copy(update={"weights": "random:3", "vocabulary": str(names), "class_scores": "top:5"})
     for shard in range(2):
         extract_shard(root, ref(shard), config)
     manifest = write_feature_manifest(root, DATASET, SPLIT, config)
@@ -330,7 +349,8 @@ def test_the_fingerprint_ignores_speed_and_where_the_weights_lie(tmp_path):
         ("selection", "maxconf"),
         ("box", "proposal"),
         ("feature_at", "final"),
-        ("top_labels", 5),
+        ("class_scores", "top:5"),
+        ("class_scores", "all"),
         ("precision", "bf16"),
         ("num_proposals", 64),
         ("encoding", "fp16"),

@@ -6,6 +6,7 @@ import pytest
 
 from feature_extraction.foreign.npz import read_npz
 from feature_extraction.foreign.tsv import read_lxmert_row
+from feature_extraction.samples.regions import RegionSample, read_region_shard
 from feature_extraction.samples.tars import ShardError
 from tasks.download.outcomes import RowOutcome, write_outcomes
 from tasks.errors import UserError
@@ -13,10 +14,12 @@ from tasks.features.export_features import export_features
 from tasks.features.feature_sets import one_feature_set
 from tasks.features.imports.config import ImportConfig
 from tasks.features.imports.features import import_features
+from tasks.features.verify_features import verify_features
 from tasks.records import Outcome
 from tasks.storage.paths import outcomes_path
 from tasks.storage.root import Root
 from tests.foreign import lxmert_file, lxmert_line, made
+from tests.uniter import CLASSES, as_map, picture, write_images
 
 REAL = Path(__file__).parents[5] / "shared/data/bottom_up_attention/caffe_coco_features/train2014_obj36.tsv"
 
@@ -71,6 +74,28 @@ def test_exported_npz_files_are_read_by_import(root, tmp_path):
     best = np.argsort(-made(1, 3)["scores"])
     np.testing.assert_array_equal(found.boxes, made(1, 3)["boxes"][best])
     np.testing.assert_allclose(found.features, made(1, 3)["features"][best], rtol=1e-3)
+
+
+def test_distributions_leave_and_come_back_with_npz_files(root, tmp_path):
+    values = {f"{name}.npz": as_map(picture(number, 3)) for number, name in enumerate("ab")}
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"thing {number}\n" for number in range(CLASSES)))
+    settings = {"detector": "made up", "vocabulary": names, "class_scores": "all", "encoding": "fp16"}
+
+    def stored(source: Path, target: Root) -> list[RegionSample]:
+        summary = import_features(target, "coco", "train", ImportConfig(sources=(source,), **settings))
+        with (Path(summary.folder) / "regions-00000.tar").open("rb") as stream:
+            return list(read_region_shard(stream, "it"))
+
+    first = stored(write_images(tmp_path / "all", values), root)
+    assert not verify_features(root, one_feature_set(root, "coco/train"), deep=True).problems
+    export_features(root, one_feature_set(root, "coco/train"), "npz", tmp_path / "npz")
+    second = stored(tmp_path / "npz", Root(str(tmp_path / "again")))
+    for one, other in zip(first, second, strict=True):
+        # Labels of the files come from the distribution, and scores with them: rows may stand in another order.
+        order = [int(np.flatnonzero((one.boxes == box).all(1))[0]) for box in other.boxes]
+        np.testing.assert_allclose(one.class_scores[order], other.class_scores, atol=1e-6)
+        np.testing.assert_array_equal(one.features[order], other.features)
 
 
 def test_a_picture_without_regions_is_exported_as_one(root, tmp_path):

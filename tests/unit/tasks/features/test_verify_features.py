@@ -103,10 +103,10 @@ def test_missing_shards_and_receipts_are_named(root):
 
 
 def test_a_shard_of_another_format_version_is_named(root):
-    change(folder(root) / "regions-00000.tar", RECORD + 4, (2).to_bytes(2, "little"))
+    change(folder(root) / "regions-00000.tar", RECORD + 4, (3).to_bytes(2, "little"))
     name, what, _ = only_problem(verify(root))
     assert name == "regions-00000.tar"
-    assert "version 2" in what
+    assert "version 3" in what
 
 
 def test_a_shard_of_another_extractor_is_named(root, tmp_path):
@@ -128,6 +128,15 @@ def test_a_shard_of_another_layout_is_told_by_its_first_record(root):
     name, what, _ = only_problem(verify(root))
     assert name == "regions-00000.tar"
     assert "9 numbers, not 8" in what
+
+
+def test_distributions_over_other_classes_than_the_extractors_are_named(root):
+    (folder(root) / "manifest.json").unlink()
+    change(folder(root) / "regions-00000.tar", RECORD + 4, (2).to_bytes(2, "little"))
+    change(folder(root) / "regions-00000.tar", RECORD + 28, (7).to_bytes(4, "little"))
+    name, what, _ = only_problem(verify(root))
+    assert name == "regions-00000.tar"
+    assert "class scores are of 7 classes, not 1600" in what
 
 
 def test_a_shard_that_is_not_in_the_manifest_is_named(root):

@@ -10,6 +10,7 @@ import pytest
 from markupsafe import escape
 
 from feature_extraction.config import RANDOM_WARNING
+from feature_extraction.samples.regions import RegionSample
 from feature_extraction.samples.tars import ShardError
 from tasks.errors import UserError
 from tasks.features.feature_sets import FeatureSet
@@ -147,6 +148,30 @@ def test_best_labels_are_shown_where_they_are_stored(root: Root) -> None:
     ]
     page = inspection_page(found, pictures, "")
     assert "<summary>2 best labels of each</summary><ol><li>cat 0.88, tree 0.06</li><li>dog 0.50, never seen" in page
+
+
+WHOLE = np.array([[0.0, 0.75, 0.25, 0.0, 0.0], [0.5, 0.0, 0.125, 0.0, 0.375]], np.float32)
+
+
+def with_distribution(class_scores: np.ndarray) -> RegionSample:
+    return replace(regions_of(key(0)), background=class_scores[:, 0], class_scores=class_scores)
+
+
+def test_the_best_of_a_whole_distribution_are_shown(root: Root) -> None:
+    publish_features(root, 0, [with_distribution(WHOLE)])
+    found, pictures = look(root, shards=((0, 0),))
+    assert found.class_scores == "all"
+    first, second = (region.best for region in pictures[0].regions)
+    assert [name for name, _ in first] == ["cat", "dog", "tree", "never seen"]
+    assert [score for _, score in second[:2]] == [pytest.approx(0.375, abs=0.002), pytest.approx(0.125, abs=0.002)]
+    assert [name for name, _ in second[:2]] == ["never seen", "dog"]
+    assert "with the whole distribution over them a region." in inspection_page(found, pictures, "")
+
+
+def test_a_distribution_over_other_classes_than_the_vocabulary_is_damage(root: Root) -> None:
+    publish_features(root, 0, [with_distribution(WHOLE[:, [0, 1, 2, 4]])])
+    with pytest.raises(ShardError, match="class scores of 3 classes, but the extractor's vocabulary has 4 names"):
+        look(root, shards=((0, 0),))
 
 
 def test_best_label_beyond_the_vocabulary_is_damage(root: Root) -> None:
