@@ -24,10 +24,11 @@ class Sizes(NamedTuple):
 class HeadConfig(Config):
     """A small network that reads the encoder's states."""
 
-    kind: Literal["words", "features", "linear", "mlp"] = Field(
+    kind: Literal["words", "features", "linear", "mlp", "pair"] = Field(
         description="words: BERT's masked-word head, whose output matrix is the word table; features: the same of "
         "region features, whose output matrix is the features' own projection (UNITER); linear: one layer; mlp: "
-        "linear, activation, LayerNorm, linear"
+        "linear, activation, LayerNorm, linear; pair: each of two sequences attends to the other, and both are pooled "
+        "(UNITER's for NLVR2)"
     )
     width: int = Field(ge=1, description="numbers it gives for a state")
     inputs: int = Field(default=1, ge=1, description="states that it reads side by side, such as 2 of two images")

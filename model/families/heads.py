@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from model.families.config import EncoderConfig, HeadConfig, Heads, Sizes
 from model.families.layers import ACTIVATIONS, WordHead
+from model.families.pair_head import PairHead
 
 MATCHING: Heads = {"matching": HeadConfig(kind="linear", width=1)}
 """Whether an image and a caption belong together, from [CLS]: learnt by pretraining, and what retrieval scores by."""
@@ -73,11 +74,16 @@ class Mlp(nn.Module):
         return self.output(self.LayerNorm(self._activation(self.dense(states))))
 
 
+def _pair(head: HeadConfig, encoder: EncoderConfig) -> nn.Module:
+    return PairHead(encoder)
+
+
 _KINDS: dict[str, Callable[[HeadConfig, EncoderConfig], nn.Module]] = {
     "words": _words,
     "features": FeatureHead,
     "linear": _linear,
     "mlp": Mlp,
+    "pair": _pair,
 }
 """By `HeadConfig.kind`."""
 

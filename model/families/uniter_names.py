@@ -36,8 +36,23 @@ _NAMES = {
     "region_classifier.net.3.": "region_classes.output.",
     "itm_output.": "itm.",
     "rank_output.": "matching.",
+    "vqa_output.0.": "answers.dense.",
+    "vqa_output.2.": "answers.LayerNorm.",
+    "vqa_output.3.": "answers.output.",
+    "vcr_output.0.": "choices.dense.",
+    "vcr_output.2.": "choices.LayerNorm.",
+    "vcr_output.3.": "choices.output.",
+    "re_output.0.": "referred.dense.",
+    "re_output.2.": "referred.LayerNorm.",
+    "re_output.3.": "referred.output.",
+    "re_output.": "referred.",
+    "nlvr2_output.": "truth.",
+    "attn1.": "pair.left.",
+    "attn2.": "pair.right.",
+    "fc.0.": "pair.dense.",
+    "attn_pool.fc.0.": "pair.score.",
 }
-"""Theirs and ours, whole names or how they begin; no name of ours begins like another."""
+"""Theirs and ours, whole names or how they begin: the first that fits, so a longer one comes before a shorter one."""
 _TIED = {
     "cls.predictions.decoder.weight": "uniter.embeddings.word_embeddings.weight",
     "feat_regress.weight": "uniter.img_embeddings.img_linear.weight",
@@ -143,7 +158,7 @@ def official_model(
     if missing := [name for name in (_WORDS, _POSITIONS, _TYPES, _FEATURE, _FEED_FORWARD) if name not in ours]:
         raise InputError(f"{source} lacks {their_name(missing[0])}; name a whole checkpoint of UNITER's")
     hidden_size, feature_dim = ours[_FEATURE].shape
-    heads = _heads(ours)
+    heads = _heads(ours, hidden_size)
     classes = heads["region_classes"].width - 1 if "region_classes" in heads else None
     if None not in (classes, num_labels) and classes != num_labels:
         raise InputError(
@@ -184,7 +199,7 @@ def official_model(
     return model.requires_grad_(True).eval()
 
 
-def _heads(ours: Mapping[str, Tensor]) -> Heads:
+def _heads(ours: Mapping[str, Tensor], hidden_size: int) -> Heads:
     """The heads that weights under our names are of."""
     heads: Heads = {}
     if "cls.predictions.bias" in ours:
@@ -197,6 +212,22 @@ def _heads(ours: Mapping[str, Tensor]) -> Heads:
         heads |= ITM
     if "matching.bias" in ours:
         heads |= MATCHING
+    for name in ("answers", "choices", "referred"):
+        if f"{name}.output.bias" in ours:
+            inner, inputs = (size // hidden_size for size in ours[f"{name}.dense.weight"].shape)
+            heads[name] = HeadConfig(
+                kind="mlp",
+                width=len(ours[f"{name}.output.bias"]),
+                inputs=inputs,
+                inner=inner,
+                activation="relu" if name == "choices" else "gelu",
+            )
+    for name in ("referred", "truth"):
+        if f"{name}.bias" in ours:
+            width, inputs = ours[f"{name}.weight"].shape
+            heads[name] = HeadConfig(kind="linear", width=width, inputs=inputs // hidden_size)
+    if "pair.score.bias" in ours:
+        heads["pair"] = HeadConfig(kind="pair", width=2 * hidden_size)
     return heads
 
 

@@ -42,6 +42,8 @@ class PretrainBatches:
             raise InputError(f"{store.folder}: matching needs captions of at least two images, so that one is wrong")
         self._store, self._tokens, self._vocabulary = store, tokens, vocabulary
         self._max_regions, self._config, self._objectives = max_regions, config, chosen_objectives(config)
+        if any(one.needs_class_scores for one in self._objectives):
+            store.check_class_scores()
         self._pieces = _pieces(vocabulary, config.word_masking)
         rows = captions.image_rows
         self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
@@ -89,7 +91,8 @@ class PretrainBatches:
         ids = words.ids.numpy()
         masked, chosen = mask_words(ids, self._word_draws(turns, ids.shape[1]), config.word_masking, self._pieces)
 
-        regions = self._store.read([pair.image for pair in pairs], self._max_regions)
+        scored = any(one.needs_class_scores for one in active)
+        regions = self._store.read([pair.image for pair in pairs], self._max_regions, class_scores=scored)
         present = regions.mask.numpy()
         choice, treatment = (
             draw_uniforms(config.seed, purpose, turns, present.shape[1]) for purpose in ("region", "region_fate")

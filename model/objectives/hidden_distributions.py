@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from model.errors import InputError
 from model.families.family import Encoded
 from model.families.model import VisionLanguageModel
 from model.objectives.config import PretrainConfig
@@ -15,17 +14,9 @@ from model.objectives.targets import Targets, states_at, sum_of_vectors
 
 
 def targets(draft: Draft) -> Targets:
-    """Hidden regions, each with its distribution (1 + C), background first.
-
-    Raises:
-        InputError: the shards hold none.
-    """
+    """Hidden regions, each with its distribution (1 + C), background first."""
     scores = draft.regions.class_scores
-    if scores is None:
-        raise InputError(
-            "the objective mrc-kl needs the detector's distribution over classes, but these features hold none; "
-            "extract again and keep them, or use the objective mrc, which needs labels alone"
-        )
+    assert scores is not None
     found = Targets.positions((draft.treatments != SEEN) & draft.learns)
     return Targets(found.pairs, found.places, scores[found.pairs, found.places])
 
@@ -40,4 +31,11 @@ def loss(
     return sum_of_vectors(F.kl_div(found, wanted, reduction="none"), config), right
 
 
-OBJECTIVE = Objective(name="mrc-kl", targets=targets, loss=loss, heads=region_classes, hides="regions")
+OBJECTIVE = Objective(
+    name="mrc-kl",
+    targets=targets,
+    loss=loss,
+    heads=region_classes,
+    hides="regions",
+    needs_class_scores=True,
+)

@@ -82,6 +82,7 @@ class Objective:
         hides: what is hidden in its steps. None: nothing, unless another objective of the step asks for it.
         reads_cls: the loss reads the state of [CLS], through the pooler where there is one.
         needs_wrong_pairs: pairs are made wrong in its steps, as `PretrainConfig.matching` says.
+        needs_class_scores: regions of its steps come with the detector's distribution over classes.
         has_accuracy: whether the loss says how many targets are right.
     """
 
@@ -92,6 +93,7 @@ class Objective:
     hides: Literal["words", "regions"] | None = None
     reads_cls: bool = False
     needs_wrong_pairs: bool = False
+    needs_class_scores: bool = False
     has_accuracy: bool = True
 
 

@@ -12,10 +12,22 @@ from pathlib import Path
 
 import torch
 
+from tests.golden import uniter_files, uniter_tasks
 from tests.golden.reference import Comparison, Reference, Verdict
-from tests.golden.uniter_files import UNITER_FILES
 
-FILES: dict[str, Callable[[Reference, Comparison], None]] = {**UNITER_FILES}
+FILES: dict[str, Callable[[Reference, Comparison], None]] = {
+    "pretraining": uniter_files.pretraining,
+    "retrieval": uniter_files.retrieval,
+    "vqa": uniter_tasks.vqa,
+    "ve": uniter_tasks.entailment,
+    "nlvr2_paired": uniter_tasks.sentence_of_two_images,
+    "nlvr2_paired_attn": uniter_tasks.sentence_of_two_images,
+    "nlvr2_triplet": uniter_tasks.sentence_of_two_images,
+    "re_mlp1": uniter_tasks.referring,
+    "re_mlp2": uniter_tasks.referring,
+    "vcr": uniter_tasks.commonsense,
+    "vcr_pretraining": uniter_tasks.commonsense_pretraining,
+}
 """By the file's name: what computes its arrays."""
 
 

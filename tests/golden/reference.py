@@ -20,10 +20,11 @@ OUTPUT_TOLERANCE = 1e-5
 """Of an output, against the larger of 1 and its size."""
 NORM_TOLERANCE = 2e-5
 """Of the norm of a gradient, relative."""
-LEAST_NORM = 1e-3
-"""Smaller norms than this share of a loss's largest are compared as if they were that large.
+LEAST_NORM = 1e-2
+"""Smaller norms than this share of a loss's largest are compared as if they were that large: the largest's rounding.
 
-The bias of attention's keys has a gradient of zero, of which a program sees its rounding alone.
+The bias of attention's keys has a gradient of zero, and so has that of scores that a softmax compares: of these a
+program sees rounding alone.
 """
 
 

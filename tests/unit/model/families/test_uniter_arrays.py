@@ -10,11 +10,15 @@ from tests.golden import __main__ as golden
 FOLDER = Path(__file__).parents[3] / "golden" / "uniter"
 
 
-@pytest.mark.parametrize("name", ["pretraining", "retrieval"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.safetensors")))
 def test_outputs_and_gradients_are_those_of_the_program(name):
     verdicts = dict(golden.check_file(FOLDER / f"{name}.safetensors"))
     assert {group: verdict.text for group, verdict in verdicts.items()} == dict.fromkeys(verdicts, "ok")
-    assert sum(verdict.compared for verdict in verdicts.values()) > 150
+    assert sum(verdict.compared for verdict in verdicts.values()) > 50
+
+
+def test_every_kind_of_head_is_kept_here():
+    assert len(list(FOLDER.glob("*.safetensors"))) == 6
 
 
 def test_a_difference_and_an_array_that_is_not_tried_fail(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """UNITER's objectives in pretraining: what each step hides and shows, and what is predicted of it."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from model.objectives.config import PretrainConfig, RegionMasking, WordMasking
 from model.objectives.masking import ZEROED
 from model.objectives.objective import Draft, load_objective, objective_heads
 from model.objectives.sum import pretraining_losses
+from tests.toy import make_sample, with_class_scores, write_feature_set
 
 UNITER = {
     "combine": "draw",
@@ -129,15 +131,14 @@ def draft(regions, hidden) -> Draft:
 
 
 def test_classes_are_the_likeliest_object_even_of_background_and_distributions_are_whole(world):
-    batches, _, model = world(objectives={"mrc": 1, "mrc-kl": 1})
+    with pytest.raises(InputError, match=r"needs each region's class scores, but .* extractor.class_scores='all'"):
+        world(objectives={"mrc": 1, "mrc-kl": 1})
+    batches, _, model = world(objectives={"mrc": 1})
     regions = batches._store.read([0, 1], 4)
     hidden = np.zeros(regions.mask.shape, np.int8)
     hidden[0, 1] = hidden[1, 0] = ZEROED
     labels = load_objective("mrc").targets(draft(regions, hidden))
     assert labels.values.tolist() == [1 + regions.labels[0, 1], 1 + regions.labels[1, 0]]
-    with pytest.raises(InputError, match=r"mrc-kl needs the detector's distribution .* use the objective mrc"):
-        load_objective("mrc-kl").targets(draft(regions, hidden))
-
     scores = torch.zeros(*regions.mask.shape, 9)
     scores[0, 1, 0], scores[0, 1, 4], scores[0, 1, 2] = 0.7, 0.2, 0.1
     scores[1, 0, 8] = 1.0
@@ -167,3 +168,22 @@ def test_random_pieces_come_from_a_piece_on_and_one_that_is_not_there_is_named(w
     ]
     with pytest.raises(InputError, match=r"random_from is '!', but .*vocab.txt has no such piece"):
         world(word_masking=WordMasking(random_from="!"))
+
+
+def test_distributions_are_read_with_the_regions_only_by_steps_that_predict_them(eight_pairs, request):
+    folder = Path(eight_pairs[0].features_path)
+    samples = [make_sample(f"{n:09d}", [n, (n + 1) % 8, (n + 3) % 8], 24, n) for n in range(8)]
+    write_feature_set(folder, [with_class_scores(one, n) for n, one in enumerate(samples)], 3, 5, 24)
+    world = request.getfixturevalue("world")
+    batches, config, model = world(objectives={"mlm": 1, "mrc-kl": 1}, precision="fp32")
+    assert batches(step_of(batches, "mlm")).regions.class_scores is None
+    batch = batches(step_of(batches, "mrc-kl"))
+    targets = batch.targets["mrc-kl"]
+    assert torch.equal(targets.values, batch.regions.class_scores[targets.pairs, targets.places]) and len(targets) > 7
+    sums = pretraining_losses(model, batch, config)
+    features = batch.regions.features.float() ** 2 * batch.regions.scales.unsqueeze(-1) / 255**2
+    shown = features.masked_fill(batch.hidden.zeroed.unsqueeze(-1), 0)
+    encoded = model.bert(batch.words, batch.regions, shown, batch.hidden.zeroed)
+    logs = model.region_classes(encoded.regions[targets.pairs, targets.places]).log_softmax(-1)
+    each = targets.values * (targets.values.clamp(min=1e-12).log() - logs)
+    torch.testing.assert_close(sums.sums[1], each.sum() / 9, atol=1e-4, rtol=1e-4)
