@@ -34,6 +34,7 @@ class HeadConfig(Config):
     inputs: int = Field(default=1, ge=1, description="states that it reads side by side, such as 2 of two images")
     inner: int = Field(default=1, ge=1, description="of mlp: width between its layers, in hidden sizes")
     activation: Literal["gelu", "relu"] = Field(default="gelu", description="of mlp: function between its layers")
+    norm: bool = Field(default=True, description="of mlp: a LayerNorm after the activation; VL-BERT's have none")
 
 
 Heads = dict[str, HeadConfig]

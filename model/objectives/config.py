@@ -80,6 +80,9 @@ OBJECTIVES = {
     "mrfr": "hidden_features",
     "mrc": "hidden_classes",
     "mrc-kl": "hidden_distributions",
+    "mvrc": "region_distributions",
+    "mvrc-hard": "region_categories",
+    "mlm-text": "masked_text",
 }
 """Every objective's name, and its file in this folder."""
 MATCHING = ("vlm", "itm")
@@ -127,7 +130,9 @@ class PretrainConfig(LoopConfig):
         "steps. mlm: masked words; moc: the labels of masked regions; vlm: whether image and caption match. Both "
         "versions of Unicoder-VL sum these three unweighted. Of UNITER: itm: whether they match, as two classes, with "
         "word-region alignment; mrfr: the features of masked regions; mrc: their likeliest classes; mrc-kl: the "
-        "detector's distributions over classes, which the features must hold",
+        "detector's distributions over classes, which the features must hold. Of VL-BERT: mvrc: these distributions as "
+        "its program has them; mvrc-hard: the likeliest classes, as its paper does; mlm-text: masked words of rows of "
+        "text alone, as many as pairs",
     )
     alignment_weight: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
         default=0.1,

@@ -31,12 +31,21 @@ Loss = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
+class TextDraft:
+    """Rows of text alone on the host: ids (B, T), none hidden, and the pieces that were chosen, hidden (B, T) bool."""
+
+    ids: npt.NDArray[np.int64]
+    hidden: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Draft:
     """B pairs on the host, and what is hidden of them: all that targets are made from.
 
     ids (B, T): word pieces, none hidden. hidden_words (B, T): pieces that were chosen, whatever stands in their place.
     treatments (B, R): of regions, see `model.objectives.masking`. learns (B, 1): False for pairs whose hidden words and
-    regions are not to be predicted. matched, opposed (B,): see `Pair`.
+    regions are not to be predicted. matched, opposed (B,): see `Pair`. text: the rows of text beside the pairs; None:
+    there are none.
     """
 
     config: PretrainConfig
@@ -48,13 +57,15 @@ class Draft:
     learns: npt.NDArray[np.bool_]
     matched: npt.NDArray[np.bool_]
     opposed: npt.NDArray[np.bool_]
+    text: TextDraft | None = None
 
 
 @dataclass(frozen=True)
 class PretrainBatch(Movable):
     """B pairs, what is hidden of them, and the targets of every chosen objective by its name.
 
-    missing: () i64, captions for which no wrong pair was found.
+    missing: () i64, captions for which no wrong pair was found. text: rows without a picture that are read beside the
+    pairs, their hidden pieces replaced; None: none.
     """
 
     words: Words
@@ -62,6 +73,7 @@ class PretrainBatch(Movable):
     hidden: Replacements
     targets: dict[str, Targets]
     missing: Tensor
+    text: Words | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -80,6 +92,7 @@ class Objective:
             must reach every parameter. No `.item()`, no boolean index: the host would wait for the GPU.
         heads: those that the loss reads.
         hides: what is hidden in its steps. None: nothing, unless another objective of the step asks for it.
+        reads_text: rows of text alone are read beside the pairs, and words of these are hidden.
         reads_cls: the loss reads the state of [CLS], through the pooler where there is one.
         needs_wrong_pairs: pairs are made wrong in its steps, as `PretrainConfig.matching` says.
         needs_class_scores: regions of its steps come with the detector's distribution over classes.
@@ -91,6 +104,7 @@ class Objective:
     loss: Callable[[VisionLanguageModel, Encoded, PretrainBatch, Targets, PretrainConfig], Loss]
     heads: Callable[[Sizes], Heads]
     hides: Literal["words", "regions"] | None = None
+    reads_text: bool = False
     reads_cls: bool = False
     needs_wrong_pairs: bool = False
     needs_class_scores: bool = False
