@@ -10,7 +10,7 @@ from tasks.reports.measure_table import published_row
 from tasks.reports.parts import TaskPart
 
 ERROR = Measure(name="error", label="mean error", unit="number", decimals=2, higher_is_better=False)
-ACCURACY = Measure(name="accuracy", label="accuracy", rule="Accuracy is the share of pictures counted right.")
+ACCURACY = Measure(name="dots_right", label="accuracy", rule="Accuracy is the share of pictures counted right.")
 EMPTY = Measure(name="empty", label="accuracy without dots", group="accuracy", head="no dots")
 
 

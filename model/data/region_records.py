@@ -16,6 +16,7 @@ from torch import Tensor
 from feature_extraction.samples.class_scores import spread_best_classes
 from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
 from feature_extraction.samples.tars import ShardError
+from model.config import AdaptiveRegions
 from model.data.batch import Regions
 from model.data.shards import NAME_BYTES, TAR_HEADER
 
@@ -92,12 +93,7 @@ def find_bad_class_scores(heads: Bytes, layout: RegionLayout, num_labels: int) -
     return int(np.argmax(bad.any(1))), "class scores that are no probabilities of known classes"
 
 
-def num_columns(heads: Bytes, limit: int) -> int:
-    """R of a batch: the most regions that one of its records has, at least 1 and at most `limit`."""
-    return max(1, min(limit, int(_valid(heads[:, TAR_HEADER:]).max(initial=0))))
-
-
-def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, out: Tensor) -> None:
+def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, mask: Tensor, out: Tensor) -> None:
     """Fill `out` (B, R, 1 + C) with the distributions of the first R regions, from bytes or from the best classes.
 
     Where there is no region the background is certain.
@@ -105,10 +101,10 @@ def decode_class_scores(heads: Bytes, codes: Bytes, layout: RegionLayout, out: T
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         codes: (B, R x C) of the first R regions; C is 0 where records hold best classes alone.
+        mask: (B, R) True where there is a region.
     """
-    count, width = out.shape[:2]
-    real = np.arange(width)[None, :] < _valid(heads[:, TAR_HEADER:])[:, None]
-    background = np.where(real, _field(heads, layout.background_offset, "<f2", width), 1).astype(np.float32)
+    count, width = mask.shape
+    background = np.where(mask.numpy(), _field(heads, layout.background_offset, "<f2", width), 1).astype(np.float32)
     if layout.num_classes:
         _decode_codes(torch.from_numpy(codes).view(count, width, layout.num_classes), torch.from_numpy(background), out)
     else:
@@ -126,16 +122,35 @@ def _decode_codes(codes: Tensor, background: Tensor, out: Tensor) -> None:
         out[place, :, 0] = torch.where(total > 0, background[place], 1.0)
 
 
-def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout, class_scores: Tensor | None = None) -> Regions:
+def count_regions(
+    records: Bytes, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> npt.NDArray[np.int64]:
+    """How many regions of each record are read: all, or as many as score well, which are the first ones.
+
+    Args:
+        records: (B, 64 or more) each from its beginning; with a rule, up to the features.
+    """
+    valid = _valid(records)
+    if adaptive is None:
+        return valid
+    scores = records[:, layout.scores_offset : layout.scores_offset + 2 * layout.max_regions].view("<f2")
+    passes = (scores.astype(np.float32) > adaptive.score) & (np.arange(layout.max_regions)[None, :] < valid[:, None])
+    return np.minimum(valid, np.maximum(passes.sum(1), adaptive.least))
+
+
+def to_regions(
+    heads: Bytes, features: Tensor, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> Regions:
     """Convert records to tensors; R is the most regions in one of them, at least 1.
 
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         features: (B, W, D) of the first W regions. The result shares its memory.
-        class_scores: (B, R, 1 + C) where they are asked for.
+        adaptive: leaves out regions that score less. None: leaves out none.
     """
-    count, width = len(heads), num_columns(heads, features.shape[1])
-    valid = _valid(heads[:, TAR_HEADER:])
+    count = len(heads)
+    valid = count_regions(heads[:, TAR_HEADER:], layout, adaptive)
+    width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
     def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:
         return _field(heads, offset, dtype, columns)
@@ -149,7 +164,6 @@ def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout, class_score
         scores=torch.from_numpy(field(layout.scores_offset, "<f2", width).astype(np.float32)),
         background=torch.from_numpy(field(layout.background_offset, "<f2", width).astype(np.float32)),
         mask=torch.from_numpy(np.arange(width)[None, :] < valid[:, None]),
-        class_scores=class_scores,
     )
 
 

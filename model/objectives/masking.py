@@ -95,14 +95,16 @@ def _mask(
     chosen = candidate & (draws.choice < rule.rate)
     is_masked = chosen & (draws.treatment < rule.mask_share)
     if rule.at_least_one and rule.rate > 0:
-        # The first candidate, or that nearest to being chosen, where each is so with the same probability. Pieces of
-        # one word share a draw.
         choice = np.where(candidate, draws.choice, 2.0)
-        first = rule.forced == "first"
-        place = candidate.argmax(1) if first else choice.argmin(1)
-        forced = candidate & (choice == choice[np.arange(len(ids)), place][:, None]) & ~chosen.any(1, keepdims=True)
-        is_masked |= forced if first else forced & (draws.treatment < rule.mask_share)
-        chosen |= forced
+        if rule.forced == "first":
+            wanted = np.take_along_axis(choice, candidate.argmax(1)[:, None], 1)
+        else:
+            # The candidate nearest to being chosen; each is so with the same probability.
+            wanted = choice.min(1, keepdims=True)
+        # Pieces of one word share a draw.
+        forced = candidate & (choice == wanted) & ~chosen.any(1, keepdims=True)
+        is_masked |= forced & ((rule.forced == "first") | (draws.treatment < rule.mask_share))
+        chosen = chosen | forced
     is_random = chosen & ~is_masked & (draws.treatment < rule.mask_share + rule.random_share)
     inputs = np.where(is_masked, pieces.mask_id, ids)
     inputs[is_random] = pieces.ordinary[(draws.piece[is_random] * len(pieces.ordinary)).astype(np.int64)]

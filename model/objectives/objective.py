@@ -7,7 +7,7 @@ weights, log lines, accuracy, validation and heads follow from that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Literal
@@ -31,21 +31,12 @@ Loss = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
-class TextDraft:
-    """Rows of text alone on the host: ids (B, T), none hidden, and the pieces that were chosen, hidden (B, T) bool."""
-
-    ids: npt.NDArray[np.int64]
-    hidden: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class Draft:
     """B pairs on the host, and what is hidden of them: all that targets are made from.
 
     ids (B, T): word pieces, none hidden. hidden_words (B, T): pieces that were chosen, whatever stands in their place.
     treatments (B, R): of regions, see `model.objectives.masking`. learns (B, 1): False for pairs whose hidden words and
-    regions are not to be predicted. matched, opposed (B,): see `Pair`. text: the rows of text beside the pairs; None:
-    there are none.
+    regions are not to be predicted. matched, opposed (B,): see `Pair`.
     """
 
     config: PretrainConfig
@@ -57,15 +48,14 @@ class Draft:
     learns: npt.NDArray[np.bool_]
     matched: npt.NDArray[np.bool_]
     opposed: npt.NDArray[np.bool_]
-    text: TextDraft | None = None
 
 
 @dataclass(frozen=True)
 class PretrainBatch(Movable):
     """B pairs, what is hidden of them, and the targets of every chosen objective by its name.
 
-    missing: () i64, captions for which no wrong pair was found. text: rows without a picture that are read beside the
-    pairs, their hidden pieces replaced; None: none.
+    missing: () i64, captions for which no wrong pair was found. corpus: (C,) f32, 1 at the corpus that the pairs are
+    of. text: rows without a picture that are read beside the pairs, their hidden pieces replaced; None: none.
     """
 
     words: Words
@@ -73,12 +63,19 @@ class PretrainBatch(Movable):
     hidden: Replacements
     targets: dict[str, Targets]
     missing: Tensor
+    corpus: Tensor = field(default_factory=lambda: torch.ones(1))
     text: Words | None = None
 
     @property
     def counts(self) -> Tensor:
-        """(K,) f32: how many targets each objective has."""
-        return torch.tensor([len(targets) for targets in self.targets.values()], dtype=torch.float32)
+        """(C K,) f32: how many targets each objective has on each corpus."""
+        counts = torch.tensor([len(targets) for targets in self.targets.values()], dtype=torch.float32)
+        return by_corpus(counts, self.corpus)
+
+
+def by_corpus(values: Tensor, corpus: Tensor) -> Tensor:
+    """(C K,) the values (K,) of a step at its corpus (C,), zeros at the others."""
+    return torch.outer(corpus, values).flatten()
 
 
 @dataclass(frozen=True)

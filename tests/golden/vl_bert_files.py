@@ -185,7 +185,7 @@ def _losses(
         targets["mlm-text"], names["mlm-text"] = Targets(at, places, alone[at, places]), "mlm_loss_text"
     none, features = torch.zeros(0, dtype=torch.long), regions.features
     hidden = Replacements(masked, none, none, none, none, none, features[:0, 0], features[:0, 0, 0])
-    batch = PretrainBatch(words, regions, hidden, targets, none.sum(), text)
+    batch = PretrainBatch(words, regions, hidden, targets, none.sum(), text=text)
     config = PretrainConfig(alignment_weight=0)
     encoded = model.bert(words, regions, features, masked)
     found = {}

@@ -60,11 +60,13 @@ def options() -> dict[str, set[str]]:
     group = typer.main.get_group(app)
     context = typer.Context(group)
     commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
-    return {
-        name: {"--help"} | {option for one in command.params for option in [*one.opts, *one.secondary_opts]}
-        for name, command in commands.items()
-        if command is not None
-    }
+    return {name: options_of(command) for name, command in commands.items() if command is not None}
+
+
+def options_of(command: Any) -> set[str]:
+    """Those of a command, and of the commands in it."""
+    own = {option for one in command.params for option in [*one.opts, *one.secondary_opts]}
+    return {"--help"} | own.union(*map(options_of, getattr(command, "commands", {}).values()))
 
 
 @cache

@@ -25,7 +25,7 @@ PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
     for path in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 }
-TYPED_ELSEWHERE = {"docs/developers.md", "docs/operators.md", "docs/own-data.md", "docs/scale.md"}
+TYPED_ELSEWHERE = {"docs/developers.md", "docs/operators.md", "docs/own-data.md", "docs/scale.md", "docs/tasks.md"}
 """By tests/docs/ and tests/flows/test_operators_page.py."""
 MAKES_FILES = {"docs/developers.md"}
 """It names files that its own examples add; its test looks for them where they are made."""
@@ -103,6 +103,9 @@ def test_the_command_line_takes_what_a_page_types(page: str, line: str) -> None:
     assert command is not None
     if len(words) == 2 and line in spans(PAGES[page]):
         return  # The name of a command, in a sentence.
+    within = getattr(command, "commands", {})
+    if within:
+        command, words = within[words[2]], words[1:]
     with command.make_context(words[1], words[2:]) as context:
         assert context.params
 

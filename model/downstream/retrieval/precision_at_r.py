@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.downstream.retrieval.intervals import Values
+from model.downstream.bootstrap import Values
 from model.downstream.retrieval.positives import Positives
 from model.downstream.retrieval.ranks import COMPARED_AT_ONCE, Numbers, Pairs, bounded_chunks, values_at
 from model.downstream.retrieval.scores import Index, ScoreMatrix

@@ -54,6 +54,13 @@ def test_commands_that_only_look_import_little(arguments: list[str], tmp_path: P
     assert not imported(COMMAND.format(arguments=given), SLOW)
 
 
+def test_predictions_are_measured_without_what_trains(tmp_path: Path) -> None:
+    (tmp_path / "dev.json").write_text('{"identifier": "dev-1-0-0", "label": "True"}\n')
+    (tmp_path / "predictions.csv").write_text("dev-1-0-0,True\n")
+    files = ["--predictions", f"{tmp_path}/predictions.csv", "--annotations", f"{tmp_path}/dev.json"]
+    assert not imported(COMMAND.format(arguments=["measure", "nlvr2", *files]), HEAVY | {"prefect"})
+
+
 def test_the_history_is_read_without_what_makes_it(tmp_path: Path) -> None:
     assert not imported(COMMAND.format(arguments=["history", "--root", str(tmp_path)]), SLOW - {"sqlite3"})
 

@@ -138,6 +138,15 @@ def test_a_photograph_through_a_whole_preset(model, dim):
     np.testing.assert_array_equal(found.top_scores[:, 0], found.scores)
 
 
+def test_distributions_are_over_the_background_and_all_classes(network, images):
+    (found,) = detect_images(load_detector(network.config.model_copy(update={"class_scores": "all"})), images[:1])
+    assert found.class_scores is not None
+    assert found.class_scores.shape == (len(found.boxes), 1 + len(load_detector(network.config).labels))
+    np.testing.assert_allclose(found.class_scores.sum(1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.class_scores[:, 0], found.background)
+    np.testing.assert_allclose(found.class_scores[:, 1:].max(1), found.scores, atol=1e-5)
+
+
 def test_bf16_finds_what_fp32_finds_and_decodes_boxes_exactly(network, images):
     """An untrained FPN's proposals are nearly ties, so other ones win in bf16; those of the C4 network are decided."""
     share, least_cosine = {256: (0.9, 0.999), 1024: (0.5, 0.99)}[network.feature_dim]

@@ -79,10 +79,23 @@ def test_a_gap_never_becomes_a_label(picture, tmp_path):
     state[f"{CLASSIFIER}.bias"][12] += 1000
     state[f"{CLASSIFIER}.bias"][13] += 900  # the stop sign, class 11 of 80
     torch.save(state, tmp_path / "weights.pth")
-    detector = load_detector(config(weights=str(tmp_path / "weights.pth")))
+    detector = load_detector(config(weights=str(tmp_path / "weights.pth"), class_scores="all"))
     (found,) = detect_images(detector, [picture])
     assert {detector.labels[label] for label in found.labels} == {"stop sign"}
     assert found.scores.max() < 0.01
+    # What the gap has goes to the foreground, in the shares of its classes.
+    assert found.class_scores is not None
+    np.testing.assert_allclose(found.class_scores[:, 1 + 11], 1 - found.background, atol=1e-4)
+
+
+def test_distributions_are_over_the_background_and_all_classes(picture):
+    (found,) = detect_images(load_detector(config(class_scores="all")), [picture])
+    assert found.class_scores is not None
+    assert found.class_scores.shape == (10, 81)
+    np.testing.assert_allclose(found.class_scores.sum(1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.class_scores[:, 0], found.background)
+    assert found.class_scores[:, 1:].argmax(1).tolist() == found.labels.tolist()
+    assert found.top_labels is None
 
 
 @pytest.mark.parametrize("model", [LIGHT, "fasterrcnn_resnet50_fpn"])

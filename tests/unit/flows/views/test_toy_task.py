@@ -117,7 +117,7 @@ def test_history_tells_it_beside_other_tasks(root: Root) -> None:
     printed = CliRunner().invoke(app, ["history", "--root", root.uri, "--json"], catch_exceptions=False).stdout
     (series,) = json.loads(printed)["series"]
     assert (series["task"], series["values"]) == ("dots", [2.0, 1.0, 1.5])
-    assert (series["lines"][0]["accuracy"], series["best"]["error"]) == (0.5, 1.0)
+    assert (series["lines"][0]["dots_right"], series["best"]["error"]) == (0.5, 1.0)
     assert history_text(HistoryResult.model_validate_json(printed)) == done.stdout.rstrip("\n")
 
 
@@ -164,7 +164,7 @@ def test_its_page_has_its_own_sections_its_charts_and_its_curves(tmp_path: Path)
     publish_data(root, [(number, f"dog {number}") for number in range(IMAGES)])
     shown = row(1.0, 1).model_copy(update={"dataset": DATASET, "split": SPLIT})
     append_history(root, shown)
-    lines = [{"step": step, "loss": 1 / step, "validation_accuracy": 0.25, "validation_error": 3} for step in (1, 2)]
+    lines = [{"step": step, "loss": 1 / step, "validation_dots_right": 0.25, "validation_error": 3} for step in (1, 2)]
     root.publish_bytes(f"runs/{shown.run}/metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
     scored = Scored(shown, EXTRACTOR)
     html = Path(write_evaluation_report(root, scored, [evaluation_section(shown)])).read_text()
@@ -172,7 +172,7 @@ def test_its_page_has_its_own_sections_its_charts_and_its_curves(tmp_path: Path)
     assert scored.name != Scored(shown.model_copy(update={"task": "retrieval"}), EXTRACTOR).name
     assert html.index("<h2>Dots</h2>") < html.index("<h2>Error over time</h2>") < html.index("<h2>Training</h2>")
     assert "This evaluation: mean error 1.00 (lower is better), the first evaluation of" in html
-    assert "<figcaption>accuracy and error</figcaption>" in html and "validation_accuracy" in html
+    assert "<figcaption>accuracy and error</figcaption>" in html and "validation_dots_right" in html
     assert "validation_error" not in html and "recall" not in html.lower()
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.downstream.retrieval.intervals import RESAMPLES, image_counts, recall_intervals, resampled_recall
+from model.downstream.bootstrap import RESAMPLES
+from model.downstream.retrieval.intervals import image_counts, recall_intervals, resampled_recall
 from model.downstream.retrieval.ranks import Fold, Ranks
 from model.downstream.retrieval.scores import Index
 

@@ -170,6 +170,22 @@ def test_a_second_import_finds_everything_done_and_a_changed_value_does_not(root
     assert bring(root, folder, names, shard_size=2).replaced == 2
 
 
+def test_a_stopped_import_goes_on_at_its_shard_and_ends_with_the_same_bytes(root, names, tmp_path):
+    folder = write_images(tmp_path / "all", three())
+    config = ImportConfig(sources=(folder,), detector="butd", vocabulary=names, shard_size=1)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_features(root, "coco", "train", config, stop)
+    resumed = import_features(root, "coco", "train", config)
+    assert (resumed.shards, resumed.skipped) == (3, 1)
+    at_once = import_features(Root(f"{root.uri}-2"), "coco", "train", config)
+    for one, other in zip(*(sorted(Path(s.folder).glob("*.tar")) for s in (resumed, at_once)), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_a_cut_database_is_refused_before_it_is_read(root, names, tmp_path):
     folder = write_images(tmp_path / "all", three())
     data = folder / "data.mdb"
