@@ -93,6 +93,11 @@ class EncoderConfig(Config):
         """Tokens that the encoder itself puts behind words and regions."""
         return 0
 
+    @property
+    def picture_regions(self) -> int:
+        """Regions that the encoder itself puts before the detector's: 1 where the whole picture is one."""
+        return 0
+
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
         if self.hidden_size % self.num_heads:

@@ -17,6 +17,15 @@ class VLBertConfig(EncoderConfig):
         default=64, ge=4, description="longest [CLS] words [SEP], or row of text alone, tokens; the rest is cut off"
     )
 
+    @property
+    def closing_marks(self) -> int:
+        """[END]."""
+        return 1
+
+    @property
+    def picture_regions(self) -> int:
+        return 1
+
     @model_validator(mode="after")
     def _check_positions(self) -> VLBertConfig:
         if self.max_text_tokens + 2 > self.max_positions:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from model.families.config import HeadConfig
 from model.families.family import Encoded
 from model.families.model import VisionLanguageModel
@@ -13,18 +11,17 @@ from model.objectives.targets import Targets, cross_entropy, states_at
 
 
 def targets(draft: Draft) -> Targets:
-    """The hidden pieces of the rows of text; pairs and places are rows and places there."""
-    if draft.text is None:
-        return Targets.none()
-    rows, places = np.nonzero(draft.text.hidden)
-    return Targets.labels(rows, places, draft.text.ids[rows, places])
+    """None of the pairs: `text_rows.py` makes those of the rows of text, whose pairs and places are rows and places."""
+    return Targets.none()
 
 
 def loss(
     model: VisionLanguageModel, encoded: Encoded, batch: PretrainBatch, targets: Targets, config: PretrainConfig
 ) -> Loss:
     """The rows go through the layers here: what is read of the pairs is `encoded`."""
-    assert batch.text is not None
+    if batch.text is None:
+        # Of pairs that no text is beside, as in validation.
+        return model.bert.word_table.sum() * 0.0, model.bert.word_table.new_zeros(())
     head = model.head("cls").get_submodule("predictions")
     states = states_at(model.bert.encode_text(batch.text), targets)
     return cross_entropy(head(states, model.bert.word_table), targets.values)
