@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, FinetuneLoopConfig, WordRules
+from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, FinetuneLoopConfig, TextSource, WordRules
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.tasks import RETRIEVAL, measured_task
 from model.errors import InputError
@@ -32,6 +32,11 @@ class PretrainJob(TrainJob):
 
     also: tuple[FeatureSource, ...] = Field(
         default=(), description="what else is learnt from, in any order; pretrain.corpora names it, and train"
+    )
+    text: TextSource | None = Field(
+        default=None,
+        exclude_if=lambda text: text is None,
+        description="text alone that is learnt from beside the pairs, by the objective mlm-text. None: none",
     )
     pretrain: PretrainConfig = Field(description="objectives and the loop")
 

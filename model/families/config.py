@@ -34,6 +34,7 @@ class HeadConfig(Config):
     inputs: int = Field(default=1, ge=1, description="states that it reads side by side, such as 2 of two images")
     inner: int = Field(default=1, ge=1, description="of mlp: width between its layers, in hidden sizes")
     activation: Literal["gelu", "relu"] = Field(default="gelu", description="of mlp: function between its layers")
+    norm: bool = Field(default=True, description="of mlp: a LayerNorm after the activation; VL-BERT's have none")
 
 
 Heads = dict[str, HeadConfig]
@@ -90,6 +91,11 @@ class EncoderConfig(Config):
     @property
     def closing_marks(self) -> int:
         """Tokens that the encoder itself puts behind words and regions."""
+        return 0
+
+    @property
+    def picture_regions(self) -> int:
+        """Regions that the encoder itself puts before the detector's: 1 where the whole picture is one."""
         return 0
 
     @model_validator(mode="after")

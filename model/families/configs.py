@@ -13,6 +13,7 @@ from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
 from model.families.config import EncoderConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.families.uniter_config import UniterConfig
+from model.families.vl_bert_config import VLBertConfig
 
 _OLDEST = "unicoder-vl"
 """What a config without `family` is: files of before there were others."""
@@ -24,7 +25,11 @@ def _family(values: Any) -> Any:
     return values.get("family", _OLDEST) if isinstance(values, Mapping) else None
 
 
-_Configs = Annotated[UnicoderVLConfig, Tag("unicoder-vl")] | Annotated[UniterConfig, Tag("uniter")]
+_Configs = (
+    Annotated[UnicoderVLConfig, Tag("unicoder-vl")]
+    | Annotated[UniterConfig, Tag("uniter")]
+    | Annotated[VLBertConfig, Tag("vl-bert")]
+)
 FAMILIES = tuple(get_args(one)[1].tag for one in get_args(_Configs))
 """Their names."""
 AnyEncoderConfig = Annotated[
