@@ -115,7 +115,7 @@ def test_examples_with_long_texts_are_cut_or_left_out(source):
     assert (len(cut.examples), cut.dropped, len(cut.tokens[5])) == (8, 0, 4)
     assert list(short.examples.ids) == ["e0", "e1", "e2", "e3", "e4", "e6", "e7"] and short.dropped == 1
     assert short.examples.image_rows[:, 0].tolist() == [0, 1, 2, 3, 4, 6, 7]
-    with pytest.raises(InputError, match="all 8 examples have more than encoder.max_text_tokens=2 tokens"):
+    with pytest.raises(InputError, match="all 8 examples have more than"):
         open_examples(given, words, TINY.model_copy(update={"max_text_tokens": 2}), "drop")
 
 
