@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from tests.golden import uniter_files, uniter_tasks, vl_bert_files
+from tests.golden import uniter_files, uniter_tasks, vl_bert_data, vl_bert_files
 from tests.golden.reference import Comparison, Reference, Verdict
 
 Compute = Callable[[Reference, Comparison], None]
@@ -39,7 +39,9 @@ VL_BERT: dict[str, Compute] = {
 
 
 def check_file(path: Path) -> list[tuple[str, Verdict]]:
-    """The verdict on each group of a file's arrays."""
+    """The verdict on each group of a file's arrays, or of the samples of a data.json."""
+    if path.suffix == ".json":
+        return vl_bert_data.check_data(path)
     reference = Reference.read(path)
     comparison = Comparison(reference)
     files = VL_BERT if reference.under("w/vlbert.") or path.stem not in UNITER else UNITER
@@ -54,6 +56,7 @@ def main(folder: Path) -> int:
     if not paths:
         print(f"{folder} holds no .safetensors; name a folder of reference arrays", file=sys.stderr)
         return 2
+    paths += [path for path in (folder / "data.json",) if path.is_file()]
     passes = True
     print(f"{'file':<32} {'arrays':<28} {'compared':>8} {'difference':>11}  verdict")
     for path in paths:

@@ -39,6 +39,15 @@ def test_adamw_steps_as_the_program_does_and_sgd_is_not_tried():
     assert verdicts["out/sgd"].text.startswith("not tried")
 
 
+def test_pairs_and_rows_of_text_are_the_programs_and_what_is_not_tried_is_named():
+    verdicts = dict(golden.check_file(FOLDER / "data.json"))
+    tried = {group: verdict for group, verdict in verdicts.items() if verdict.compared}
+    assert {group: verdict.text for group, verdict in tried.items()} == dict.fromkeys(
+        ["captions/words", "captions/regions", "corpus"], "ok"
+    )
+    assert verdicts["captions/boxes"].text == "not tried: captions/boxes" and not verdicts["vcr"].passes
+
+
 def test_weights_come_back_to_the_last_bit_from_a_wrapped_pickle(weights, tmp_path):
     wrapped = {"state_dict": {f"module.{name}": value for name, value in weights.items()}, "epoch": 9}
     torch.save(wrapped, tmp_path / "vl-bert.model")
