@@ -122,7 +122,8 @@ class RebuildParams(Params):
     @property
     def name(self) -> str:
         """The experiment's name for people, such as `cc3m to flickr30k`."""
-        return f"{self.pretraining_dataset.name} to {self.retrieval_dataset.name}"
+        data = f"{self.pretraining_dataset.name} to {self.retrieval_dataset.name}"
+        return data if self.variant is None else f"{data}, {self.variant}"
 
     @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
