@@ -19,7 +19,7 @@ def pretrain_task(params: PretrainParams) -> CheckpointRef:
     return run_pretrain(params, progress_bar)
 
 
-@flow(name="pretrain", flow_run_name="pretrain on {params.dataset}/{params.split} in {params.root_uri}")
+@flow(name="pretrain", flow_run_name="pretrain on {params.learnt_from} in {params.root_uri}")
 def pretrain(params: PretrainParams, changes: Changes | None = None) -> CheckpointRef:
     """Train the encoder on masked words, masked object labels and matching."""
     begin_run()

@@ -12,8 +12,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from feature_extraction.samples.tars import ShardError
-from model.config import FeatureSource
+from model.config import FeatureSource, LongTexts
 from model.data.captions import Captions, load_captions
+from model.data.long_texts import load_short
 from model.data.store import FeatureStore, open_store
 from model.data.tokenizer import TokenTable, Vocabulary, load_tokens
 from model.errors import InputError, TrainingError
@@ -50,9 +51,11 @@ def _end(error: str, bad_input: bool) -> int:
 
 
 def open_data(
-    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig
+    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts = "cut"
 ) -> tuple[FeatureStore, Captions, TokenTable]:
     """Open one split: feature store, captions and their tokens."""
-    store = open_store(source)
+    store = open_store(source, encoder.adaptive_regions)
     captions = load_captions(source, store)
+    if long_texts == "drop":
+        return store, *load_short(source.name, captions, vocabulary, encoder.max_text_tokens)
     return store, captions, load_tokens(vocabulary, captions, encoder.max_text_tokens)

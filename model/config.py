@@ -120,6 +120,9 @@ class OptimConfig(Config):
     )
 
 
+LongTexts = Literal["cut", "drop"]
+
+
 class LoopConfig(Config):
     """Settings of every training run.
 
@@ -134,6 +137,11 @@ class LoopConfig(Config):
         default=0, description="of weights, order, masks, wrong pairs and dropout: another one is another run"
     )
     optim: OptimConfig = Field(default=OptimConfig(), description="the optimiser and its rate")
+    long_texts: Annotated[LongTexts, Identity.UNLESS_DEFAULT] = Field(
+        default="cut",
+        description="captions of more than encoder.max_text_tokens. cut: they lose their end; drop: nothing is learnt "
+        "from them (UNITER), and how many they are is logged. Validation and scoring read all, cut",
+    )
     device_batch_size: Annotated[int | None, Identity.NEVER] = Field(
         default=None,
         ge=1,
@@ -182,6 +190,13 @@ class LoopConfig(Config):
         return self
 
 
+class AdaptiveRegions(Config):
+    """Reads as many regions of an image as score well, the best ones first (UNITER: .2 and 10)."""
+
+    score: float = Field(default=0.2, ge=0, lt=1, description="regions that score more are read")
+    least: int = Field(default=10, ge=1, description="regions read of every image that has them, whatever they score")
+
+
 class LoaderConfig(Config):
     """How features are read.
 
@@ -203,13 +218,24 @@ class LoaderConfig(Config):
     fetch_threads: int = Field(default=8, ge=1, description="shards fetched from an object store at once")
 
 
+class FinetuneLoopConfig(LoopConfig):
+    """Settings of finetuning for any task."""
+
+    start: Literal["pretrained", "scratch"] = Field(
+        default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
+    )
+
+
 class FeatureSource(Config):
     """The regions and captions of a training or scoring job."""
 
     features_path: str = Field(
         description="folder with manifest.json and regions-*.tar; or its URI on an object store, such as s3://..."
     )
-    captions_path: str = Field(description="Parquet with caption_id, image_key, text, split; a path or a URI")
+    captions_path: str = Field(
+        description="Parquet with caption_id, image_key, text, split; of tasks other than retrieval, their table of "
+        "examples. A path or a URI"
+    )
     name: str = Field(description="dataset/split, for messages")
     cache_path: str | None = Field(
         default=None,

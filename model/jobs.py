@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
 
-from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, WordRules
-from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, FinetuneLoopConfig, WordRules
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.tasks import RETRIEVAL, measured_task
+from model.errors import InputError
 from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 
@@ -25,14 +30,44 @@ class TrainJob(Config):
 class PretrainJob(TrainJob):
     """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
 
+    also: tuple[FeatureSource, ...] = Field(
+        default=(), description="what else is learnt from, in any order; pretrain.corpora names it, and train"
+    )
     pretrain: PretrainConfig = Field(description="objectives and the loop")
 
 
 class FinetuneJob(TrainJob):
     """Everything `python -m model.finetune --config FILE` needs."""
 
-    finetune: FinetuneConfig = Field(description="the hinge loss and the loop")
+    task: str = Field(
+        default=RETRIEVAL,
+        exclude_if=lambda task: task == RETRIEVAL,
+        description="what is learnt, a name in model/downstream/tasks.py; left out of files and of the identity where "
+        "it is retrieval, as in those of before",
+    )
+    finetune: SerializeAsAny[FinetuneLoopConfig] = Field(description="the task's loss and the loop")
     checkpoint_path: str | None = Field(default=None, description="pretrained checkpoint; None with start=scratch")
+
+    @field_validator("finetune", mode="plain")
+    @classmethod
+    def _read_config(cls, value: Any, info: ValidationInfo) -> FinetuneLoopConfig:
+        """As the task's own config says."""
+        task = info.data.get("task", RETRIEVAL)
+        try:
+            kind = measured_task(task).config
+            if kind is None:
+                raise InputError(f"task {task!r} is measured only; nothing is trained for it")
+            return kind.model_validate(value)
+        except InputError as error:
+            raise PydanticCustomError("task", "{what}", {"what": str(error)}) from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise PydanticCustomError("task_config", "{what}", {"what": what}) from error
+
+    def task_identity(self) -> dict[str, str]:
+        """What the task adds to the run's identity."""
+        return {} if self.task == RETRIEVAL else {"task": self.task}
 
 
 class ScoreJob(Config):

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 STALLED = "matching_stalled"
 """In metrics.jsonl, of each line that is judged: 1 where matching is no better than a guess, else 0."""
 
+DROPPED = "dropped_captions"
+"""In metrics.jsonl: captions that are too long to be learnt from; absent where there are none."""
+
 
 class Progress(BaseModel):
     """One report of progress."""

@@ -50,7 +50,7 @@ def run_scoring(job: ScoreJob) -> int:
     set_up_torch(config.num_threads)
     with join_processes(config.device) as processes:
         model, vocabulary = load_model(job.checkpoint_path)
-        store = open_store(job.data)
+        store = open_store(job.data, model.config.adaptive_regions)
         check_features(model, store, job.checkpoint_path)
         check_matching(model, job.checkpoint_path)
         captions = load_captions(job.data, store)

@@ -109,11 +109,17 @@ def make_world(tmp_path: Path) -> Callable[..., tuple[FeatureSource, Path]]:
     """make_world(label lists, captions as (image number, text)) -> the source of a split and its vocabulary file."""
 
     def make(
-        labels: list[list[int]], captions: list[tuple[int, str]], per_shard: int = 3, regions: int = 5, dim: int = 24
+        labels: list[list[int]],
+        captions: list[tuple[int, str]],
+        per_shard: int = 3,
+        regions: int = 5,
+        dim: int = 24,
+        name: str = "toy/train",
     ) -> tuple[FeatureSource, Path]:
+        folder = tmp_path / name.removesuffix("/train").removeprefix("toy")
         keys = [f"{number:09d}" for number in range(len(labels))]
         samples = [make_sample(key, row, dim, seed) for seed, (key, row) in enumerate(zip(keys, labels, strict=True))]
-        write_feature_set(tmp_path / "features", samples, per_shard, regions, dim)
+        write_feature_set(folder / "features", samples, per_shard, regions, dim)
         table = pa.table(
             {
                 "caption_id": [f"c{number}" for number in range(len(captions))],
@@ -122,13 +128,13 @@ def make_world(tmp_path: Path) -> Callable[..., tuple[FeatureSource, Path]]:
                 "split": ["train"] * len(captions),
             }
         )
-        pq.write_table(table, tmp_path / "captions.parquet")
+        pq.write_table(table, folder / "captions.parquet")
         vocabulary = tmp_path / "vocab.txt"
         vocabulary.write_text("\n".join(VOCABULARY) + "\n")
         source = FeatureSource(
-            features_path=str(tmp_path / "features"),
-            captions_path=str(tmp_path / "captions.parquet"),
-            name="toy/train",
+            features_path=str(folder / "features"),
+            captions_path=str(folder / "captions.parquet"),
+            name=name,
         )
         return source, vocabulary
 

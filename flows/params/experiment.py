@@ -40,7 +40,16 @@ class RebuildParams(Params):
     """One whole experiment: from caption/URL rows to the retrieval table."""
 
     root_uri: RootUri = "data"
-    pretraining_dataset: DatasetConfig = Field(description="with a split train, and val where validation is asked for")
+    pretraining_dataset: DatasetConfig | None = Field(
+        default=None,
+        description="with a split train, and val where validation is asked for. None where pretraining_datasets names "
+        "several",
+    )
+    pretraining_datasets: tuple[DatasetConfig, ...] = Field(
+        default=(),
+        description="several corpora instead of pretraining_dataset; pretrain.corpora says which splits are learnt "
+        "from, and how often. Validation looks at the split val of the first",
+    )
     retrieval_dataset: DatasetConfig = Field(description="with the splits train and evaluation_split, and perhaps val")
     download: Download = DownloadConfig()
     extractor: Extractor = ExtractorConfig()
@@ -85,21 +94,37 @@ class RebuildParams(Params):
                 f"encoder.max_regions={self.encoder.max_regions} exceeds "
                 f"extractor.max_regions={self.extractor.max_regions}"
             )
-        if self.pretraining_dataset.name == self.retrieval_dataset.name:
-            raise ValueError(f"both datasets are named {self.retrieval_dataset.name!r}; give them different names")
+        self._check_corpora()
         for split in ("train", self.evaluation_split):
             if split not in self.retrieval_dataset.splits:
                 raise ValueError(f"retrieval_dataset has no split {split!r}")
-        if "train" not in self.pretraining_dataset.splits:
-            raise ValueError("pretraining_dataset has no split 'train'")
         if self.task_specific is not None and self.task_specific.start != "scratch":
             raise ValueError("task_specific.start must be 'scratch': that is what task-specific means")
         self._check_validation()
         return self
 
+    def _check_corpora(self) -> None:
+        if (self.pretraining_dataset is None) == (not self.pretraining_datasets):
+            raise ValueError("name either pretraining_dataset, or several as pretraining_datasets")
+        known = {self.retrieval_dataset.name: self.retrieval_dataset}
+        for dataset in self.corpora:
+            if known.setdefault(dataset.name, dataset) != dataset:
+                raise ValueError(f"both datasets are named {dataset.name!r}; give them different names")
+        if self.pretraining_dataset is not None and "train" not in self.pretraining_dataset.splits:
+            raise ValueError("pretraining_dataset has no split 'train'")
+        if self.pretraining_datasets and not self.pretrain.corpora:
+            example = ", ".join(f'"{dataset.name}/train": 1' for dataset in self.corpora)
+            raise ValueError(f"pretraining_datasets needs pretrain.corpora, such as {{{example}}}")
+        splits = {f"{dataset.name}/{split}" for dataset in self.corpora for split in dataset.splits}
+        if unknown := sorted(self.pretrain.corpora.keys() - splits):
+            raise ValueError(
+                f"pretrain.corpora names {unknown[0]}, but the splits of the pretraining datasets are "
+                f"{', '.join(sorted(splits))}"
+            )
+
     def _check_validation(self) -> None:
         """Fail before the download starts, not after days of downloading."""
-        pretraining, retrieval = self.pretraining_dataset, self.retrieval_dataset
+        pretraining, retrieval = self.corpora[0], self.retrieval_dataset
         loops = (("pretrain", self.pretrain, pretraining), ("finetune", self.finetune, retrieval))
         for name, config, dataset in (*loops, ("task_specific", self.task_specific, retrieval)):
             if config is not None and config.validation_steps is not None and "val" not in dataset.splits:
@@ -122,12 +147,19 @@ class RebuildParams(Params):
     @property
     def name(self) -> str:
         """The experiment's name for people, such as `cc3m to flickr30k`."""
-        data = f"{self.pretraining_dataset.name} to {self.retrieval_dataset.name}"
+        data = f"{' + '.join(dataset.name for dataset in self.corpora)} to {self.retrieval_dataset.name}"
         return data if self.variant is None else f"{data}, {self.variant}"
 
     @property
+    def corpora(self) -> tuple[DatasetConfig, ...]:
+        """The datasets of pretraining."""
+        return self.pretraining_datasets if self.pretraining_dataset is None else (self.pretraining_dataset,)
+
+    @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
-        return (self.pretraining_dataset, self.retrieval_dataset)
+        """All, each once."""
+        named = {dataset.name: dataset for dataset in (*self.corpora, self.retrieval_dataset)}
+        return tuple(named.values())
 
     def for_download(self) -> DownloadParams:
         return self._part(DownloadParams, datasets=self.datasets)
@@ -136,7 +168,7 @@ class RebuildParams(Params):
         return self._part(ExtractParams, datasets=self.datasets)
 
     def for_pretrain(self) -> PretrainParams:
-        dataset = self.pretraining_dataset
+        dataset = self.corpora[0]
         return self._part(PretrainParams, dataset=dataset.name, validation_split=_validation_split(dataset))
 
     def for_finetune(self, finetune: FinetuneConfig | None = None) -> FinetuneParams:

@@ -10,6 +10,7 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
 from flows.params.demo import demo, demo_uniter
 from flows.params.experiment import RebuildParams
+from flows.params.uniter import uniter_base_cc
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.configs import AnyEncoderConfig
@@ -142,9 +143,11 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
     "unicoder-vl-v3": unicoder_vl_v3,
     "unicoder-vl-v3-coco": partial(unicoder_vl_v3, retrieval=COCO),
     "unicoder-vl-v3-flickr8k": partial(unicoder_vl_v3, retrieval=FLICKR8K),
+    "uniter-base-cc": uniter_base_cc,
+    "uniter-base-cc-coco": partial(uniter_base_cc, retrieval=COCO),
 }
-"""By the name given on the command line: the version, then the retrieval dataset where it is not Flickr30K. cc3m is
-another name of the newest version."""
+"""By the name given on the command line: the model and its version, then the retrieval dataset where it is not
+Flickr30K. cc3m is another name of Unicoder-VL's newest version."""
 
 
 DEMOS = {"unicoder-vl": "demo", "uniter": "demo-uniter"}

@@ -49,9 +49,9 @@ class TrainParams(Params):
         "alone",
     )
 
-    def data(self, split: str) -> DataSpec:
-        """A split of the dataset."""
-        return DataSpec(self.dataset, split, self.extractor, self.loader)
+    def data(self, split: str, dataset: str | None = None) -> DataSpec:
+        """A split of the dataset, or of another one."""
+        return DataSpec(dataset or self.dataset, split, self.extractor, self.loader)
 
     def held_out(self) -> DataSpec | None:
         return None if self.validation_split is None else self.data(self.validation_split)
@@ -62,7 +62,11 @@ class TrainParams(Params):
 
 
 class PretrainParams(TrainParams):
-    """Parameters of pretraining: feature shards of the pretraining dataset to a pretrained checkpoint."""
+    """Parameters of pretraining: feature shards of one corpus or more to a pretrained checkpoint.
+
+    Where pretrain.corpora names what is learnt from, `dataset` and `split` are not learnt from beside these: of
+    `dataset` the validation split is looked at.
+    """
 
     pretrain: Pretrain = PretrainConfig()
 
@@ -71,9 +75,22 @@ class PretrainParams(TrainParams):
         self.check_validated(self.pretrain, "pretrain")
         return self
 
+    @property
+    def corpora(self) -> tuple[DataSpec, ...]:
+        """What is learnt from."""
+        named = (name.partition("/") for name in sorted(self.pretrain.corpora))
+        return tuple(self.data(split, dataset) for dataset, _, split in named) or (self.data(self.split),)
+
+    @property
+    def learnt_from(self) -> str:
+        """The corpora for people, such as cc3m/train + sbu/train."""
+        return " + ".join(map(str, self.corpora))
+
     def spec(self) -> specs.PretrainSpec:
+        first, *others = self.corpora
         return specs.PretrainSpec(
-            data=self.data(self.split),
+            data=first,
+            also=tuple(others),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
             validation=self.held_out(),

@@ -7,6 +7,7 @@ import logging
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.views.progress import Bar, ProgressLog
 from tasks.records import CheckpointRef
+from tasks.reports.long_texts import dropped_captions
 from tasks.reports.matching import matching_warning
 from tasks.storage.root import Root
 from tasks.training.run_name import run_name
@@ -23,7 +24,7 @@ def run_pretrain(params: PretrainParams, bar: Bar) -> CheckpointRef:
     with bar(run) as show:
         follow = ProgressLog(_pretrain_log, run, "steps", show=show).follow
         checkpoint = train(root, spec, follow, params.nodes)
-    _log_end(_pretrain_log, run, checkpoint)
+    _log_end(_pretrain_log, root, run, checkpoint)
     if (warning := matching_warning(root, run)) is not None:
         _pretrain_log.warning("%s", warning)
     return checkpoint
@@ -37,9 +38,11 @@ def run_finetune(params: FinetuneParams, bar: Bar) -> CheckpointRef:
     with bar(run) as show:
         follow = ProgressLog(_finetune_log, label, "steps", show=show).follow
         checkpoint = train(root, spec, follow, params.nodes)
-    _log_end(_finetune_log, label, checkpoint)
+    _log_end(_finetune_log, root, label, checkpoint)
     return checkpoint
 
 
-def _log_end(log: logging.Logger, label: str, checkpoint: CheckpointRef) -> None:
+def _log_end(log: logging.Logger, root: Root, label: str, checkpoint: CheckpointRef) -> None:
     log.info("%s: %s, %d steps", label, "already done" if checkpoint.skipped else "done", checkpoint.step)
+    for note in dropped_captions(root, [checkpoint.run]):
+        log.info("%s", note)

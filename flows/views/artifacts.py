@@ -18,6 +18,7 @@ from flows.views.progress import counts_text
 from flows.views.result_card import evaluation_card, measures_note, rebuild_card, stage_rows, table_rows
 from tasks.records import FIRST_TASK, Outcome, Stage
 from tasks.reports.curves import runs_behind
+from tasks.reports.long_texts import dropped_captions
 from tasks.reports.measure_table import Table
 from tasks.reports.run_warnings import run_warnings
 from tasks.storage.root import Root
@@ -72,10 +73,20 @@ def show_rebuild(params: RebuildParams, result: RebuildResult, tables: Sequence[
         ],
         description="What was done by this run, and what was done before: shards, training runs and evaluations",
     )
-    trained = [summary.name for summary in result.stages if summary.stage == Stage.PRETRAIN]
+    root = Root(params.root_uri)
+    pretrained, finetuned = (
+        [summary.name for summary in result.stages if summary.stage == stage]
+        for stage in (Stage.PRETRAIN, Stage.FINETUNE)
+    )
     create_markdown_artifact(
         key="result",
-        markdown=rebuild_card(params, result, tables, run_warnings(Root(params.root_uri), trained)),
+        markdown=rebuild_card(
+            params,
+            result,
+            tables,
+            run_warnings(root, pretrained),
+            dropped_captions(root, [*pretrained, *finetuned]),
+        ),
         description="What came of the experiment",
     )
 

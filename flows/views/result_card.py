@@ -47,6 +47,7 @@ def rebuild_card(
     result: RebuildResult,
     tables: Sequence[Table],
     warnings: Sequence[str] = (),
+    dropped: Sequence[str] = (),
 ) -> str:
     """The card of an experiment: data, retrieval, losses on the way, and where to see more.
 
@@ -55,18 +56,19 @@ def rebuild_card(
         result: of the rebuild.
         tables: what was measured, by protocol, the main one first.
         warnings: what was found wrong with its training runs, a sentence each.
+        dropped: what its training runs left out, a sentence each.
     """
-    data, test = params.pretraining_dataset.name, f"{params.retrieval_dataset.name}/{params.evaluation_split}"
+    data, test = params.for_pretrain().learnt_from, f"{params.retrieval_dataset.name}/{params.evaluation_split}"
     task, root = FIRST_TASK, shlex.quote(params.root_uri)
     parts = [
         f"# {task.capitalize()} on {code(test)}",
-        f"Pretrained on {code(f'{data}/train')}, finetuned on {code(f'{params.retrieval_dataset.name}/train')}, "
+        f"Pretrained on {code(data)}, finetuned on {code(f'{params.retrieval_dataset.name}/train')}, "
         f"under {code(params.root_uri)} on {code(platform.node())}.",
         *map(_table, tables),
         measures_note(task),
         *_warnings(warnings),
     ]
-    lost = losses(result.stages)
+    lost = [*losses(result.stages), *dropped]
     if lost:
         parts += ["## Made without all of the data", _bullets([escaped(line) for line in lost])]
     parts += [

@@ -61,6 +61,7 @@ class Captions:
     Attributes:
         digest: sha256 of the data they were made from, features and captions; None if chosen by hand.
         index_folder: where tables made from them may be kept.
+        dropped: how many more the split has, which are too long (see `long_texts.py`).
     """
 
     ids: Sequence[str]
@@ -68,6 +69,7 @@ class Captions:
     image_rows: Index
     digest: str | None = None
     index_folder: Path | None = None
+    dropped: int = 0
 
     @property
     def images(self) -> Index:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,11 +33,12 @@ B = TypeVar("B", bound=Countable)
 
 @dataclass(frozen=True)
 class Split:
-    """A global batch = processes x parts x part_size, exactly."""
+    """A global batch = processes x parts x part_size; exactly where it is counted in captions, nearly in tokens."""
 
     processes: int
     parts: int
     part_size: int
+    unit: Literal["captions", "tokens"] = "captions"
 
     def of(self, rank: int) -> list[Part]:
         """The parts that one process works off, one after the other."""
@@ -45,8 +46,17 @@ class Split:
         return [Part(rank * self.parts + number, count) for number in range(self.parts)]
 
     def __str__(self) -> str:
-        total = self.processes * self.parts * self.part_size
-        return f"{total} captions a step = {self.processes} processes x {self.parts} parts x {self.part_size}"
+        return f"{self.total} {self.unit} a step = {self.processes} processes x {self.parts} parts x {self.part_size}"
+
+    @property
+    def total(self) -> int:
+        """Size of the global batch."""
+        return self.processes * self.parts * self.part_size
+
+    @property
+    def limit(self) -> str:
+        """The setting that makes parts smaller."""
+        return "device_batch_size" if self.unit == "captions" else "token_batches.device_tokens"
 
 
 def split_batch(batch_size: int, device_batch_size: int | None, processes: int) -> Split:
@@ -72,6 +82,23 @@ def split_batch(batch_size: int, device_batch_size: int | None, processes: int) 
             f"device_batch_size {most}; set batch_size to {down * processes} or {up * processes}"
         )
     return Split(processes, share // part_size, part_size)
+
+
+def split_tokens(tokens: int, buckets: int, device_tokens: int | None, processes: int) -> Split:
+    """Split the buckets of a step equally among processes, each bucket in as few parts as fit.
+
+    Raises:
+        InputError: the buckets do not come out even.
+    """
+    share, rest = divmod(buckets, processes)
+    if rest:
+        down, up = buckets - rest, buckets - rest + processes
+        raise InputError(
+            f"token_batches.buckets={buckets} cannot be shared equally by {processes} processes; set it to "
+            f"{f'{down} or ' if down else ''}{up}, or start another number of processes"
+        )
+    slices = -(-tokens // min(device_tokens or tokens, tokens))
+    return Split(processes, share * slices, -(-tokens // slices), "tokens")
 
 
 @dataclass(frozen=True)

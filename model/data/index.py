@@ -2,8 +2,9 @@
 
 So a run over millions of samples starts at once.
 
-Three kinds are made: the keys of every shard (`keys`, see `store.py`), the image of every caption (`captions`, see
-`data.py`) and the tokens of every caption (`tokens`, see `tokenizer.py`). Each is a file KIND-NAME.idx in the cache
+Kinds are: the keys of every shard and how many regions each image has (`keys`, `regions`, see `store.py`), the image of
+every caption (`captions`, see `captions.py`), the tokens of every caption (`tokens`, see `tokenizer.py`) and of those
+that are short enough (`short`, see `long_texts.py`). Each is a file KIND-NAME.idx in the cache
 folder, where NAME comes from the identity: what the table was made from, as digests. Other data, another vocabulary or
 another rule is thus another file; no file is ever changed, and the folder may be emptied whenever no run uses it.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from feature_extraction.samples.class_scores import spread_best_classes
 from feature_extraction.samples.regions import RegionLayout, RegionSample, decode_layout, encode_regions
 from feature_extraction.samples.tars import ShardError
+from model.config import AdaptiveRegions
 from model.data.batch import Regions
 from model.data.shards import NAME_BYTES, TAR_HEADER
 
@@ -121,16 +122,34 @@ def _decode_codes(codes: Tensor, background: Tensor, out: Tensor) -> None:
         out[place, :, 0] = torch.where(total > 0, background[place], 1.0)
 
 
-def to_regions(heads: Bytes, features: Tensor, layout: RegionLayout) -> Regions:
+def count_regions(
+    records: Bytes, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> npt.NDArray[np.int64]:
+    """How many regions of each record are read: all, or as many as score well, which are the first ones.
+
+    Args:
+        records: (B, 64 or more) each from its beginning; with a rule, up to the features.
+    """
+    valid = _valid(records)
+    if adaptive is None:
+        return valid
+    scores = records[:, layout.scores_offset : layout.scores_offset + 2 * layout.max_regions].view("<f2")
+    passes = (scores.astype(np.float32) > adaptive.score) & (np.arange(layout.max_regions)[None, :] < valid[:, None])
+    return np.minimum(valid, np.maximum(passes.sum(1), adaptive.least))
+
+
+def to_regions(
+    heads: Bytes, features: Tensor, layout: RegionLayout, adaptive: AdaptiveRegions | None = None
+) -> Regions:
     """Convert records to tensors; R is the most regions in one of them, at least 1.
 
     Args:
         heads: (B, TAR_HEADER + layout.features_offset) everything before the features.
         features: (B, W, D) of the first W regions. The result shares its memory.
+        adaptive: leaves out regions that score less. None: leaves out none.
     """
     count = len(heads)
-    record = heads[:, TAR_HEADER:]
-    valid = _valid(record)
+    valid = count_regions(heads[:, TAR_HEADER:], layout, adaptive)
     width = max(1, min(features.shape[1], int(valid.max(initial=0))))
 
     def field(offset: int, dtype: str, columns: int) -> npt.NDArray[Any]:

@@ -31,7 +31,7 @@ from feature_extraction.samples.manifest import ShardEntry
 from feature_extraction.samples.tars import ShardError
 from model.data.order import WINDOW_SHARDS
 from model.data.remote import fetching
-from model.data.shards import NAME_BYTES, ShardFile
+from model.data.shards import ShardFile
 from model.errors import InputError
 from model.publish import Lock, disk_room, part_of, publish
 
@@ -96,16 +96,18 @@ class ShardCache:
                 found[shard] = f"{self._remote(shard)} has {size} bytes, but the manifest says {entry.bytes}"
         return found
 
-    def names(self, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
-        """Read the names by one small range request per sample: for millions, prepare the index where the features
-        are local.
+    def slices(self, shard: int, stride: int, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        """Read them by one small range request per sample: for millions, prepare the index where the features are
+        local.
         """
-        starts = [position * stride for position in range(self._entries[shard].samples)]
+        starts = [position * stride + offset for position in range(self._entries[shard].samples)]
         path = self._remote(shard)
-        ends = [start + NAME_BYTES for start in starts]
+        ends = [start + size for start in starts]
         with fetching(path):
-            names = self._fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
-        return np.array(names, f"S{NAME_BYTES}")
+            found = self._fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+        if any(len(part) != size for part in found):
+            raise ShardError(f"{path} is shorter than the manifest says")
+        return np.frombuffer(b"".join(found), np.uint8).reshape(len(starts), size)
 
     def open(self, shard: int) -> ShardFile:
         with self._changed:

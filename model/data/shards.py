@@ -53,8 +53,8 @@ class Shards(Protocol):
     def faults(self) -> dict[int, str]:
         """The shards with a fault that a listing shows, and the fault."""
 
-    def names(self, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
-        """Tar members' names (samples,), one at each multiple of `stride` bytes."""
+    def slices(self, shard: int, stride: int, offset: int, size: int) -> npt.NDArray[np.uint8]:
+        """(samples, size) the bytes from `offset` on of each record; records begin at multiples of `stride` bytes."""
 
     def open(self, shard: int) -> ShardFile:
         """Open the shard for reading."""
@@ -64,6 +64,11 @@ class Shards(Protocol):
 
     def close(self) -> None:
         """Release everything."""
+
+
+def read_names(shards: Shards, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
+    """Tar members' names (samples,)."""
+    return shards.slices(shard, stride, 0, NAME_BYTES).view(f"S{NAME_BYTES}")[:, 0]
 
 
 class LocalShards:
@@ -86,14 +91,14 @@ class LocalShards:
                 found[shard] = f"{self._folder / entry.name} has {size} bytes, but the manifest says {entry.bytes}"
         return found
 
-    def names(self, shard: int, stride: int) -> npt.NDArray[np.bytes_]:
+    def slices(self, shard: int, stride: int, offset: int, size: int) -> npt.NDArray[np.uint8]:
         entry = self._entries[shard]
         # Opened for this once: preparing an index goes through all shards.
         file = self._open(shard)
-        heads = np.zeros((entry.samples, NAME_BYTES), np.uint8)
+        found = np.zeros((entry.samples, size), np.uint8)
         for position in range(entry.samples):
-            os.preadv(file.descriptor, [heads[position]], position * stride)
-        return heads.view(f"S{NAME_BYTES}")[:, 0]
+            os.preadv(file.descriptor, [found[position]], position * stride + offset)
+        return found
 
     def expect(self, shards: Sequence[int]) -> None:
         """Nothing to do: they are here."""

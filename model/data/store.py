@@ -25,14 +25,15 @@ from torch import Tensor
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model.config import FeatureSource, LoaderConfig
+from model.config import AdaptiveRegions, FeatureSource, LoaderConfig
 from model.data.batch import Regions
-from model.data.index import load_or_make
+from model.data.index import Arrays, load_or_make
 from model.data.order import Index
 from model.data.region_records import (
     HEAD_BYTES,
     Buffers,
     Bytes,
+    count_regions,
     decode_class_scores,
     find_bad_class_scores,
     find_bad_value,
@@ -41,7 +42,7 @@ from model.data.region_records import (
 )
 from model.data.remote import connect, fetching
 from model.data.shard_cache import ShardCache
-from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards
+from model.data.shards import TAR_HEADER, LocalShards, ShardFile, Shards, read_names
 from model.errors import InputError
 
 _NAME_THREADS = 16
@@ -83,20 +84,25 @@ class FeatureStore:
     """
 
     def __init__(
-        self, folder: str | Path, cache_path: str | Path | None = None, loader: LoaderConfig | None = None
+        self,
+        folder: str | Path,
+        cache_path: str | Path | None = None,
+        loader: LoaderConfig | None = None,
+        adaptive_regions: AdaptiveRegions | None = None,
     ) -> None:
         """Check all shards by listing the folder, and load or make the index of their keys.
 
         Args:
             folder: a local folder, or a URI on an object store.
             cache_path: see `FeatureSource`.
+            adaptive_regions: see `EncoderConfig`; of the encoder that reads these features.
 
         Raises:
             ShardError: the manifest is absent; with on_bad_shard="stop" also if a shard is missing, of another size
                 or not in the manifest's layout.
             InputError: an object store's driver or cache_path is absent, or the cache folder does not do.
         """
-        self.folder = str(folder)
+        self.folder, self.adaptive_regions = str(folder), adaptive_regions
         self._loader = loader or LoaderConfig()
         self._cache = None if cache_path is None else Path(cache_path)
         self._lock = threading.RLock()
@@ -128,6 +134,20 @@ class FeatureStore:
     def nameless(self) -> Index:
         """Images without a readable key, because their shard was left out before it was known."""
         return np.flatnonzero(self.names == b"")
+
+    @cached_property
+    def region_counts(self) -> Index:
+        """(N,) how many regions of each image are read, where `max_regions` is no limit: those of a bad shard at most.
+
+        Made by one pass over the heads of all records, and kept in the cache folder.
+        """
+        rule = self.adaptive_regions
+        identity = {
+            "features": self.manifest_sha256,
+            "adaptive_regions": "" if rule is None else rule.model_dump_json(),
+        }
+        counts: Index = load_or_make(self.index_folder, "regions", identity, self._count_regions)["counts"]
+        return counts
 
     @property
     def index_folder(self) -> Path | None:
@@ -178,6 +198,8 @@ class FeatureStore:
     def read(self, rows: Sequence[int] | Index, max_regions: int, class_scores: bool = False) -> Regions:
         """Read the first `max_regions` regions of these images, in order; R is the most that one of them has.
 
+        With `adaptive_regions` fewer where fewer score well.
+
         Args:
             rows: the images.
             max_regions: most regions of an image.
@@ -210,7 +232,9 @@ class FeatureStore:
             self._lose(
                 int(shards[slot]), f"{self._name(int(shards[slot]))}: {self.keys[int(numbers[slot])]} has {what}"
             )
-        regions = to_regions(heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout)
+        regions = to_regions(
+            heads, self._buffers.lend(buffer, layout.feature_dtype, shape), layout, self.adaptive_regions
+        )
         if not class_scores:
             return regions
         return replace(regions, class_scores=self._class_scores(shards, places, heads, regions.mask))
@@ -360,11 +384,29 @@ class FeatureStore:
             _log.info("%s: keys of %d images read in %.0f s", self.folder, len(table), time.monotonic() - begun)
         return table
 
+    def _count_regions(self) -> Arrays:
+        with ThreadPoolExecutor(_NAME_THREADS) as pool:
+            counts = list(pool.map(self._regions_of, range(len(self.manifest.shards))))
+        return {"counts": np.concatenate(counts) if counts else np.zeros(0, np.int64)}
+
+    def _regions_of(self, shard: int) -> Index:
+        layout = self.layout
+        if shard not in self._left_out:
+            # Without a rule the number is all that is needed, and it is in the first bytes.
+            size = (HEAD_BYTES if self.adaptive_regions is None else TAR_HEADER + layout.features_offset) - TAR_HEADER
+            try:
+                records = self._shards.slices(shard, layout.tar_bytes, TAR_HEADER, size)
+            except ShardError as error:
+                self._leave_out(shard, str(error))
+            else:
+                return np.minimum(count_regions(records, layout, self.adaptive_regions), layout.max_regions)
+        return np.full(self.manifest.shards[shard].samples, layout.max_regions)
+
     def _names_of(self, shard: int) -> npt.NDArray[np.bytes_]:
         count = self.manifest.shards[shard].samples
         if shard not in self._left_out:
             try:
-                names = self._shards.names(shard, self.layout.tar_bytes)
+                names = read_names(self._shards, shard, self.layout.tar_bytes)
             except ShardError as error:
                 self._leave_out(shard, str(error))
                 return np.zeros(count, "S1")
@@ -377,6 +419,6 @@ class FeatureStore:
         return np.zeros(count, "S1")
 
 
-def open_store(source: FeatureSource) -> FeatureStore:
-    """Open the features of a split. Raises as `FeatureStore`."""
-    return FeatureStore(source.features_path, source.cache_path, source.loader)
+def open_store(source: FeatureSource, adaptive_regions: AdaptiveRegions | None = None) -> FeatureStore:
+    """Open the features of a split. Arguments and errors as of `FeatureStore`."""
+    return FeatureStore(source.features_path, source.cache_path, source.loader, adaptive_regions)

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-Purpose = Literal["order", "negatives"]
+Purpose = Literal["order", "negatives", "buckets"]
 
 
-_PURPOSES: tuple[Purpose, ...] = ("order", "negatives")
+_PURPOSES: tuple[Purpose, ...] = ("order", "negatives", "buckets")
 
 
 def generator(seed: int, purpose: Purpose, epoch: int, sample: int = 0) -> np.random.Generator:

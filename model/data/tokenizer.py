@@ -117,12 +117,7 @@ def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int
     """
     if captions.digest is None:
         return tokenize(vocabulary, captions.texts, max_text_tokens)
-    identity = {
-        "captions": captions.digest,
-        "vocabulary": vocabulary.digest,
-        "max_text_tokens": str(max_text_tokens),
-        "tokenizers": tokenizers.__version__,
-    }
+    identity = tokens_identity(vocabulary, captions.digest, max_text_tokens)
 
     def make() -> Arrays:
         table = tokenize(vocabulary, captions.texts, max_text_tokens)
@@ -130,6 +125,16 @@ def load_tokens(vocabulary: Vocabulary, captions: Captions, max_text_tokens: int
 
     arrays = load_or_make(captions.index_folder, "tokens", identity, make)
     return TokenTable(arrays["ids"], arrays["starts"])
+
+
+def tokens_identity(vocabulary: Vocabulary, captions_digest: str, max_text_tokens: int) -> dict[str, str]:
+    """All that the tokens of a split depend on."""
+    return {
+        "captions": captions_digest,
+        "vocabulary": vocabulary.digest,
+        "max_text_tokens": str(max_text_tokens),
+        "tokenizers": tokenizers.__version__,
+    }
 
 
 def tokenize(vocabulary: Vocabulary, captions: Sequence[str], max_text_tokens: int) -> TokenTable:

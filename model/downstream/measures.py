@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.config import FinetuneLoopConfig
+
 
 class Measure(BaseModel):
     """A number that tells how good a model is at a task."""
@@ -107,6 +109,8 @@ class MeasuredTask:
         watched: the measure that `max_drop` is about; None: the main one. It gets better or worse as the main one does.
         others: what is measured beside all these.
         short_rule: how the short heads of columns are to be read.
+        config: settings of its finetuning; None: nothing is trained for it.
+        trained_by: the module whose `TRAINED` is its training (`task.py`, which imports torch).
         series_name: under which `history --json` lists the main values of a series, beside `values`.
     """
 
@@ -119,6 +123,8 @@ class MeasuredTask:
     brief_label: str = ""
     others: tuple[Measure, ...] = ()
     short_rule: str = ""
+    config: type[FinetuneLoopConfig] | None = None
+    trained_by: str | None = None
     series_name: str = "values"
 
     @property

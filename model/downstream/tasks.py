@@ -7,8 +7,11 @@ from importlib import import_module
 from model.downstream.measures import MeasuredTask
 from model.errors import InputError
 
+RETRIEVAL = "retrieval"
+"""The task of jobs and history rows that name none."""
+
 TASKS: dict[str, str] = {
-    "retrieval": "model.downstream.retrieval.measures",
+    RETRIEVAL: "model.downstream.retrieval.measures",
     "vqa": "model.downstream.vqa.measures",
     "nlvr2": "model.downstream.nlvr2.measures",
     "snli-ve": "model.downstream.snli_ve.measures",

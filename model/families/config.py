@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from feature_extraction.identity import Identity
-from model.config import Config
+from model.config import AdaptiveRegions, Config
 
 
 class Sizes(NamedTuple):
@@ -53,6 +53,11 @@ class EncoderConfig(Config):
         default=43, ge=4, description="longest [CLS] words [SEP], tokens; longer captions lose their end"
     )
     max_regions: int = Field(default=100, ge=1, description="best-scored regions read per image")
+    adaptive_regions: Annotated[AdaptiveRegions | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        description="reads fewer than max_regions of an image where fewer score well, in training and scoring alike; "
+        "features that were extracted with a fixed number have the others too. None: always the best max_regions",
+    )
     pooler: bool = Field(
         default=False,
         description="BERT's pooler, a tanh layer, between [CLS] and the matching head. Unicoder-VL scores W o_CLS + b",
@@ -82,10 +87,17 @@ class EncoderConfig(Config):
         "vocabulary_path's and the encoder's. None: new weights",
     )
 
+    @property
+    def closing_marks(self) -> int:
+        """Tokens that the encoder itself puts behind words and regions."""
+        return 0
+
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size={self.hidden_size} is not a multiple of num_heads={self.num_heads}")
+        if (adaptive := self.adaptive_regions) is not None and adaptive.least > self.max_regions:
+            raise ValueError(f"adaptive_regions.least={adaptive.least} exceeds max_regions={self.max_regions}")
         if self.max_text_tokens >= self.max_positions:
             raise ValueError(
                 f"max_text_tokens={self.max_text_tokens} must be below max_positions={self.max_positions}: "

@@ -16,6 +16,7 @@ def check_features(model: VisionLanguageModel, store: FeatureStore, name: str) -
         name: what to call the model, such as its checkpoint.
     """
     manifest = store.manifest
+    assert store.adaptive_regions == model.config.adaptive_regions, "opened for another encoder"
     if model.feature_dim != manifest.feature_dim or model.num_labels != len(manifest.labels):
         raise InputError(
             f"{name} reads {model.feature_dim}-wide features and {model.num_labels} labels, but "

@@ -49,3 +49,8 @@ class UnicoderVLConfig(EncoderConfig):
         default=True,
         description="a closing [SEP] after the regions: v1 counts three special tokens in its 144, and names two",
     )
+
+    @property
+    def closing_marks(self) -> int:
+        """The closing [SEP]."""
+        return int(self.closing_sep)

@@ -14,20 +14,22 @@ import torch
 from model.data.batch import Words, pad_words
 from model.data.captions import Captions
 from model.data.draws import draw_bits, draw_uniforms
-from model.data.order import WHOLE, BatchOrder, Index, Part
+from model.data.order import WHOLE, BatchOrder, Index, Order, Part
 from model.data.store import FeatureStore
+from model.data.token_order import Lengths, TokenOrder
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.objectives.config import PretrainConfig, WordMasking
+from model.objectives.config import PretrainConfig, TokenBatches, WordMasking
 from model.objectives.hiding import Replacements
 from model.objectives.masking import NOISED, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
 from model.objectives.objective import Draft, Objective, PretrainBatch, chosen_objectives
 from model.objectives.pairing import Pair, Pairing
 from model.objectives.targets import Targets
+from model.objectives.turns import Turns
 
 
 class PretrainBatches:
-    """Makes the batch of a step."""
+    """Makes the batches of one corpus."""
 
     def __init__(
         self,
@@ -37,7 +39,12 @@ class PretrainBatches:
         vocabulary: Vocabulary,
         max_regions: int,
         config: PretrainConfig,
+        marks: int = 0,
     ) -> None:
+        """
+        Args:
+            marks: tokens that the encoder adds to words and regions; they count where batches are so many tokens.
+        """
         if captions.image_rows.min() == captions.image_rows.max():
             raise InputError(f"{store.folder}: matching needs captions of at least two images, so that one is wrong")
         self._store, self._tokens, self._vocabulary = store, tokens, vocabulary
@@ -46,27 +53,46 @@ class PretrainBatches:
             store.check_class_scores()
         self._pieces = _pieces(vocabulary, config.word_masking)
         rows = captions.image_rows
-        self._order = BatchOrder(config.seed, config.batch_size, store.shard_of[rows], rows, store=store)
+        shards = store.shard_of[rows]
+        self._order: Order = BatchOrder(config.seed, config.batch_size, shards, rows, store=store)
+        self._token_order: TokenOrder | None = None
+        if (asked := config.token_batches) is not None:
+            regions = np.clip(store.region_counts[rows], 1, max_regions)
+            lengths = Lengths(np.diff(tokens.starts), regions, marks)
+            # With matching="paired" every caption is shown in two pairs.
+            count = 2 if config.matching == "paired" else 1
+            _check_budget(asked, count, lengths)
+            self._order = self._token_order = TokenOrder(
+                config.seed, asked.tokens, asked.buckets, shards, rows, lengths, count, store=store
+            )
         self._pairing = Pairing(self._order, rows, tokens, config)
+        self._turns = Turns(config)
 
     def __call__(self, step: int, part: Part = WHOLE) -> PretrainBatch:
-        """The batch of a step, or one part of it."""
-        active = self.active(step)
-        return self._collate(self._order.step(step, part), active)
+        """The batch of a step, or one part of it, where this is the only corpus."""
+        return self.visit(step, part, self.active(step))
+
+    def active(self, step: int) -> tuple[Objective, ...]:
+        """The objectives of a step, where this is the only corpus."""
+        return self._turns(step).active
+
+    def visit(self, visit: int, part: Part, active: Sequence[Objective]) -> PretrainBatch:
+        """The batch, or a part of it, of the step that reads this corpus after `visit` others did."""
+        turns = self._order.step(visit, part)
+        if not turns and self._token_order is not None:
+            # Every process must reach every parameter, so an empty part has a pair of which nothing is predicted.
+            turns, active = [self._token_order.stand_in(visit, part)], ()
+        return self._collate(turns, active)
 
     def slice(self, step: int, first: int, stop: int, only: str | None = None) -> PretrainBatch:
         """The captions first, ..., stop - 1 of the batch of a step, for every objective or for one alone."""
         active = self._objectives if only is None else tuple(one for one in self._objectives if one.name == only)
         return self._collate(self._order.step(step)[first:stop], active)
 
-    def active(self, step: int) -> tuple[Objective, ...]:
-        """The objectives of a step: all, or the one that is drawn for it, the same in every process."""
-        config = self._config
-        if config.combine == "sum":
-            return self._objectives
-        odds = np.cumsum([config.objectives[one.name] for one in self._objectives])
-        draw = draw_uniforms(config.seed, "objective", np.array([(0, step)], np.int64), 1)[0, 0]
-        return (self._objectives[int(np.searchsorted(odds / odds[-1], draw, side="right"))],)
+    @property
+    def token_order(self) -> TokenOrder | None:
+        """The order of batches of so many tokens; None where batches are so many captions."""
+        return self._token_order
 
     def _collate(self, turns: Sequence[tuple[int, int]], active: Sequence[Objective]) -> PretrainBatch:
         return self.collate(self._pairing.pairs(turns, any(one.needs_wrong_pairs for one in active)), active)
@@ -155,6 +181,17 @@ class PretrainBatches:
             swap_features=donors.features[taken],
             swap_scales=donors.scales[taken],
         )
+
+
+def _check_budget(asked: TokenBatches, rows: int, lengths: Lengths) -> None:
+    """Raise InputError unless the longest sample fits a bucket, and what one device takes at once."""
+    longest = rows * (int((lengths.words + lengths.regions).max()) + lengths.marks)
+    for name, budget in (("tokens", asked.tokens), ("device_tokens", asked.device_tokens)):
+        if budget is not None and budget < longest:
+            raise InputError(
+                f"pretrain.token_batches.{name}={budget}, but the longest caption with its image takes {longest} "
+                f"tokens; set it to that at least"
+            )
 
 
 def _pieces(vocabulary: Vocabulary, rule: WordMasking) -> Pieces:

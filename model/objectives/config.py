@@ -88,6 +88,28 @@ _WEIGHTS = {"word_weight": "mlm", "label_weight": "moc", "matching_weight": "vlm
 """Fields of before, when there were these three objectives alone. Runs are known by them."""
 
 
+class TokenBatches(Config):
+    """A step is a number of buckets of captions and images of like length, each filled up to so many tokens.
+
+    UNITER's 10,240 tokens, times 8 GPUs and 2 accumulated batches.
+    """
+
+    tokens: int = Field(
+        default=10_240, ge=1, description="most tokens of a bucket: pairs times the longest caption and region list"
+    )
+    buckets: int = Field(default=16, ge=1, description="buckets per optimiser step, over all devices")
+    device_tokens: Annotated[int | None, Identity.NEVER] = Field(
+        default=None,
+        ge=1,
+        description="most tokens that one device takes at once; a bucket is worked off in as many parts, their "
+        "gradients added. None: a bucket as a whole",
+    )
+
+
+Share = Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(ge=0)]]
+"""A corpus's share of the steps: one number, or one for each of its objectives."""
+
+
 class PretrainConfig(LoopConfig):
     """What pretraining learns: which objectives, what is hidden for them, how pairs are made wrong."""
 
@@ -145,6 +167,17 @@ class PretrainConfig(LoopConfig):
         description="sum: every step minimises the weighted sum (Unicoder-VL); draw: every step has one objective, "
         "drawn by its share, the same in all processes, and only what it predicts is hidden (UNITER)",
     )
+    corpora: Annotated[dict[str, Share], Identity.UNLESS_DEFAULT] = Field(
+        default={},
+        description="several corpora, DATASET/SPLIT each, and their shares of the steps: every step reads one of them, "
+        "drawn by its share, the same in all processes. With combine=draw the step's corpus and objective are drawn "
+        "together: by the product of both shares, or for a corpus whose share is an object of objectives, such as "
+        '{"mlm": 8, "vlm": 6}, by the number there (UNITER). Empty: the one corpus that the run is given',
+    )
+    token_batches: Annotated[TokenBatches | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        description="batches of so many tokens instead of batch_size captions (UNITER). None: batch_size captions",
+    )
     validation_pairs: Annotated[int, Identity.NEVER] = Field(
         default=1000, ge=1, description="held-out captions, always the same and masked alike, that a validation reads"
     )
@@ -175,7 +208,29 @@ class PretrainConfig(LoopConfig):
             raise ValueError(f"there is no objective {sorted(unknown)[0]!r}; known are {', '.join(OBJECTIVES)}")
         if self.combine == "draw" and not sum(self.objectives.values()):
             raise ValueError("objectives are all 0, so combine=draw has none to draw; give one a share")
+        self._check_corpora()
         return self
+
+    def _check_corpora(self) -> None:
+        if len(self.corpora) == 1:
+            raise ValueError("corpora names one corpus; name at least two, or leave it out and train on that dataset")
+        for name, share in self.corpora.items():
+            if not all(name.partition("/")):
+                raise ValueError(f"corpora: {name!r} is not DATASET/SPLIT, such as cc3m/train")
+            if not isinstance(share, dict):
+                continue
+            if self.combine == "sum":
+                raise ValueError(
+                    f"corpora: {name} has a share for each objective, but combine=sum trains all of them in every "
+                    "step; give it one number, or set combine=draw"
+                )
+            if unknown := share.keys() - self.objectives.keys():
+                raise ValueError(
+                    f"corpora: {name} has a share for {sorted(unknown)[0]!r}, which is none of the objectives: "
+                    f"{', '.join(self.objectives)}"
+                )
+            if not sum(share.values()):
+                raise ValueError(f"corpora: the shares of {name} are all 0; leave it out, or give one a share")
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -48,7 +48,9 @@ class HeldOutLosses:
         self._pairs = min(config.validation_pairs, len(tokens))
         self._steps = -(-self._pairs // (config.device_batch_size or _BATCH_SIZE))
         # The first places of an order of their own, each caption once.
-        self._config = config.model_copy(update={"batch_size": self._pairs, "seed": _SEED})
+        self._config = config.model_copy(
+            update={"batch_size": self._pairs, "seed": _SEED, "corpora": {}, "token_batches": None}
+        )
         self._batches = PretrainBatches(store, captions, tokens, vocabulary, max_regions, self._config)
 
         # Where each step has one objective, each is measured as in its own steps.

@@ -29,11 +29,16 @@ log = logging.getLogger(__name__)
 class MatchingWatch:
     """Watches a pretraining run's metrics, and warns once."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: PretrainConfig, captions_a_step: float | None = None) -> None:
+        """
+        Args:
+            captions_a_step: None: batch_size.
+        """
         self._config = config
         self._objective = next((name for name in MATCHING if config.objectives.get(name)), None)
         self._first_step = config.optim.warmup_share * config.steps
-        self._pairs_a_step = config.batch_size * (2 if config.matching == "paired" else 1)
+        captions = config.batch_size if captions_a_step is None else captions_a_step
+        self._pairs_a_step = captions * (2 if config.matching == "paired" else 1)
         self._recent: deque[tuple[float, float]] = deque()
         """(answers, right ones) of the newest lines."""
         self._warned = False
@@ -51,7 +56,7 @@ class MatchingWatch:
         while len(self._recent) > 1 and sum(n for n, _ in self._recent) - self._recent[0][0] >= RECENT:
             self._recent.popleft()
         answers, right = (sum(column) for column in zip(*self._recent, strict=True))
-        seen = step * self._pairs_a_step
+        seen = round(step * self._pairs_a_step)
         if step < self._first_step or seen < LEAST_SEEN or answers < RECENT:
             return {}
         stalled = is_guess(right, answers)

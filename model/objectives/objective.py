@@ -7,7 +7,7 @@ weights, log lines, accuracy, validation and heads follow from that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Literal
@@ -54,7 +54,8 @@ class Draft:
 class PretrainBatch(Movable):
     """B pairs, what is hidden of them, and the targets of every chosen objective by its name.
 
-    missing: () i64, captions for which no wrong pair was found.
+    missing: () i64, captions for which no wrong pair was found. corpus: (C,) f32, 1 at the corpus that the pairs are
+    of.
     """
 
     words: Words
@@ -62,11 +63,18 @@ class PretrainBatch(Movable):
     hidden: Replacements
     targets: dict[str, Targets]
     missing: Tensor
+    corpus: Tensor = field(default_factory=lambda: torch.ones(1))
 
     @property
     def counts(self) -> Tensor:
-        """(K,) f32: how many targets each objective has."""
-        return torch.tensor([len(targets) for targets in self.targets.values()], dtype=torch.float32)
+        """(C K,) f32: how many targets each objective has on each corpus."""
+        counts = torch.tensor([len(targets) for targets in self.targets.values()], dtype=torch.float32)
+        return by_corpus(counts, self.corpus)
+
+
+def by_corpus(values: Tensor, corpus: Tensor) -> Tensor:
+    """(C K,) the values (K,) of a step at its corpus (C,), zeros at the others."""
+    return torch.outer(corpus, values).flatten()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.data.draws import draw_uniforms
 from model.data.matches import NEGATIVE_TRIES, Matches
-from model.data.order import BatchOrder, Index
+from model.data.order import Index, Order
 from model.data.tokenizer import TokenTable
 from model.objectives.config import PretrainConfig
 
@@ -44,7 +44,7 @@ class Pairing:
     right pairs and wrong ones stay equally many, and that a caption occurs often does not give its pair away.
     """
 
-    def __init__(self, order: BatchOrder, image_rows: Index, tokens: TokenTable, config: PretrainConfig) -> None:
+    def __init__(self, order: Order, image_rows: Index, tokens: TokenTable, config: PretrainConfig) -> None:
         """
         Args:
             image_rows: (N,) the image of each caption.

@@ -11,7 +11,8 @@ import torch
 from model.families.model import VisionLanguageModel
 from model.objectives.config import PretrainConfig
 from model.objectives.hiding import hide_regions
-from model.objectives.objective import PretrainBatch, chosen_objectives
+from model.objectives.objective import PretrainBatch, by_corpus, chosen_objectives
+from model.objectives.turns import loss_names
 from model.training.losses import LossSums
 
 
@@ -29,4 +30,4 @@ def pretraining_losses(model: VisionLanguageModel, batch: PretrainBatch, config:
     sums = torch.stack([config.weight(one.name) * loss for one, (loss, _) in zip(objectives, losses, strict=True)])
     unknown = torch.full_like(sums[0].detach(), torch.nan)
     correct = torch.stack([unknown if right is None else right for _, right in losses])
-    return LossSums(tuple(one.name for one in objectives), sums, correct)
+    return LossSums(loss_names(config), by_corpus(sums, batch.corpus), by_corpus(correct, batch.corpus))

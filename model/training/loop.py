@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from model.config import LoopConfig
 from model.data.feed import B, Split, Step, feed, split_batch
 from model.data.matches import NEGATIVE_TRIES
 from model.data.order import Part
-from model.data.store import FeatureStore
 from model.data.tokenizer import Vocabulary
 from model.errors import InputError, TrainingError
 from model.families.config import EncoderConfig, Heads
 from model.families.model import VisionLanguageModel
-from model.progress import Ending, report
+from model.progress import DROPPED, Ending, report
 from model.training.checkpoint import (
     Checkpoint,
     Keep,
@@ -59,6 +58,14 @@ class Validation:
     measure: Callable[[VisionLanguageModel], dict[str, float]]
 
 
+class Reader(Protocol):
+    """A feature store, or several."""
+
+    @property
+    def skipped_samples(self) -> int:
+        """Places in batches that another sample took because theirs lies in a shard that was left out."""
+
+
 @dataclass(frozen=True)
 class Training(Generic[B]):
     """The parts that pretraining and finetuning bring to the loop."""
@@ -69,7 +76,7 @@ class Training(Generic[B]):
     run: Path
     config: LoopConfig
     encoder: EncoderConfig
-    store: FeatureStore
+    store: Reader
     identity: dict[str, Any]
     """What the weights depend on, as JSON; a run resumes only where it is the same."""
     heads: Heads
@@ -82,6 +89,10 @@ class Training(Generic[B]):
     reads_cls: bool = True
     """Whether a loss reads [CLS]; if none does, the pooler stays as it is."""
     validation: Validation | None = None
+    split: Callable[[int], Split] | None = None
+    """Splits the global batch among so many processes. None: by batch_size and device_batch_size."""
+    dropped_captions: int = 0
+    """Captions that are too long to be learnt from; lines of metrics say how many, where there are any."""
     watch: Callable[[int, dict[str, float], dict[str, float]], dict[str, float]] | None = None
     """Looks at a step's line of metrics and at how many targets each loss had; gives what to add to the line."""
 
@@ -106,7 +117,7 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
         TrainingError: too many steps in a row were left out, the device's memory or the disk is full.
     """
     config, device = task.config, processes.device
-    split = split_batch(config.batch_size, config.device_batch_size, processes.count)
+    split = task.split(processes.count) if task.split else _split_captions(config, processes.count)
     keep = Keep(config.keep_last, config.keep_best, config.best_is == "largest")
     if keep.best is not None and (task.validation is None or keep.best not in task.validation.names):
         known = ", ".join(task.validation.names) if task.validation else "nothing, for no validation data is given"
@@ -195,8 +206,9 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                     done = _backward(losses, batch, targets, processes, split, step, config)
             except torch.OutOfMemoryError as error:
                 raise TrainingError(
-                    f"{task.stage} step {step}: {device} ran out of memory with {split.part_size} captions at once; "
-                    f"set device_batch_size to {max(1, split.part_size // 2)}, the run goes on from its last checkpoint"
+                    f"{task.stage} step {step}: {device} ran out of memory with {split.part_size} {split.unit} at "
+                    f"once; set {split.limit} to {max(1, split.part_size // 2)}, the run goes on from its last "
+                    "checkpoint"
                 ) from error
             rate = float(schedule.get_last_lr()[0])
             norm = clip_and_step(optimizer, config.optim, step)
@@ -221,8 +233,10 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
                 if journal:
                     missing.tell(step, last)
                     means |= task.watch(step, means, tally.taken) if task.watch else {}
-                    speed = pace.take(config.batch_size)
+                    speed = pace.take(split)
                     left = {"skipped": skipped, "skipped_samples": left_out, "skipped_negatives": missing.count}
+                    if task.dropped_captions:
+                        left |= {DROPPED: task.dropped_captions}
                     journal.write(step, means | {"learning_rate": rate} | speed | left)
             if journal:
                 journal.progress(step)
@@ -235,6 +249,10 @@ def train(task: Training[B], processes: Processes) -> Checkpoint | None:
     if processes.is_first:
         finish_run(task.run, newest, keep)
     return newest
+
+
+def _split_captions(config: LoopConfig, processes: int) -> Split:
+    return split_batch(config.batch_size, config.device_batch_size, processes)
 
 
 class _Losses(nn.Module):

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 
+from model.data.feed import Split
 from model.errors import TrainingError
-from model.progress import STALLED, Progress, report
+from model.progress import DROPPED, STALLED, Progress, report
 from model.publish import disk_room
 
-_NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", "samples_per_second", "peak_memory_gib"}
+_RATES = {"captions": "samples_per_second", "tokens": "tokens_per_second"}
+_NOT_TOLD = {"learning_rate", "gradient_norm", "steps_per_second", *_RATES.values(), "peak_memory_gib", DROPPED}
 _REPORT_SECONDS = 2.0
 
 
@@ -103,13 +105,13 @@ class Pace:
         yield
         self._begun += time.monotonic() - begun
 
-    def take(self, batch_size: int) -> dict[str, float]:
+    def take(self, split: Split) -> dict[str, float]:
         """Rates since the last call, and the peak of this process's memory in GiB."""
         now = time.monotonic()
         seconds = max(now - self._begun, 1e-9)
         values = {
             "steps_per_second": self._steps / seconds,
-            "samples_per_second": self._steps * batch_size / seconds,
+            _RATES[split.unit]: self._steps * split.total / seconds,
             "wait_share": min(self._waited / seconds, 1.0),
             "peak_memory_gib": _peak_bytes(self._device) / 2**30,
         }

@@ -20,9 +20,9 @@ from tasks.reports.run_warnings import run_warnings
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 
-# Of what a run writes down: these are no curves that a reader compares.
+# Of what a run writes down: these are no curves that a reader compares. What each of several corpora gave has a slash.
 _NOT_DRAWN = re.compile(
-    r"step|learning_rate|gradient_norm|(steps|samples)_per_second|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled"
+    r"step|learning_rate|gradient_norm|(steps|samples|tokens)_per_second|filled_share|wait_share|peak_memory_gib|skipped(_samples|_negatives)?|matching_stalled|dropped_captions|.+/.+"
 )
 Curves = dict[str, list[tuple[float, float]]]
 """Metric -> (step, value) points."""
@@ -43,6 +43,7 @@ class _Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     train: _Data
+    also: tuple[_Data, ...] = ()
     checkpoint_path: str | None = None
 
 
@@ -58,7 +59,7 @@ def runs_behind(root: Root, run: str) -> list[str]:
 def training_splits(root: Root, runs: Sequence[str]) -> list[str]:
     """DATASET/SPLIT that each existing run learned from."""
     jobs = [_read_job(root, run) for run in runs]
-    return [job.train.name for job in jobs if job is not None]
+    return [data.name for job in jobs if job is not None for data in (job.train, *job.also)]
 
 
 def training_curves(root: Root, runs: Sequence[str]) -> Markup:

@@ -135,7 +135,7 @@ def open_search(
         device = pick_device(config.device)
         with redirect_stdout(io.StringIO()):  # The hub's loader prints a line, but stdout is for results.
             model, vocabulary = load_model(local_checkpoint(under, weights))
-        store = open_store(source)
+        store = open_store(source, model.config.adaptive_regions)
         check_features(model, store, weights.run)
         check_matching(model, weights.run)
         captions = load_captions(source, store)
@@ -237,12 +237,12 @@ class Search:
         """
         self._check_top(top, self.num_captions)
         query = picture if isinstance(picture, QueryPicture) else self.read_picture(picture)
-        manifest = self._store.manifest
+        manifest, adaptive = self._store.manifest, self._store.adaptive_regions
 
         def regions(most: int) -> Regions:
             from model.downstream.retrieval.search import record_regions
 
-            return record_regions(query.record, manifest.layout, len(manifest.labels), most)
+            return record_regions(query.record, manifest.layout, len(manifest.labels), most, adaptive)
 
         with _input_errors_told():
             ranking = self._ranker.captions(regions, on_pairs)

@@ -23,6 +23,15 @@ def captions_receipt_path(dataset: str, split: str) -> str:
     return f"{split_folder(dataset, split)}/captions.json"
 
 
+def examples_path(dataset: str, split: str) -> str:
+    """Of a task's table of examples."""
+    return f"{split_folder(dataset, split)}/examples.parquet"
+
+
+def examples_receipt_path(dataset: str, split: str) -> str:
+    return f"{split_folder(dataset, split)}/examples.json"
+
+
 def image_shard_path(dataset: str, split: str, shard: int) -> str:
     return f"{split_folder(dataset, split)}/images/images-{shard:05d}.tar"
 

@@ -24,7 +24,7 @@ from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
 from tasks.training.runs import choose_checkpoint, find_run
-from tasks.training.specs import FinalRecord, FinetuneSpec, TrainSpec
+from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec, TrainSpec
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
@@ -48,7 +48,7 @@ def run_name(root: Root, spec: TrainSpec) -> str:
             "stage": spec.stage.value,
             "encoder": spec.encoder.identity() | {"bert": _bert_identity(spec.encoder.bert)},
             spec.stage.value: _loop_identity(root, spec.loop, spec.validation),
-            "train": resolve_data(root, spec.data).identity,
+            "train": _data_identity(root, spec),
             "vocabulary": _vocabulary_identity(spec.vocabulary_path),
             **started,
         }
@@ -113,6 +113,13 @@ def check_text_side(vocabulary_path: str, encoder: EncoderConfig) -> None:
             check_bert(Path(encoder.bert), encoder.model_copy(update={"num_layers": 1}), words)
     except InputError as error:
         raise UserError(str(error)) from error
+
+
+def _data_identity(root: Root, spec: TrainSpec) -> dict[str, Any]:
+    """Digests of what is learnt from; of several corpora by their names."""
+    if isinstance(spec, PretrainSpec) and spec.also:
+        return {str(data): resolve_data(root, data).identity for data in (spec.data, *spec.also)}
+    return resolve_data(root, spec.data).identity
 
 
 def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) -> dict[str, Any]:

@@ -27,9 +27,10 @@ class _Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSpec(_Trained):
-    """Settings and inputs of a pretraining run."""
+    """Settings and inputs of a pretraining run; `also` are its other corpora, where pretrain.corpora names several."""
 
     pretrain: PretrainConfig
+    also: tuple[DataSpec, ...] = ()
     stage: ClassVar[Stage] = Stage.PRETRAIN
 
     @property

@@ -68,7 +68,8 @@ def _job(root: Root, spec: TrainSpec, folder: Path) -> Job:
         "scoring": spec.scoring,
     }
     if isinstance(spec, PretrainSpec):
-        return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain})
+        also = tuple(_local_source(root, data) for data in spec.also)
+        return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain, "also": also})
     start = find_start(root, spec)
     path = None if start is None else local_checkpoint(root, start)
     return FinetuneJob.model_validate(shared | {"finetune": spec.finetune, "checkpoint_path": path})

@@ -9,7 +9,20 @@ from __future__ import annotations
 import os
 import sys
 
-from tests.bench import class_scores, commands, download, encoding, extract, flow, loader, pipeline, scoring, step, text
+from tests.bench import (
+    class_scores,
+    commands,
+    download,
+    encoding,
+    extract,
+    flow,
+    loader,
+    pipeline,
+    scoring,
+    step,
+    text,
+    uniter,
+)
 
 BENCHES = {
     "loader": loader.run,
@@ -17,6 +30,7 @@ BENCHES = {
     "sqrt8": encoding.run,
     "class_scores": class_scores.run,
     "step": step.run,
+    "uniter": uniter.run,
     "scoring": scoring.run,
     "download": download.run,
     "extract": extract.run,

@@ -29,6 +29,7 @@ from model.downstream.retrieval.config import FinetuneConfig
 from model.objectives.batches import PretrainBatches
 from model.objectives.config import PretrainConfig
 from tests.bench import opening
+from tests.bench.batching import batching
 from tests.bench.clock import cpu_cost, run_command
 from tests.toy import VOCABULARY, WORDS, write_feature_set
 
@@ -122,6 +123,7 @@ def _batches(folder: Path, store: FeatureStore) -> Iterator[str]:
             f"whole batches for {name}: {SAMPLES / cost:,.0f} captions/s per core, "
             f"{images / SAMPLES:.1f} images read for each"
         )
+    yield from batching(folder / "sqrt8", vocabulary, captions, tokens, REGIONS, BATCH)
 
 
 def _captions(folder: Path, store: FeatureStore) -> tuple[Vocabulary, Captions, TokenTable]:

@@ -103,7 +103,7 @@ def _measure(work: Callable[..., float], *arguments: object) -> tuple[float, int
 def _ours(lengths: Lengths, sequences: Literal["auto", "padded", "packed"]) -> float:
     encoder = UnicoderVLConfig(sequences=sequences)
     model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).train()
-    batch, config = _batch(lengths), PretrainConfig()
+    batch, config = make_batch(lengths), PretrainConfig()
 
     def step() -> None:
         pretraining_losses(model, batch, config).sums.sum().backward()
@@ -173,7 +173,7 @@ def _gpu_step(lengths: Lengths) -> tuple[float, float, int]:
     encoder = UnicoderVLConfig(attention_dropout=0.0, sequences="packed")
     model = VisionLanguageModel(VOCABULARY, WIDTH, LABELS, sep_id=102, encoder=encoder.model_dump()).cuda().train()
     optimizer, config = make_optimizer(model, OptimConfig()), PretrainConfig()
-    batch = _batch(lengths)
+    batch = make_batch(lengths)
     flops = training_flops(lengths, encoder, (len(batch.targets["mlm"]), len(batch.targets["moc"])))
     batch = batch.to(torch.device("cuda"))
 
@@ -200,7 +200,7 @@ def _first(counts: list[int]) -> torch.Tensor:
     return torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)
 
 
-def _batch(lengths: Lengths) -> PretrainBatch:
+def make_batch(lengths: Lengths) -> PretrainBatch:
     word_mask, region_mask = _first(lengths.words), _first(lengths.regions)
     corner = torch.rand(*region_mask.shape, 2) * 200
     regions = Regions(

@@ -7,18 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from feature_extraction.identity import Identity
-from model.config import Config, Device, LoopConfig, NumProcesses, NumThreads
+from model.config import Config, Device, FinetuneLoopConfig, NumProcesses, NumThreads
 
 RecallProtocol = Annotated[str, Field(pattern=r"^(all|(first|folds):[1-9][0-9]*)$")]
 """Over which images recall is measured: all, first:N or folds:N."""
 
 
-class FinetuneConfig(LoopConfig):
+class FinetuneConfig(FinetuneLoopConfig):
     """Finetuning for retrieval by hinge loss against wrong images and wrong captions."""
 
-    start: Literal["pretrained", "scratch"] = Field(
-        default="pretrained", description="pretrained: a pretraining run's weights; scratch: task-specific training"
-    )
     steps: int = Field(default=10_000, ge=1, description="optimiser steps")
     batch_size: int = Field(default=64, ge=1, description="matched pairs per optimiser step, over all devices")
     score: Literal["sigmoid", "logit"] = Field(

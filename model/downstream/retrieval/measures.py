@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from model.downstream.measures import Measure, Measured, MeasuredTask, TaskMeasures
+from model.downstream.retrieval.config import FinetuneConfig
 from model.downstream.retrieval.metrics import RECALL_DEPTHS, RetrievalMetrics, protocol_text
 
 Direction = Literal["image_to_text", "text_to_image"]
@@ -123,5 +124,7 @@ TASK = MeasuredTask(
     brief_label="recall@1",
     others=tuple(recall_at(direction, k) for direction, _ in DIRECTIONS for k in RECALL_DEPTHS),
     short_rule=_RECALL_RULE.replace("percent", "percent, i2t image-to-text, t2i text-to-image"),
+    config=FinetuneConfig,
+    trained_by="model.downstream.retrieval.task",
     series_name="recall_sums",
 )

@@ -14,6 +14,7 @@ import torch
 
 from feature_extraction.samples.regions import RegionLayout
 from feature_extraction.samples.tars import ShardError
+from model.config import AdaptiveRegions
 from model.data.batch import Regions
 from model.data.captions import Captions
 from model.data.feed import prefetch
@@ -81,7 +82,9 @@ def read_text(vocabulary: Vocabulary, text: str, max_text_tokens: int) -> QueryT
     )
 
 
-def record_regions(record: bytes, layout: RegionLayout, num_labels: int, max_regions: int) -> Regions:
+def record_regions(
+    record: bytes, layout: RegionLayout, num_labels: int, max_regions: int, adaptive: AdaptiveRegions | None = None
+) -> Regions:
     """Read the first `max_regions` regions of one `.rgn` record, as `FeatureStore.read` does.
 
     Raises:
@@ -95,7 +98,7 @@ def record_regions(record: bytes, layout: RegionLayout, num_labels: int, max_reg
         record, layout.feature_dtype, layout.max_regions * layout.feature_dim, head.shape[1] - TAR_HEADER
     )
     shape = (1, layout.max_regions, layout.feature_dim)
-    return to_regions(head, torch.from_numpy(features.reshape(shape)[:, :max_regions].copy()), layout)
+    return to_regions(head, torch.from_numpy(features.reshape(shape)[:, :max_regions].copy()), layout, adaptive)
 
 
 class Ranker:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from flows.params.changes import with_settings
 from flows.params.checks import validation_text
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
@@ -42,6 +43,59 @@ def changed(path: str, value: object) -> dict[str, Any]:
 def test_disagreement_is_refused(path: str, value: object, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RebuildParams.model_validate(changed(path, value))
+
+
+def several(corpora: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The demo's parameters as JSON with several corpora."""
+    content = recipe("demo", "data").model_dump(mode="json")
+    web = content.pop("pretraining_dataset")
+    content["pretraining_datasets"] = [web | {"name": name} for name in names]
+    content["pretrain"] |= {"corpora": corpora}
+    return content
+
+
+def test_several_corpora_are_learnt_from_by_their_names() -> None:
+    params = RebuildParams.model_validate(several({"sbu/train": 6, "cc3m/train": 9}, "sbu", "cc3m"))
+    assert [dataset.name for dataset in params.datasets] == ["sbu", "cc3m", "retrieval"]
+    pretrain = params.for_pretrain()
+    assert (pretrain.dataset, pretrain.learnt_from) == ("sbu", "cc3m/train + sbu/train")
+    spec = pretrain.spec()
+    assert [str(data) for data in (spec.data, *spec.also)] == ["cc3m/train", "sbu/train"]
+    assert params.name == "sbu + cc3m to retrieval"
+    # The pictures that are finetuned on may be pretrained on.
+    same = several({"retrieval/train": 1, "web/train": 2}, "web")
+    same["pretraining_datasets"].append(same["retrieval_dataset"])
+    assert [dataset.name for dataset in RebuildParams.model_validate(same).datasets] == ["web", "retrieval"]
+
+
+@pytest.mark.parametrize(
+    ("corpora", "names", "message"),
+    [
+        ({}, ("sbu", "cc3m"), r'needs pretrain.corpora, such as \{"sbu/train": 1, "cc3m/train": 1\}'),
+        (
+            {"sbu/train": 1, "coco/train": 1},
+            ("sbu", "cc3m"),
+            "names coco/train, but the splits .* cc3m/train, sbu/train",
+        ),
+        ({"sbu/train": 1}, ("sbu", "cc3m"), "corpora names one corpus"),
+        ({"sbu/train": 1, "cc3m": 1}, ("sbu", "cc3m"), "'cc3m' is not DATASET/SPLIT"),
+        ({"sbu/train": 1, "cc3m/train": {"mlm": 1}}, ("sbu", "cc3m"), "cc3m/train has a share for each objective"),
+        ({"sbu/train": 1, "retrieval/train": 1}, ("sbu", "retrieval"), "both datasets are named 'retrieval'"),
+    ],
+)
+def test_corpora_that_cannot_be_are_refused_by_name(
+    corpora: dict[str, Any], names: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RebuildParams.model_validate(several(corpora, *names))
+
+
+def test_one_share_is_set_by_its_name() -> None:
+    params = RebuildParams.model_validate(several({"sbu/train": 6, "cc3m/train": 9}, "sbu", "cc3m"))
+    changed = with_settings(params, ["pretrain.combine=draw", "pretrain.corpora.sbu/train=7"])
+    assert changed.pretrain.corpora == {"sbu/train": 7.0, "cc3m/train": 9.0}
+    each = with_settings(changed, ['pretrain.corpora.sbu/train={"mlm": 8, "vlm": 6}'])
+    assert each.pretrain.corpora["sbu/train"] == {"mlm": 8.0, "vlm": 6.0}
 
 
 def test_without_matching_in_pretraining_there_is_no_zero_shot_row() -> None:

@@ -165,3 +165,27 @@ def test_seed_reaches_every_training_run_and_no_data() -> None:
 def test_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="no recipe 'demmo'; known are cc3m, demo"):
         recipe("demmo", "data")
+
+
+def test_what_uniters_published_configs_say() -> None:
+    params = recipe("uniter-base-cc", "data")
+    encoder, pretrain, finetune = params.encoder, params.pretrain, params.finetune
+    assert encoder.family == "uniter" and (encoder.num_layers, encoder.hidden_size, encoder.num_heads) == (12, 768, 12)
+    assert encoder.bert == params.vocabulary_path == "bert-base-cased" and encoder.max_text_tokens == 60 + 2
+    assert pretrain.objectives == {"itm": 9, "mlm": 12, "mrfr": 6, "mrc-kl": 6} and pretrain.combine == "draw"
+    assert (pretrain.negative, pretrain.alignment_weight, pretrain.vector_losses) == ("image", 0.1, "mean")
+    words, regions = pretrain.word_masking, pretrain.region_masking
+    assert (words.rate, words.mask_share, words.random_share, words.forced) == (0.15, 0.8, 0.1, "first")
+    assert (regions.rate, regions.zero_share, regions.at_least_one) == (0.15, 1, True)
+    optim = pretrain.optim
+    assert (optim.learning_rate, optim.beta1, optim.beta2, optim.weight_decay) == (5e-5, 0.9, 0.98, 0.01)
+    assert (pretrain.steps, optim.warmup_share * pretrain.steps, optim.max_grad_norm) == (200_000, 10_000, 5)
+    assert optim.gradient_scale * pretrain.device_batch_size * 8 == pretrain.batch_size
+    assert (finetune.negatives, finetune.hardest, finetune.averages(4_999), finetune.mines(0)) == (399, 31, True, True)
+    assert (finetune.steps, finetune.optim.warmup_share * finetune.steps, finetune.optim.max_grad_norm) == (
+        5_000,
+        500,
+        2,
+    )
+    # Its detector's distributions are what mrc-kl learns.
+    assert params.extractor.class_scores == "all" and params.settings[0] == "zero-shot"

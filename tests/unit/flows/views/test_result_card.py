@@ -104,7 +104,9 @@ def test_the_card_tells_what_was_trained_on_what_and_what_is_missing() -> None:
         report_path="my data/[x](y)/report.html",
         seconds=61,
     )
-    card = rebuild_card(params, result, [retrieval_table((CHANCE, TRAINED))], ["Matching was no better than a guess"])
+    card = rebuild_card(
+        params, result, [retrieval_table((CHANCE, TRAINED))], ["Matching was no better than a guess"], ["p left 2 out"]
+    )
     for text in (
         "# Retrieval on `retrieval/test`\n",
         "Pretrained on `web/train`, finetuned on `retrieval/train`, under `my data/[x](y)` on ",
@@ -112,6 +114,7 @@ def test_the_card_tells_what_was_trained_on_what_and_what_is_missing() -> None:
         "100 images x 500 captions.",
         "\n\n**Warning.** Matching was no better than a guess.\n\n",
         "## Made without all of the data\n\n- download of web\\/train went on without 1 of 5 shards \\(8 rows\\)",
+        "\n- p left 2 out\n",
         "- `web/train`: 30 of 40 have an image; lost: 8 shard_failed, 2 not_found",
         "## This run (1 min 1 s)",
         "| pretrain | `pretrain-0123456789ab` | 0 | 1 | 0 |",

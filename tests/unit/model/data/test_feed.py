@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from model.data.feed import Split, feed, split_batch
+from model.data.feed import Split, feed, split_batch, split_tokens
 from model.data.order import Part
 from model.downstream.retrieval.batches import RetrievalBatch
+from model.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,19 @@ def test_a_batch_is_cut_into_the_fewest_equal_parts_that_fit(
     split = split_batch(batch_size, device_batch_size, processes)
     assert split == Split(processes, parts, part_size)
     assert processes * parts * part_size == batch_size
+
+
+@pytest.mark.parametrize(
+    ("buckets", "device_tokens", "processes", "parts", "part_size"),
+    [(16, None, 1, 16, 10_240), (16, 20_000, 4, 4, 10_240), (16, 5_120, 8, 4, 5_120), (2, 4_000, 1, 6, 3_414)],
+)
+def test_buckets_are_shared_equally_and_cut_into_the_fewest_parts_that_fit(
+    buckets, device_tokens, processes, parts, part_size
+):
+    split = split_tokens(10_240, buckets, device_tokens, processes)
+    assert split == Split(processes, parts, part_size, "tokens")
+    with pytest.raises(InputError, match=r"buckets=16 cannot be shared equally by 3 processes; set it to 15 or 18"):
+        split_tokens(10_240, 16, None, 3)
 
 
 def test_the_parts_of_all_processes_are_the_batch_once():

@@ -21,6 +21,7 @@ from model.objectives.held_out import HeldOutLosses, loss_values
 from model.objectives.objective import Objective, chosen_objectives, load_objective, objective_heads
 from model.objectives.sum import pretraining_losses
 from model.objectives.targets import Targets, states_at
+from model.objectives.turns import Turns
 
 OFTEN = {"word_masking": WordMasking(rate=0.5), "region_masking": RegionMasking(rate=0.5, zero_share=1)}
 
@@ -110,8 +111,9 @@ def test_weights_come_in_the_same_order_from_a_checkpoint_so_that_optimiser_stat
 
 
 def test_a_drawn_step_has_one_objective_the_same_in_every_part_by_its_share(world, tiny):
-    make, _ = make_batches(world, tiny, combine="draw", objectives={"mlm": 3, "moc": 1, "vlm": 0})
-    drawn = [make.active(step)[0].name for step in range(400)]
+    make, config = make_batches(world, tiny, combine="draw", objectives={"mlm": 3, "moc": 1, "vlm": 0})
+    turns = Turns(config)
+    drawn = [turns(step).active[0].name for step in range(400)]
     assert set(drawn) == {"mlm", "moc"} and 260 < drawn.count("mlm") < 340
     for step in (drawn.index("mlm"), drawn.index("moc")):
         parts = [make(step, Part(number, 4)) for number in range(4)]
@@ -124,8 +126,9 @@ def test_a_drawn_step_has_one_objective_the_same_in_every_part_by_its_share(worl
 
 
 def test_only_steps_of_matching_have_wrong_pairs_where_one_is_drawn(world, tiny):
-    make, _ = make_batches(world, tiny, combine="draw", objectives={"mlm": 1, "vlm": 1}, matching="paired")
-    drawn = [make.active(step)[0].name for step in range(20)]
+    make, config = make_batches(world, tiny, combine="draw", objectives={"mlm": 1, "vlm": 1}, matching="paired")
+    turns = Turns(config)
+    drawn = [turns(step).active[0].name for step in range(20)]
     assert len(make(drawn.index("mlm")).words.ids) == 8
     matching = make(drawn.index("vlm"))
     assert matching.targets["vlm"].values.tolist() == [1, 0] * 8 and not len(matching.targets["mlm"])

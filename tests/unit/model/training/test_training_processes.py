@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from model.downstream.retrieval.config import FinetuneConfig
+from model.families.configs import of_family
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob
+from model.objectives.turns import Turns, loss_names
 from model.pretrain import run_pretraining
 from model.progress import Ending, Progress
 from model.training.checkpoint import list_checkpoints, weights_sha256
 from tests.processes import children, wait_until_ended
+from tests.toy import WORDS
 
 pytestmark = pytest.mark.slow("processes that train, killed and stopped")
 
@@ -92,6 +95,64 @@ def test_two_processes_killed_and_stopped_end_with_what_one_learns(job):
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
     for name in ("loss", "vlm_accuracy", "gradient_norm", "learning_rate"):
         assert [row[name] for row in logs[0]] == pytest.approx([row[name] for row in logs[1]], rel=1e-5)
+
+
+def test_two_processes_on_several_corpora_stopped_and_resumed_end_with_what_one_learns(job, make_world):
+    """Every step has one corpus and one objective, the same ones in both processes, also after a resume."""
+    other, _ = make_world(
+        [[i, (i + 2) % 8] for i in range(6)],
+        [(i, f"{WORDS[i]} {WORDS[(i + 2) % 8]}") for i in range(6)],
+        name="sbu/train",
+    )
+    fields = {
+        "batch_size": 8,
+        "steps": 60,
+        "checkpoint_steps": 15,
+        "log_steps": 1,
+        "combine": "draw",
+        "corpora": {"toy/train": 2, "sbu/train": {"mlm": 1, "vlm": 3}},
+    }
+    both = job("both", **fields).model_copy(update={"also": (other,)})
+    alone = job("alone", **fields, device_batch_size=4).model_copy(update={"also": (other,)})
+    process = start(both, *TORCHRUN)
+    wait_for_step(both, process, 15)
+    os.kill(children(process.pid)[1], signal.SIGTERM)
+    finish(process)
+    assert list_checkpoints(Path(both.run_path))[-1].step < 60
+    status, _, errors = finish(start(both, *TORCHRUN))
+    assert status == 0, errors
+    assert run_pretraining(alone) == 0
+    assert weights_sha256(result(both)) == weights_sha256(result(alone))
+
+    turns, rows = Turns(both.pretrain), [json.loads(line) for line in metrics(both)]
+    for row in rows:
+        turn = turns(row["step"] - 1)
+        name, objective = ("sbu/train", "toy/train")[turn.corpus], turn.active[0].name
+        assert {one for one in row if one in loss_names(both.pretrain)} == {f"{name}/{objective}"}
+        assert row["loss"] == row[objective] == row[f"{name}/{objective}"]
+        assert row["sbu/train/steps"] + row["toy/train/steps"] == row["step"]
+        assert row[f"{name}/steps"] == turn.visit + 1
+
+
+def test_two_processes_on_token_batches_resumed_end_with_what_one_learns(job):
+    """One process works off both buckets of a step, or each of two has one: the same two gradients are added."""
+    asked = {"tokens": 40, "buckets": 2}
+    fields = {"steps": 40, "checkpoint_steps": 10, "log_steps": 1, "num_threads": 1, "token_batches": asked}
+    both, alone = job("both", **fields), job("alone", **fields)
+    process = start(both, *TORCHRUN)
+    wait_for_step(both, process, 10)
+    os.kill(children(process.pid)[1], signal.SIGTERM)
+    finish(process)
+    assert list_checkpoints(Path(both.run_path))[-1].step < 40
+    status, _, errors = finish(start(both, *TORCHRUN))
+    assert status == 0, errors
+    assert "80 tokens a step = 2 processes x 1 parts x 40" in errors
+    assert run_pretraining(alone) == 0
+    assert weights_sha256(result(both)) == weights_sha256(result(alone))
+    rows = [[json.loads(line) for line in metrics(job)] for job in (both, alone)]
+    filled = [[row["filled_share"] for row in one] for one in rows]
+    assert filled[0] == filled[1] and min(filled[0]) > 0 and max(filled[0]) <= 1
+    assert all("tokens_per_second" in row and "samples_per_second" not in row for row in rows[0])
 
 
 def test_finetuning_in_two_processes_ends_with_what_one_learns_and_the_best_of_it(job, tmp_path):
@@ -206,3 +267,34 @@ def test_bad_jobs_end_with_one_sentence_and_code_2(job, tmp_path):
     assert errors.strip().splitlines()[-1].startswith("vocabulary ")
     assert "Traceback" not in errors
     assert Ending.model_validate_json(out) == Ending(error=errors.strip().splitlines()[-1], bad_input=True)
+
+
+def test_two_processes_train_uniter_as_one_does(job, tiny, tmp_path):
+    """Whichever objective a step has, and in finetuning without hidden regions, both reach the same weights."""
+    objectives = {"combine": "draw", "objectives": {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}, "negative": "image"}
+    fields = {"batch_size": 8, "steps": 12, "log_steps": 1, **objectives}
+    both, alone = (
+        job(name, **fields, device_batch_size=4).model_copy(update={"encoder": of_family(tiny, "uniter")})
+        for name in ("both", "alone")
+    )
+    code, _, errors = finish(start(both, *TORCHRUN))
+    assert code == 0, errors
+    assert run_pretraining(alone) == 0
+    assert weights_sha256(result(both)) == weights_sha256(result(alone))
+
+    runs = []
+    for name, launcher in (("pair", TORCHRUN), ("single", [])):
+        tuned = FinetuneJob(
+            run_path=str(tmp_path / name),
+            train=alone.train,
+            vocabulary_path=alone.vocabulary_path,
+            encoder=alone.encoder,
+            checkpoint_path=str(result(alone)),
+            finetune=FinetuneConfig(
+                steps=3, batch_size=4, device_batch_size=2, negatives=4, hardest=2, mean_hinge_share=1, num_threads=1
+            ),
+        )
+        code, _, errors = finish(start(tuned, *launcher))
+        assert code == 0, errors
+        runs.append(weights_sha256(result(tuned)))
+    assert runs[0] == runs[1]
