@@ -24,12 +24,12 @@ from flows.params.fields import (
     VocabularyPath,
 )
 from flows.params.shards import DownloadParams, ExtractParams, Params
-from flows.params.training import FinetuneParams, PretrainParams, Setting
+from flows.params.training import FinetuneParams, PretrainParams, Setting, check_text
 from model.config import LoaderConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
-from tasks.config import DatasetConfig, Name
+from tasks.config import DatasetConfig, Name, TextDatasetConfig
 from tasks.download.config import DownloadConfig
 from tasks.workers.machines import RayConfig
 
@@ -49,6 +49,12 @@ class RebuildParams(Params):
         default=(),
         description="several corpora instead of pretraining_dataset; pretrain.corpora says which splits are learnt "
         "from, and how often. Validation looks at the split val of the first",
+    )
+    text_dataset: TextDatasetConfig | None = Field(
+        default=None,
+        exclude_if=lambda text: text is None,
+        description="text alone with a split train, which the objective mlm-text learns from beside the pairs of "
+        "pretraining. None: none",
     )
     retrieval_dataset: DatasetConfig = Field(description="with the splits train and evaluation_split, and perhaps val")
     download: Download = DownloadConfig()
@@ -95,6 +101,7 @@ class RebuildParams(Params):
                 f"extractor.max_regions={self.extractor.max_regions}"
             )
         self._check_corpora()
+        self._check_text()
         for split in ("train", self.evaluation_split):
             if split not in self.retrieval_dataset.splits:
                 raise ValueError(f"retrieval_dataset has no split {split!r}")
@@ -122,6 +129,15 @@ class RebuildParams(Params):
                 f"{', '.join(sorted(splits))}"
             )
 
+    def _check_text(self) -> None:
+        check_text(self.pretrain, self.text_dataset is not None, "text_dataset")
+        if (text := self.text_dataset) is None:
+            return
+        if "train" not in text.splits:
+            raise ValueError("text_dataset has no split 'train'")
+        if text.name in (dataset.name for dataset in self.datasets):
+            raise ValueError(f"text_dataset and a dataset of images are both named {text.name!r}; rename one")
+
     def _check_validation(self) -> None:
         """Fail before the download starts, not after days of downloading."""
         pretraining, retrieval = self.corpora[0], self.retrieval_dataset
@@ -147,7 +163,8 @@ class RebuildParams(Params):
     @property
     def name(self) -> str:
         """The experiment's name for people, such as `cc3m to flickr30k`."""
-        data = f"{' + '.join(dataset.name for dataset in self.corpora)} to {self.retrieval_dataset.name}"
+        learnt_from = [dataset.name for dataset in self.corpora] + [text.name for text in self.texts]
+        data = f"{' + '.join(learnt_from)} to {self.retrieval_dataset.name}"
         return data if self.variant is None else f"{data}, {self.variant}"
 
     @property
@@ -156,20 +173,26 @@ class RebuildParams(Params):
         return self.pretraining_datasets if self.pretraining_dataset is None else (self.pretraining_dataset,)
 
     @property
+    def texts(self) -> tuple[TextDatasetConfig, ...]:
+        """The text alone of pretraining: one or none."""
+        return () if self.text_dataset is None else (self.text_dataset,)
+
+    @property
     def datasets(self) -> tuple[DatasetConfig, ...]:
-        """All, each once."""
+        """Those of images and captions, each once."""
         named = {dataset.name: dataset for dataset in (*self.corpora, self.retrieval_dataset)}
         return tuple(named.values())
 
     def for_download(self) -> DownloadParams:
-        return self._part(DownloadParams, datasets=self.datasets)
+        return self._part(DownloadParams, datasets=self.datasets, texts=self.texts)
 
     def for_extract(self) -> ExtractParams:
         return self._part(ExtractParams, datasets=self.datasets)
 
     def for_pretrain(self) -> PretrainParams:
         dataset = self.corpora[0]
-        return self._part(PretrainParams, dataset=dataset.name, validation_split=_validation_split(dataset))
+        text = None if self.text_dataset is None else f"{self.text_dataset.name}/train"
+        return self._part(PretrainParams, dataset=dataset.name, validation_split=_validation_split(dataset), text=text)
 
     def for_finetune(self, finetune: FinetuneConfig | None = None) -> FinetuneParams:
         """Parameters of the finetuning run, or of another one such as `task_specific`."""

@@ -23,6 +23,7 @@ from model.objectives.config import PretrainConfig
 from tasks.config import Name
 from tasks.training import runs, specs
 from tasks.training.data import DataSpec
+from tasks.training.text import TextSpec
 from tasks.workers.machines import NodesConfig
 
 Setting = runs.Setting
@@ -61,6 +62,14 @@ class TrainParams(Params):
             raise ValueError(f"{name}.validation_steps is set, but there is no validation_split to look at")
 
 
+def check_text(pretrain: PretrainConfig, is_named: bool, field: str) -> None:
+    """Raise ValueError unless text alone is named where it is learnt from, and only there."""
+    if pretrain.reads_text and not is_named:
+        raise ValueError(f"pretrain.objectives has mlm-text, which reads text alone; name a corpus of it in {field}")
+    if is_named and not pretrain.reads_text:
+        raise ValueError(f"{field} names text alone, which only the objective mlm-text reads; add it, or leave out one")
+
+
 class PretrainParams(TrainParams):
     """Parameters of pretraining: feature shards of one corpus or more to a pretrained checkpoint.
 
@@ -68,11 +77,22 @@ class PretrainParams(TrainParams):
     `dataset` the validation split is looked at.
     """
 
+    text: str | None = Field(
+        default=None,
+        pattern=r"^[\w-]+/[\w-]+$",
+        exclude_if=lambda text: text is None,
+        description="DATASET/SPLIT of text alone, which the objective mlm-text reads beside the pairs. None: none",
+    )
     pretrain: Pretrain = PretrainConfig()
 
     @model_validator(mode="after")
     def _check_validation(self) -> PretrainParams:
         self.check_validated(self.pretrain, "pretrain")
+        return self
+
+    @model_validator(mode="after")
+    def _check_text(self) -> PretrainParams:
+        check_text(self.pretrain, self.text is not None, "text")
         return self
 
     @property
@@ -84,13 +104,14 @@ class PretrainParams(TrainParams):
     @property
     def learnt_from(self) -> str:
         """The corpora for people, such as cc3m/train + sbu/train."""
-        return " + ".join(map(str, self.corpora))
+        return " + ".join([*map(str, self.corpora), *filter(None, [self.text])])
 
     def spec(self) -> specs.PretrainSpec:
         first, *others = self.corpora
         return specs.PretrainSpec(
             data=first,
             also=tuple(others),
+            text=None if self.text is None else TextSpec(*self.text.split("/")),
             vocabulary_path=self.vocabulary_path,
             encoder=self.encoder,
             validation=self.held_out(),

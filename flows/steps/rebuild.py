@@ -40,7 +40,7 @@ def run_rebuild(params: RebuildParams, steps: Steps) -> RebuildResult:
     watch = Stopwatch()
     downloads, extractions = make_data(params, steps.data)
     checkpoints, evaluations = _train_and_evaluate(params, steps.trainings)
-    outcomes = {summary.name: summary.counts for summary in downloads}
+    outcomes = {summary.name: summary.counts for summary in downloads if summary.stage == Stage.DOWNLOAD}
     tables = setting_tables(evaluations)
     result = RebuildResult(
         root_uri=params.root_uri,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flows.results import SHARD_FAILED, FailedShard, StageSummary
 from tasks.records import ShardRef, Stage
 
-_SHARD_STAGES = (Stage.DOWNLOAD, Stage.EXTRACT)
+_SHARD_STAGES = (Stage.TEXT, Stage.DOWNLOAD, Stage.EXTRACT)
 
 
 def done_text(stages: Sequence[StageSummary], skipped: bool = False) -> str:

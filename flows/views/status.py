@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -63,6 +63,7 @@ class TextStatus(Record):
     """One split of text alone."""
 
     name: str = Field(description="dataset/split")
+    begun: bool = Field(default=True, description="False: the experiment asks for it, and nothing of it is there")
     passages: int | None = Field(description="its length; None before it is finished")
     blank: int | None = Field(description="blank lines left out; None before it is finished")
 
@@ -81,7 +82,7 @@ class Status(Record):
 
     root_uri: str
     splits: tuple[SplitStatus, ...]
-    texts: tuple[TextStatus, ...] = Field(default=(), description="corpora of text alone under the root")
+    texts: tuple[TextStatus, ...] = Field(default=(), description="text alone: under the root, or asked for")
     runs: tuple[RunStatus, ...]
     evaluated: dict[str, bool]
     other_tasks: dict[str, int] = Field(default={}, description="evaluations of other tasks in the root's history")
@@ -108,17 +109,19 @@ def read_status(params: RebuildParams, options: str) -> Status:
     splits = tuple(
         _split_status(root, dataset, split, extractor) for dataset in params.datasets for split in dataset.splits
     )
+    wanted = {f"{text.name}/{split}" for text in params.texts for split in text.splits}
+    texts = _text_statuses(root, wanted)
     runs = _run_statuses(root, params)
     evaluated: dict[str, bool] = {setting: _is_evaluated(root, params, setting) for setting in params.settings}
     return Status(
         root_uri=params.root_uri,
         splits=splits,
-        texts=_text_statuses(root),
+        texts=texts,
         runs=runs,
         evaluated=evaluated,
         other_tasks=dict(Counter(row.task for row in read_history(root) if row.task != FIRST_TASK)),
         notes=tuple(notes),
-        next_command=_next_command(splits, runs, evaluated, options),
+        next_command=_next_command(splits, [text for text in texts if text.name in wanted], runs, evaluated, options),
     )
 
 
@@ -181,7 +184,8 @@ def status_text(status: Status) -> str:
             )
     for text in status.texts:
         passages = "-" if text.passages is None else f"{text.passages:,}"
-        state = "text under way" if text.blank is None else f"text; {text.blank:,} blank lines left out"
+        unfinished = "text under way" if text.begun else "text, not begun"
+        state = unfinished if text.blank is None else f"text; {text.blank:,} blank lines left out"
         lines.append(f"{text.name:24} {passages:>9}  {state}")
     if status.runs:
         lines.append("")
@@ -242,13 +246,16 @@ def _split_status(root: Root, dataset: DatasetConfig, split: str, extractor: str
     )
 
 
-def _text_statuses(root: Root) -> tuple[TextStatus, ...]:
-    found = []
+def _text_statuses(root: Root, wanted: Iterable[str] = ()) -> tuple[TextStatus, ...]:
+    """Of those begun under the root, then of those that an experiment wants and that are not."""
+    found = {}
     for (dataset, split), settings in begun_texts(root).items():
         manifest = finished_text(root, dataset, split, settings.fingerprint)
         length = (None, None) if manifest is None else (manifest.passages, manifest.blank)
-        found.append(TextStatus(name=f"{dataset}/{split}", passages=length[0], blank=length[1]))
-    return tuple(found)
+        name = f"{dataset}/{split}"
+        found[name] = TextStatus(name=name, passages=length[0], blank=length[1])
+    missing = [name for name in sorted(wanted) if name not in found]
+    return (*found.values(), *(TextStatus(name=name, begun=False, passages=None, blank=None) for name in missing))
 
 
 def _listed_shards(root: Root, manifest: str) -> set[int] | None:
@@ -298,9 +305,13 @@ def _is_evaluated(root: Root, params: RebuildParams, setting: Setting) -> bool:
 
 
 def _next_command(
-    splits: tuple[SplitStatus, ...], runs: tuple[RunStatus, ...], evaluated: dict[str, bool], options: str
+    splits: tuple[SplitStatus, ...],
+    texts: Sequence[TextStatus],
+    runs: tuple[RunStatus, ...],
+    evaluated: dict[str, bool],
+    options: str,
 ) -> str | None:
-    if not all(split.download_done for split in splits):
+    if not all(split.download_done for split in splits) or any(text.passages is None for text in texts):
         return f"unicoder-vl download {options}"
     if not all(split.extract_done for split in splits):
         return f"unicoder-vl extract {options}"

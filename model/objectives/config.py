@@ -224,7 +224,7 @@ class PretrainConfig(LoopConfig):
     def _check_objectives(self) -> PretrainConfig:
         if unknown := self.objectives.keys() - OBJECTIVES.keys():
             raise ValueError(f"there is no objective {sorted(unknown)[0]!r}; known are {', '.join(OBJECTIVES)}")
-        if "mlm-text" in self.objectives and self.token_batches is not None:
+        if self.reads_text and self.token_batches is not None:
             raise ValueError(
                 "mlm-text takes as many rows of text as pairs, but token_batches leaves their number open; leave "
                 "one out"
@@ -264,6 +264,11 @@ class PretrainConfig(LoopConfig):
     def learns_matching(self) -> bool:
         """Whether the model can tell matched pairs from wrong ones, so that it ranks before it is finetuned."""
         return any(name in self.objectives for name in MATCHING)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether rows of text alone are learnt from, beside the pairs."""
+        return "mlm-text" in self.objectives
 
     def weight(self, objective: str) -> float:
         """Of its loss: a drawn objective is all that its step minimises."""

@@ -1,8 +1,8 @@
 """The name of a training run: the fingerprint of all that decides its result.
 
 These are the configs, as the marks of their fields say (`feature_extraction.identity`); the bytes of features,
-captions, vocabulary and BERT; and for finetuning the weights that it starts from. So the same parameters find the same
-run: complete, it is not run again; begun, it is resumed.
+captions, text, vocabulary and BERT; and for finetuning the weights that it starts from. So the same parameters find
+the same run: complete, it is not run again; begun, it is resumed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
 from tasks.training.runs import choose_checkpoint, find_run
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec, TrainSpec
+from tasks.training.text import resolve_text
 
 _RUN_FORMATS = {Stage.PRETRAIN: "run/2", Stage.FINETUNE: "run/3"}
 """Another one where the same parameters make other weights than before, so that a run of the older kind is no match."""
@@ -36,12 +37,15 @@ def run_name(root: Root, spec: TrainSpec) -> str:
     It may be complete, begun or not begun.
 
     Raises:
-        UserError: features, captions or the vocabulary are missing; or the run that it starts from is not complete.
+        UserError: features, captions, text or the vocabulary are missing; or the run that it starts from is not
+            complete.
     """
-    started: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     if isinstance(spec, FinetuneSpec):
         start = find_start(root, spec)
-        started["start"] = None if start is None else start.fingerprint
+        own["start"] = None if start is None else start.fingerprint
+    elif spec.text is not None:
+        own["text"] = resolve_text(root, spec.text).identity
     digest = fingerprint(
         {
             "format": _RUN_FORMATS[spec.stage],
@@ -50,7 +54,7 @@ def run_name(root: Root, spec: TrainSpec) -> str:
             spec.stage.value: _loop_identity(root, spec.loop, spec.validation),
             "train": _data_identity(root, spec),
             "vocabulary": _vocabulary_identity(spec.vocabulary_path),
-            **started,
+            **own,
         }
     )
     return f"{spec.stage.value}-{digest[:12]}"

@@ -12,6 +12,7 @@ from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.records import Stage
 from tasks.training.data import DataSpec
+from tasks.training.text import TextSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,14 @@ class _Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSpec(_Trained):
-    """Settings and inputs of a pretraining run; `also` are its other corpora, where pretrain.corpora names several."""
+    """Settings and inputs of a pretraining run.
+
+    `also` are its other corpora, where pretrain.corpora names several; `text` is what it reads beside the pairs.
+    """
 
     pretrain: PretrainConfig
     also: tuple[DataSpec, ...] = ()
+    text: TextSpec | None = None
     stage: ClassVar[Stage] = Stage.PRETRAIN
 
     @property

@@ -21,6 +21,7 @@ from tasks.storage.root import Root
 from tasks.training.data import DataSpec, resolve_data
 from tasks.training.run_name import find_start, finished_run, run_name
 from tasks.training.specs import PretrainSpec, TrainSpec
+from tasks.training.text import resolve_text
 from tasks.workers.gpus import visible_gpus
 from tasks.workers.launch import run_module
 from tasks.workers.machines import NodesConfig
@@ -69,7 +70,8 @@ def _job(root: Root, spec: TrainSpec, folder: Path) -> Job:
     }
     if isinstance(spec, PretrainSpec):
         also = tuple(_local_source(root, data) for data in spec.also)
-        return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain, "also": also})
+        text = None if spec.text is None else resolve_text(root, spec.text).source
+        return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain, "also": also, "text": text})
     start = find_start(root, spec)
     path = None if start is None else local_checkpoint(root, start)
     return FinetuneJob.model_validate(shared | {"finetune": spec.finetune, "checkpoint_path": path})

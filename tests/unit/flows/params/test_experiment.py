@@ -90,6 +90,44 @@ def test_corpora_that_cannot_be_are_refused_by_name(
         RebuildParams.model_validate(several(corpora, *names))
 
 
+def with_text(objectives: dict[str, float] | None = None, **changed: Any) -> dict[str, Any]:
+    """The demo's parameters as JSON with text alone beside its pairs."""
+    content = recipe("demo", "data").model_dump(mode="json")
+    content["text_dataset"] = {"name": "wiki", "splits": {"train": ["wiki.txt"]}} | changed
+    content["pretrain"]["objectives"] = objectives or {"mlm": 1, "mlm-text": 1}
+    return content
+
+
+def test_text_alone_is_made_by_the_download_and_learnt_from_in_pretraining() -> None:
+    params = RebuildParams.model_validate(with_text())
+    assert params.name == "web + wiki to retrieval" and params.datasets == recipe("demo", "data").datasets
+    assert [(text.name, split) for text, split in params.for_download().selected_texts()] == [("wiki", "train")]
+    pretrain = params.for_pretrain()
+    assert pretrain.text == "wiki/train" and pretrain.learnt_from == "web/train + wiki/train"
+    assert str(pretrain.spec().text) == "wiki/train"
+    assert RebuildParams.model_validate_json(params.model_dump_json()) == params
+
+
+def test_parameters_without_text_are_written_as_before() -> None:
+    params = recipe("demo", "data")
+    assert "text_dataset" not in params.model_dump_json() and params.for_pretrain().spec().text is None
+    assert "text" not in params.for_pretrain().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_text({"mlm": 1}), "text_dataset names text alone, which only the objective mlm-text reads"),
+        (with_text(splits={"val": ["wiki.txt"]}), "text_dataset has no split 'train'"),
+        (with_text(name="web"), "text_dataset and a dataset of images are both named 'web'"),
+        (changed("pretrain.objectives", {"mlm-text": 1}), "mlm-text, .*; name a corpus of it in text_dataset"),
+    ],
+)
+def test_text_that_cannot_be_is_refused_by_name(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RebuildParams.model_validate(content)
+
+
 def test_one_share_is_set_by_its_name() -> None:
     params = RebuildParams.model_validate(several({"sbu/train": 6, "cc3m/train": 9}, "sbu", "cc3m"))
     changed = with_settings(params, ["pretrain.combine=draw", "pretrain.corpora.sbu/train=7"])

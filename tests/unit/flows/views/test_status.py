@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.views.status import read_download_status, status_text
+from flows.params.experiment import RebuildParams
+from flows.params.recipes import recipe
+from flows.views.status import read_download_status, read_status, status_text
 from tasks.config import DatasetConfig, TextDatasetConfig
 from tasks.download.config import DownloadConfig
 from tasks.download.fetching import Session
@@ -53,3 +55,21 @@ def test_text_tells_its_passages_and_whether_it_is_finished(tmp_path: Path) -> N
     status = read_download_status(root.uri)
     assert status.next_command == f"unicoder-vl download --root {root.uri}"
     assert "wiki/train                       -  text under way" in status_text(status)
+
+
+def test_text_of_an_experiment_is_shown_before_it_is_begun(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words of a passage\n" * 20)
+    text = TextDatasetConfig(name="wiki", splits={"train": (str(tmp_path / "a.txt"),)})
+    content = recipe("demo", str(tmp_path / "root")).model_dump(mode="json")
+    content["text_dataset"] = text.model_dump(mode="json")
+    content["pretrain"]["objectives"] = {"mlm": 1, "mlm-text": 1}
+    params, root = RebuildParams.model_validate(content), Root(str(tmp_path / "root"))
+    status = read_status(params, "--params p.json")
+    assert "wiki/train                       -  text, not begun" in status_text(status)
+    assert status.next_command == "unicoder-vl download --params p.json"
+    make_text(root, text.model_copy(update={"name": "other"}), "train")
+    make_text(root, text, "train")
+    assert [(one.name, one.passages) for one in read_status(params, "").texts] == [
+        ("other/train", 20),
+        ("wiki/train", 20),
+    ]

@@ -12,18 +12,24 @@ import pytest
 from feature_extraction.config import ExtractorConfig
 from feature_extraction.samples.manifest import FeatureManifest
 from model.config import OptimConfig
+from model.data.passages import load_passages
+from model.data.tokenizer import load_vocabulary
 from model.downstream.retrieval.config import FinetuneConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
+from model.jobs import PretrainJob
 from model.objectives.config import PretrainConfig
+from tasks.config import TextDatasetConfig
+from tasks.download.text import make_text
 from tasks.errors import StageError, UserError
 from tasks.extractor import extractor_fingerprint
 from tasks.records import FileDigest, Receipt, Stage
 from tasks.storage.locks import alone
-from tasks.storage.paths import captions_receipt_path, feature_manifest_path, run_folder
+from tasks.storage.paths import captions_receipt_path, feature_manifest_path, run_folder, text_manifest_path
 from tasks.storage.root import Root
 from tasks.training.data import DataSpec
 from tasks.training.run_name import check_text_side, find_trained, run_name
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec
+from tasks.training.text import TextSpec
 from tasks.training.train import num_processes, train
 
 EXTRACTOR = ExtractorConfig(backend="torchvision", model="small", max_regions=4)
@@ -245,6 +251,55 @@ def test_how_many_images_validation_reads_counts_where_it_chooses_the_result(roo
     assert run() == run(validation_images=5)
     best = {"keep_best": "validation_recall_sum"}
     assert len({run(), run(**best), run(**best, validation_images=5), run(**best, validation_images=6)}) == 4
+
+
+def with_text(root: Root, spec: PretrainSpec, words: str) -> PretrainSpec:
+    """The same training with a corpus of text, made under the root."""
+    file = Path(root.path("words.txt"))
+    file.write_text(f"{words}\n" * 80)
+    text = TextDatasetConfig(name="wiki", splits={"train": (str(file),)})
+    make_text(root, text, "train", accept_changes=True)
+    return replace(
+        spec, text=TextSpec("wiki", "train"), pretrain=spec.pretrain.model_copy(update={"objectives": {"mlm-text": 1}})
+    )
+
+
+def test_a_run_with_text_is_named_by_its_shards_and_by_nothing_else_of_it(root: Root, spec: PretrainSpec) -> None:
+    reading = with_text(root, spec, "some words")
+    name = run_name(root, reading)
+    assert name != run_name(root, replace(reading, text=None))
+    manifest = Path(root.path(text_manifest_path("wiki", "train")))
+    manifest.write_text(manifest.read_text().replace('"blank":0', '"blank":1'))
+    assert run_name(root, reading) == name
+    assert run_name(root, with_text(root, spec, "other words")) != name
+    assert run_name(root, with_text(root, spec, "some words")) == name
+
+
+def test_the_job_reads_the_text_under_the_root_and_keeps_its_tables_in_the_cache(
+    root: Root, spec: PretrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[PretrainJob] = []
+    monkeypatch.setattr("tasks.training.train.run_module", lambda module, job, *paths, **how: jobs.append(job))
+    with pytest.raises(StageError, match="left no final checkpoint"):
+        train(root, with_text(root, spec, "some words"), lambda progress: None)
+    source = jobs[0].text
+    assert source is not None
+    assert source.text_path == root.path("datasets/wiki/train/text") and source.name == "wiki/train"
+    assert source.cache_path == root.path("cache")
+    vocabulary = tmp_path / "words.txt"
+    vocabulary.write_text("\n".join(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "some", "words")))
+    table = load_passages(source, load_vocabulary(str(vocabulary)), 8)
+    assert len(table) == 80 and table[79].tolist() == [5, 6]
+    assert {path.name.partition("-")[0] for path in Path(root.path("cache")).iterdir()} == {"passages"}
+
+
+def test_missing_or_unfinished_text_names_the_command(root: Root, spec: PretrainSpec) -> None:
+    reading = with_text(root, spec, "some words")
+    root.remove(text_manifest_path("wiki", "train"))
+    with pytest.raises(UserError, match=r"text of wiki/train under .* is not finished; run `unicoder-vl download`"):
+        run_name(root, reading)
+    with pytest.raises(UserError, match=r"no text of books/train .*`unicoder-vl download --text FILE --name books/tr"):
+        run_name(root, replace(reading, text=TextSpec("books", "train")))
 
 
 def test_missing_features_name_the_command(root: Root, spec: PretrainSpec) -> None:
