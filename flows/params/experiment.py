@@ -130,7 +130,7 @@ class RebuildParams(Params):
             )
 
     def _check_text(self) -> None:
-        check_text(self.pretrain, self.text_dataset is not None, "text_dataset")
+        check_text(self.pretrain, self.encoder, self.text_dataset is not None, "text_dataset")
         if (text := self.text_dataset) is None:
             return
         if "train" not in text.splits:

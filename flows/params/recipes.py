@@ -11,6 +11,7 @@ from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
 from flows.params.demo import demo, demo_uniter
 from flows.params.experiment import RebuildParams
 from flows.params.uniter import uniter_base_cc
+from flows.params.vl_bert import vl_bert_base, vl_bert_base_no_text, vl_bert_large
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
 from model.families.configs import AnyEncoderConfig
@@ -145,6 +146,9 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
     "unicoder-vl-v3-flickr8k": partial(unicoder_vl_v3, retrieval=FLICKR8K),
     "uniter-base-cc": uniter_base_cc,
     "uniter-base-cc-coco": partial(uniter_base_cc, retrieval=COCO),
+    "vl-bert-base": vl_bert_base,
+    "vl-bert-base-no-text": vl_bert_base_no_text,
+    "vl-bert-large": vl_bert_large,
 }
 """By the name given on the command line: the model and its version, then the retrieval dataset where it is not
 Flickr30K. cc3m is another name of Unicoder-VL's newest version."""

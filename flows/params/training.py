@@ -18,6 +18,7 @@ from flows.params.fields import (
 from flows.params.shards import Params
 from model.config import LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.families.config import EncoderConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.objectives.config import PretrainConfig
 from tasks.config import Name
@@ -62,12 +63,16 @@ class TrainParams(Params):
             raise ValueError(f"{name}.validation_steps is set, but there is no validation_split to look at")
 
 
-def check_text(pretrain: PretrainConfig, is_named: bool, field: str) -> None:
-    """Raise ValueError unless text alone is named where it is learnt from, and only there."""
+def check_text(pretrain: PretrainConfig, encoder: EncoderConfig, is_named: bool, field: str) -> None:
+    """Raise ValueError unless text alone is named where it is learnt from, and only there, and the encoder reads it."""
     if pretrain.reads_text and not is_named:
         raise ValueError(f"pretrain.objectives has mlm-text, which reads text alone; name a corpus of it in {field}")
     if is_named and not pretrain.reads_text:
         raise ValueError(f"{field} names text alone, which only the objective mlm-text reads; add it, or leave out one")
+    if is_named and not encoder.reads_text:
+        raise ValueError(
+            f"encoder.family={encoder.family} reads no text alone; leave {field} and mlm-text out, or take vl-bert"
+        )
 
 
 class PretrainParams(TrainParams):
@@ -92,7 +97,7 @@ class PretrainParams(TrainParams):
 
     @model_validator(mode="after")
     def _check_text(self) -> PretrainParams:
-        check_text(self.pretrain, self.text is not None, "text")
+        check_text(self.pretrain, self.encoder, self.text is not None, "text")
         return self
 
     @property

@@ -98,6 +98,11 @@ class EncoderConfig(Config):
         """Regions that the encoder itself puts before the detector's: 1 where the whole picture is one."""
         return 0
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads rows of text without any picture, too."""
+        return False
+
     @model_validator(mode="after")
     def _check_sizes(self) -> EncoderConfig:
         if self.hidden_size % self.num_heads:

@@ -26,6 +26,10 @@ class VLBertConfig(EncoderConfig):
     def picture_regions(self) -> int:
         return 1
 
+    @property
+    def reads_text(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _check_positions(self) -> VLBertConfig:
         if self.max_text_tokens + 2 > self.max_positions:

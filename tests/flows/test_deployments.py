@@ -64,6 +64,7 @@ def test_parameters_fit_the_flow(deployment: DeploymentSpec) -> None:
     [
         "rebuild/cc3m",
         "rebuild/coco",
+        "rebuild/vl-bert-cc",
         "rebuild/demo",
         "sweep/layers",
         "extract/cc3m",
@@ -82,6 +83,7 @@ def test_a_deployment_asks_for_what_the_recipe_does(name: str) -> None:
     expected = {
         "rebuild/cc3m": lambda: params,
         "rebuild/coco": lambda: coco,
+        "rebuild/vl-bert-cc": lambda: recipe("vl-bert-base", "data"),
         "rebuild/demo": lambda: recipe("demo", "data/demo"),
         "sweep/layers": lambda: SweepParams(ablation="layers", base=params),
         "extract/cc3m": params.for_extract,

@@ -90,9 +90,14 @@ def test_corpora_that_cannot_be_are_refused_by_name(
         RebuildParams.model_validate(several(corpora, *names))
 
 
+def changed_to(family: str) -> dict[str, Any]:
+    """The demo's parameters as JSON with another encoder."""
+    return with_settings(recipe("demo", "data"), [f"encoder.family={family}"]).model_dump(mode="json")
+
+
 def with_text(objectives: dict[str, float] | None = None, **changed: Any) -> dict[str, Any]:
-    """The demo's parameters as JSON with text alone beside its pairs."""
-    content = recipe("demo", "data").model_dump(mode="json")
+    """The demo's parameters as JSON, of an encoder that reads text alone beside its pairs."""
+    content = changed_to("vl-bert")
     content["text_dataset"] = {"name": "wiki", "splits": {"train": ["wiki.txt"]}} | changed
     content["pretrain"]["objectives"] = objectives or {"mlm": 1, "mlm-text": 1}
     return content
@@ -120,6 +125,7 @@ def test_parameters_without_text_are_written_as_before() -> None:
         (with_text({"mlm": 1}), "text_dataset names text alone, which only the objective mlm-text reads"),
         (with_text(splits={"val": ["wiki.txt"]}), "text_dataset has no split 'train'"),
         (with_text(name="web"), "text_dataset and a dataset of images are both named 'web'"),
+        (with_text() | {"encoder": changed_to("uniter")["encoder"]}, "encoder.family=uniter reads no text alone"),
         (changed("pretrain.objectives", {"mlm-text": 1}), "mlm-text, .*; name a corpus of it in text_dataset"),
     ],
 )

@@ -189,3 +189,47 @@ def test_what_uniters_published_configs_say() -> None:
     )
     # Its detector's distributions are what mrc-kl learns.
     assert params.extractor.class_scores == "all" and params.settings[0] == "zero-shot"
+
+
+def test_what_vl_berts_published_configs_say() -> None:
+    params = recipe("vl-bert-base", "data")
+    encoder, pretrain, optim = params.encoder, params.pretrain, params.pretrain.optim
+    assert encoder.family == "vl-bert" and (encoder.num_layers, encoder.hidden_size, encoder.num_heads) == (12, 768, 12)
+    assert encoder.bert == "bert-base-uncased" and params.vocabulary_path == "bert-base-uncased/vocab.txt"
+    assert pretrain.objectives == {"mlm": 1, "mvrc": 1, "mlm-text": 1} and pretrain.combine == "sum"
+    assert (pretrain.matching, pretrain.hide, pretrain.joint_length) == ("none", "both", 64)
+    words, regions = pretrain.word_masking, pretrain.region_masking
+    assert (words.rate, words.mask_share, words.random_share) == (0.15, 0.8, 0.1)
+    assert words.whole_words and not words.at_least_one
+    assert (regions.rate, regions.zero_share, regions.at_least_one) == (0.15, 0.9, False)
+    # As many rows of text as pairs, so 256 rows a step; 32 and 32 on each GPU.
+    assert (pretrain.batch_size, pretrain.device_batch_size) == (128, 32)
+    assert (optim.learning_rate, optim.beta1, optim.beta2) == (pytest.approx(2.56e-5), 0.9, 0.999)
+    assert (optim.eps, optim.eps_at, optim.decay_at, optim.decays) == (1e-6, "uncorrected", "after", "all")
+    assert (optim.weight_decay, optim.max_grad_norm, optim.schedule) == (1e-4, 10, "from_one")
+    assert (pretrain.steps, round(optim.warmup_share * pretrain.steps)) == (250_000, 16_000)
+    extractor = params.extractor
+    assert (extractor.min_score, extractor.min_regions, extractor.max_regions) == (0.5, 10, 100)
+    assert (extractor.nms_threshold, extractor.class_scores) == (0.3, "all")
+    assert params.settings == ("task-specific", "pretrain+finetune")
+    assert params.for_pretrain().learnt_from == "cc3m/train + books-wiki/train"
+
+
+def test_vl_bert_without_text_sees_as_many_pairs_in_half_the_steps() -> None:
+    base, without = recipe("vl-bert-base", "data"), recipe("vl-bert-base-no-text", "data")
+    assert without == base.model_copy(update={"text_dataset": None, "pretrain": without.pretrain})
+    own = ("steps", "batch_size", "device_batch_size", "optim", "objectives")
+    assert without.pretrain == base.pretrain.model_copy(update={name: getattr(without.pretrain, name) for name in own})
+    assert without.pretrain.objectives == {"mlm": 1, "mvrc": 1} and without.pretrain.batch_size == 256
+    assert without.pretrain.steps * 256 == base.pretrain.steps * 128
+    share = without.pretrain.optim.warmup_share
+    assert round(share * without.pretrain.steps) == 8_000
+    assert without.pretrain.optim == base.pretrain.optim.model_copy(update={"warmup_share": share})
+
+
+def test_vl_bert_large_differs_in_bert_and_its_sizes_alone() -> None:
+    base, large = recipe("vl-bert-base", "data"), recipe("vl-bert-large", "data")
+    sizes = {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}
+    encoder = base.encoder.model_copy(update={"bert": "bert-large-uncased", **sizes})
+    changed = {"encoder": encoder, "vocabulary_path": "bert-large-uncased/vocab.txt"}
+    assert large == base.model_copy(update=changed)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.params.changes import with_settings
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.views.status import read_download_status, read_status, status_text
@@ -60,7 +61,8 @@ def test_text_tells_its_passages_and_whether_it_is_finished(tmp_path: Path) -> N
 def test_text_of_an_experiment_is_shown_before_it_is_begun(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words of a passage\n" * 20)
     text = TextDatasetConfig(name="wiki", splits={"train": (str(tmp_path / "a.txt"),)})
-    content = recipe("demo", str(tmp_path / "root")).model_dump(mode="json")
+    demo = with_settings(recipe("demo", str(tmp_path / "root")), ["encoder.family=vl-bert"])
+    content = demo.model_dump(mode="json")
     content["text_dataset"] = text.model_dump(mode="json")
     content["pretrain"]["objectives"] = {"mlm": 1, "mlm-text": 1}
     params, root = RebuildParams.model_validate(content), Root(str(tmp_path / "root"))
