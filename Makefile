@@ -30,7 +30,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-demo: $(READY) ## the whole path on a small world of its own, in minutes (ROOT=data SEED=0 FAMILY=uniter)
+demo: $(READY) ## the whole path on a small world of its own, in minutes (ROOT=data SEED=0 FAMILY=uniter or vl-bert)
 	@$(BIN)/unicoder-vl demo --root $(ROOT) --seed $(SEED) --family $(FAMILY)
 
 quick: $(READY) ## after every edit: the tests that take no time

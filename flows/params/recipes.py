@@ -8,7 +8,7 @@ from typing import Literal
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
-from flows.params.demo import demo, demo_uniter
+from flows.params.demo import demo, demo_uniter, demo_vl_bert
 from flows.params.experiment import RebuildParams
 from flows.params.uniter import uniter_base_cc
 from flows.params.vl_bert import vl_bert_base, vl_bert_base_no_text, vl_bert_large
@@ -138,6 +138,7 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
     "cc3m": unicoder_vl_v3,
     "demo": demo,
     "demo-uniter": demo_uniter,
+    "demo-vl-bert": demo_vl_bert,
     "unicoder-vl-v1": unicoder_vl_v1,
     "unicoder-vl-v1-coco": partial(unicoder_vl_v1, retrieval=COCO),
     "unicoder-vl-v1-flickr8k": partial(unicoder_vl_v1, retrieval=FLICKR8K),
@@ -154,7 +155,7 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
 Flickr30K. cc3m is another name of Unicoder-VL's newest version."""
 
 
-DEMOS = {"unicoder-vl": "demo", "uniter": "demo-uniter"}
+DEMOS = {"unicoder-vl": "demo", "uniter": "demo-uniter", "vl-bert": "demo-vl-bert"}
 """Recipe of each family's demo."""
 
 

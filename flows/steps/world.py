@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.params.checks import check_extract
-from flows.params.demo import WORLD_FOLDER, world_path
+from flows.params.demo import WORLD_FOLDER, passages_path, world_path
 from flows.params.experiment import RebuildParams
 from flows.views.status import downloads_pending
 from tasks.storage.local_copy import local_copy
@@ -65,6 +65,7 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
         UserError: the root cannot be written.
     """
     from tasks.world.dataset import WORLD, WorldConfig, make_world, read_world
+    from tasks.world.passages import make_passages
 
     root = Root(params.root_uri)
     folder = local_copy(root).local(WORLD_FOLDER)
@@ -78,6 +79,8 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
     config = existing.config if existing else config or WorldConfig()
     port = existing.port if existing else _free_port()
     make_world(folder, config, port)
+    if _reads_passages(params):
+        make_passages(Path(passages_path(params.root_uri)), config.seed)
     server = _start(folder, port)
     if server is None and downloads_pending(params):
         port = _free_port()
@@ -93,6 +96,12 @@ def world_served(params: RebuildParams, config: WorldConfig | None = None) -> It
     finally:
         _served_here.remove(folder.resolve())
         server.__exit__(None, None, None)
+
+
+def _reads_passages(params: RebuildParams) -> bool:
+    """Whether the text beside the world's pictures is among the files of the experiment's text."""
+    file = passages_path(params.root_uri)
+    return any(file in files for text in params.texts for files in text.splits.values())
 
 
 def _start(folder: Path, port: int) -> WorldServer | None:

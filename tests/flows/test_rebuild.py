@@ -184,20 +184,22 @@ def test_a_shard_that_fails_is_gone_on_without_where_it_may_and_made_up_for_late
     assert again.table == first.table
 
 
+@pytest.mark.parametrize(("name", "more"), [("demo-uniter", set()), ("demo-vl-bert", {Stage.TEXT})])
 def test_the_demo_of_another_family_has_the_same_regions_and_a_history_of_its_own(
-    first: RebuildResult, params: RebuildParams, caplog: pytest.LogCaptureFixture
+    first: RebuildResult, params: RebuildParams, caplog: pytest.LogCaptureFixture, name: str, more: set[Stage]
 ) -> None:
+    own = shrunk(params.root_uri, name)
     with caplog.at_level("INFO", "flows"):
-        other = rebuilt(shrunk(params.root_uri, "demo-uniter"))
+        other = rebuilt(own)
     assert {summary.stage for summary in other.stages if summary.ran} == {
-        Stage.PRETRAIN,
-        Stage.FINETUNE,
-        Stage.EVALUATE,
+        *(Stage.PRETRAIN, Stage.FINETUNE, Stage.EVALUATE),
+        *more,
     }
-    assert [row.setting for row in other.table] == [row.setting for row in first.table]
+    assert other.outcomes == first.outcomes
+    assert [row.setting for row in other.table] == ["chance", *own.settings]
     compared = [message for message in caplog.messages if message.startswith("recall sum ")]
-    assert len(compared) == 3 and all("the first evaluation of" in message for message in compared)
-    assert "retrieval, UNITER" in Path(other.report_path).read_text()
+    assert len(compared) == len(own.settings) and all("the first evaluation of" in message for message in compared)
+    assert f"retrieval, {own.variant}" in Path(other.report_path).read_text()
     # And the first one's is what it was.
     assert rebuilt(params).table == first.table
 

@@ -128,14 +128,15 @@ def test_demo_differs_between_full_and_task_specific_in_the_start_alone() -> Non
     assert params.task_specific.model_copy(update={"start": "pretrained"}) == params.finetune
 
 
-def test_demos_of_other_families_differ_in_the_encoder_and_its_pretraining_alone() -> None:
+def test_demos_of_other_families_differ_in_the_encoder_and_what_it_is_pretrained_on_alone() -> None:
     first = recipe("demo", "data")
     for name in sorted(set(DEMOS.values()) - {"demo"}):
         params = recipe(name, "data")
-        assert params.for_extract() == first.for_extract() and params.for_download() == first.for_download()
+        assert params.for_extract() == first.for_extract()
+        assert params.for_download() == first.for_download().model_copy(update={"texts": params.texts})
         # Evaluations under one root are not held against those of another family.
-        assert params.variant is not None and params.name == f"{first.name}, {params.variant}"
-        own = {field: getattr(params, field) for field in ("encoder", "pretrain", "variant")}
+        assert params.variant is not None and params.name.endswith(f" to retrieval, {params.variant}")
+        own = {field: getattr(params, field) for field in ("encoder", "pretrain", "text_dataset", "variant")}
         assert params == first.model_copy(update=own)
         common = [field for field in type(first.encoder).model_fields if field in EncoderConfig.model_fields]
         for field in set(common) - {"family"}:

@@ -28,6 +28,14 @@ def test_a_flow_within_a_command_uses_the_web_that_the_command_serves(tmp_path: 
         assert is_served(port)
 
 
+def test_text_is_drawn_for_an_experiment_that_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "world/text/passages.txt"
+    with world_served(recipe("demo", str(tmp_path)), TINY):
+        assert not file.exists()
+    with world_served(recipe("demo-vl-bert", str(tmp_path)), TINY):
+        assert len(file.read_text().splitlines()) == 2000
+
+
 def test_other_rows_are_left_as_they_are(tmp_path: Path) -> None:
     params = recipe("cc3m", str(tmp_path))
     with rows_ready(params) as ready:
