@@ -29,6 +29,9 @@ _ALIGNMENT = "wra"
 """Word-region alignment, which is a part of itm: see `PretrainConfig.alignment_weight`."""
 _ALIGNMENT_WEIGHT = 0.1
 """UNITER's, where the experiment has none."""
+_TEXT = "mlm-text"
+_DISTRIBUTIONS = ("mrc-kl", "mvrc")
+"""Objectives that learn the detector's distributions."""
 
 
 class Variant(NamedTuple):
@@ -53,7 +56,8 @@ class SweepParams(Params):
         min_length=1,
         description="numbers of layers or boxes, names of settings, or objectives joined by +, such as mlm+itm, where "
         "wra is itm's word-region alignment. None: the papers', where the experiment is of the paper's size; of "
-        "another, a quarter, a half and the whole of it; all settings it has; objectives as in UNITER's table 2",
+        "another, a quarter, a half and the whole of it; all settings it has; objectives as in UNITER's table 2, or "
+        "VL-BERT's own, then without each of them but mlm",
     )
     base: RebuildParams = Field(description="the whole experiment; what is not varied stays as it says")
 
@@ -83,11 +87,14 @@ class SweepParams(Params):
             raise ValueError(f"{value}: there is no objective {unknown[0]!r}; known are {', '.join(known)}")
         if _ALIGNMENT in names and "itm" not in names:
             raise ValueError(f"{value}: wra aligns the pairs of itm; name both, as in mlm+itm+wra")
-        if "mrc-kl" in names and self.base.extractor.class_scores == "none":
+        scored = [name for name in _DISTRIBUTIONS if name in names]
+        if scored and self.base.extractor.class_scores == "none":
             raise ValueError(
-                f"{value}: mrc-kl learns distributions over classes, but extractor.class_scores=none stores none; "
-                "extract them with --set extractor.class_scores=all, or name --values without mrc-kl"
+                f"{value}: {scored[0]} learns distributions over classes, but extractor.class_scores=none stores none; "
+                f"extract them with --set extractor.class_scores=all, or name --values without {scored[0]}"
             )
+        if _TEXT in names and self.base.text_dataset is None:
+            raise ValueError(f"{value}: {_TEXT} reads text alone, and the experiment has no text_dataset; name one")
 
     def variants(self) -> list[Variant]:
         """The variants in the order of the values, each once."""
@@ -104,7 +111,7 @@ class SweepParams(Params):
         if self.ablation == "settings":
             return self.base.settings
         if self.ablation == "objectives":
-            return _PUBLISHED_OBJECTIVES
+            return _own_and_without_each(self.base.pretrain) if self.base.encoder.reads_text else _PUBLISHED_OBJECTIVES
         encoder = self.base.encoder
         whole = encoder.num_layers if self.ablation == "layers" else encoder.max_regions
         published = _PUBLISHED_VALUES[self.ablation]
@@ -114,7 +121,9 @@ class SweepParams(Params):
         if self.ablation == "settings":
             return Variant(str(value), value, self.base, cast(Setting, value))
         if self.ablation == "objectives":
-            return self._varied(_objectives_text(str(value)), value, {"pretrain": self._pretrain(str(value))})
+            pretrain = self._pretrain(str(value))
+            text = self.base.text_dataset if pretrain.reads_text else None
+            return self._varied(_objectives_text(str(value)), value, {"pretrain": pretrain, "text_dataset": text})
         field = "num_layers" if self.ablation == "layers" else "max_regions"
         one, many = ("layer", "layers") if self.ablation == "layers" else ("box", "boxes")
         encoder = self.base.encoder.model_copy(update={field: value})
@@ -131,15 +140,21 @@ class SweepParams(Params):
     def _pretrain(self, value: str) -> PretrainConfig:
         """Pretraining with these objectives: each as the experiment has it, or else with a share of 1."""
         base, names = self.base.pretrain, value.split("+")
+        chosen = {name: base.objectives.get(name, 1.0) for name in OBJECTIVES if name in names}
+        if "itm" not in (*chosen, *base.objectives):  # There is nothing that alignment is a part of.
+            return base.model_copy(update={"objectives": chosen})
         own = base.alignment_weight or _ALIGNMENT_WEIGHT
-        return base.model_copy(
-            update={
-                "objectives": {name: base.objectives.get(name, 1.0) for name in OBJECTIVES if name in names},
-                "alignment_weight": own if _ALIGNMENT in names else 0.0,
-            }
-        )
+        return base.model_copy(update={"objectives": chosen, "alignment_weight": own if _ALIGNMENT in names else 0.0})
+
+
+def _own_and_without_each(pretrain: PretrainConfig) -> tuple[str, ...]:
+    """The objectives of an experiment, and what is left without its region task or without its text."""
+    own = pretrain.chosen
+    left = [[name for name in own if name != without] for without in own if without != "mlm"]
+    return tuple("+".join(names) for names in (own, *left) if names)
 
 
 def _objectives_text(value: str) -> str:
     """As papers write them: MLM + ITM + MRC-kl."""
-    return " + ".join(name.upper().replace("-KL", "-kl") for name in value.split("+"))
+    parts = [name.split("-") for name in value.split("+")]
+    return " + ".join("-".join([first.upper(), *rest]) for first, *rest in parts)

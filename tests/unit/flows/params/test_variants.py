@@ -100,6 +100,29 @@ def test_the_experiments_own_objectives_are_no_variant_of_it() -> None:
     base = recipe("demo-uniter", "data")
     (own,) = sweep_params("objectives", "mlm+mrc+mrfr+itm+wra", base).variants()
     assert own.params == base
+    (own,) = sweep_params("objectives", "mlm+moc+vlm", DEMO).variants()
+    assert own.params == DEMO
+
+
+def test_vl_bert_is_swept_without_its_region_task_and_without_its_text() -> None:
+    base = recipe("vl-bert-base", "data")
+    own, no_regions, no_text = sweep_params("objectives", None, base).variants()
+    assert own.params == base and own.name == "MLM + MVRC + MLM-text"
+    assert (no_regions.name, no_text.name) == ("MLM + MLM-text", "MLM + MVRC")
+    # In as many steps of as many pairs; the text that nothing reads is no part of the experiment.
+    for variant, text in ((no_text, None), (no_regions, base.text_dataset)):
+        params = variant.params
+        changed = {"variant": variant.name, "text_dataset": text, "pretrain": params.pretrain}
+        assert params == base.model_copy(update=changed)
+        assert params.pretrain.model_copy(update={"objectives": base.pretrain.objectives}) == base.pretrain
+        assert RebuildParams.model_validate(params.model_dump()) == params
+    assert no_text.params.for_pretrain().text is None
+    demo = [variant.name for variant in sweep_params("objectives", None, recipe("demo-vl-bert", "data")).variants()]
+    assert demo == ["MLM + MVRC-hard + MLM-text", "MLM + MLM-text", "MLM + MVRC-hard"]
+    alone = recipe("vl-bert-base-no-text", "data")
+    assert [one.name for one in sweep_params("objectives", None, alone).variants()] == ["MLM + MVRC", "MLM"]
+    with pytest.raises(ValidationError, match="mlm-text reads text alone, and the experiment has no text_dataset"):
+        sweep_params("objectives", "mlm+mlm-text", alone)
 
 
 def test_images_and_features_are_the_same_for_every_variant() -> None:
