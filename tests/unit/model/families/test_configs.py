@@ -23,7 +23,6 @@ def test_a_config_without_family_is_unicoder_vls_and_each_family_has_its_own():
 
 
 def test_a_json_schema_takes_each_config_as_one_family():
-    """Prefect's server validates parameters against it, and refuses what fits two of its choices."""
     schema = TypeAdapter(AnyEncoderConfig).json_schema()
     for given in ({"bert": "bert-base-uncased"}, *({"family": family} for family in FAMILIES)):
         jsonschema.validate(given, schema)
