@@ -15,7 +15,7 @@ from flows.steps.world import world_served
 from tasks.config import DatasetConfig
 from tasks.world.dataset import WorldConfig
 
-# A rebuild each, of four corpora but for one: half a minute on idle cores.
+# A whole rebuild each, most of them of four corpora.
 pytestmark = [pytest.mark.flow, pytest.mark.slow, pytest.mark.usefixtures("prefect_harness")]
 
 WORLD = WorldConfig(pretraining_images=24, retrieval_train=6, retrieval_val=2, retrieval_test=4, workers=1)
