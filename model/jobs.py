@@ -1,13 +1,22 @@
-"""Jobs of this room's three programs: one JSON file each, which is also the run's provenance."""
+"""Jobs of this room's four programs: one JSON file each, which is also the run's provenance."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from model.config import VOCABULARY_PATH, WORD_RULES, Config, FeatureSource, FinetuneLoopConfig, WordRules
+from model.config import (
+    VOCABULARY_PATH,
+    WORD_RULES,
+    Config,
+    ExampleSource,
+    FeatureSource,
+    FinetuneLoopConfig,
+    PredictConfig,
+    WordRules,
+)
 from model.downstream.retrieval.config import ScoringConfig
 from model.downstream.tasks import RETRIEVAL, measured_task
 from model.errors import InputError
@@ -19,8 +28,6 @@ class TrainJob(Config):
     """What both kinds of training need."""
 
     run_path: str = Field(description="folder of the run: metrics, log and checkpoints")
-    train: FeatureSource = Field(description="what is learnt from")
-    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     vocabulary_path: str = Field(description=VOCABULARY_PATH)
     word_rules: WordRules | None = Field(default=None, description=WORD_RULES)
     encoder: AnyEncoderConfig = Field(description="size and wiring of the model")
@@ -30,6 +37,8 @@ class TrainJob(Config):
 class PretrainJob(TrainJob):
     """Everything `python -m model.pretrain --config FILE` needs; also the run's provenance."""
 
+    train: FeatureSource = Field(description="what is learnt from")
+    validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     also: tuple[FeatureSource, ...] = Field(
         default=(), description="what else is learnt from, in any order; pretrain.corpora names it, and train"
     )
@@ -44,6 +53,12 @@ class FinetuneJob(TrainJob):
         exclude_if=lambda task: task == RETRIEVAL,
         description="what is learnt, a name in model/downstream/tasks.py; left out of files and of the identity where "
         "it is retrieval, as in those of before",
+    )
+    train: FeatureSource | ExampleSource = Field(
+        description="what is learnt from: captions for retrieval, else examples"
+    )
+    validation: FeatureSource | ExampleSource | None = Field(
+        default=None, description="held-out captions or examples, see validation_steps"
     )
     finetune: SerializeAsAny[FinetuneLoopConfig] = Field(description="the task's loss and the loop")
     checkpoint_path: str | None = Field(default=None, description="pretrained checkpoint; None with start=scratch")
@@ -65,6 +80,16 @@ class FinetuneJob(TrainJob):
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise PydanticCustomError("task_config", "{what}", {"what": what}) from error
 
+    @model_validator(mode="after")
+    def _check_sources(self) -> FinetuneJob:
+        kind = FeatureSource if self.task == RETRIEVAL else ExampleSource
+        for name in ("train", "validation"):
+            source = getattr(self, name)
+            if source is not None and not isinstance(source, kind):
+                path = "captions_path" if kind is FeatureSource else "examples_path"
+                raise ValueError(f"task {self.task!r} reads {name}.{path}; give that instead")
+        return self
+
     def task_identity(self) -> dict[str, str]:
         """What the task adds to the run's identity."""
         return {} if self.task == RETRIEVAL else {"task": self.task}
@@ -79,3 +104,13 @@ class ScoreJob(Config):
     checkpoint_path: str = Field(description="folder of the checkpoint that is scored")
     data: FeatureSource = Field(description="images and captions, each scored with each")
     scoring: ScoringConfig = Field(description="how they are scored")
+
+
+class PredictJob(Config):
+    """Everything `python -m model.predict --config FILE` needs."""
+
+    output_path: str = Field(description="folder for predictions.parquet and metrics.json, see model/predict.py")
+    checkpoint_path: str = Field(description="folder of the finetuned checkpoint; its vocabulary is read, too")
+    task: str = Field(description="what it was finetuned for, a name in model/downstream/tasks.py")
+    data: ExampleSource = Field(description="the examples that are answered, with targets or without")
+    predict: PredictConfig = Field(default=PredictConfig(), description="how they are answered")
