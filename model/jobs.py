@@ -45,6 +45,21 @@ class PretrainJob(TrainJob):
     pretrain: PretrainConfig = Field(description="objectives and the loop")
 
 
+def read_finetune(value: Any, task: str) -> FinetuneLoopConfig:
+    """Read the settings of a finetuning as the task's own config says, for a validator of pydantic's."""
+    try:
+        kind = measured_task(task).config
+        if kind is None:
+            raise InputError(f"task {task!r} is measured only; nothing is trained for it")
+        return kind.model_validate(value.model_dump() if isinstance(value, FinetuneLoopConfig) else value)
+    except InputError as error:
+        raise PydanticCustomError("task", "{what}", {"what": str(error)}) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise PydanticCustomError("task_config", "{what}", {"what": what}) from error
+
+
 class FinetuneJob(TrainJob):
     """Everything `python -m model.finetune --config FILE` needs."""
 
@@ -66,19 +81,7 @@ class FinetuneJob(TrainJob):
     @field_validator("finetune", mode="plain")
     @classmethod
     def _read_config(cls, value: Any, info: ValidationInfo) -> FinetuneLoopConfig:
-        """As the task's own config says."""
-        task = info.data.get("task", RETRIEVAL)
-        try:
-            kind = measured_task(task).config
-            if kind is None:
-                raise InputError(f"task {task!r} is measured only; nothing is trained for it")
-            return kind.model_validate(value)
-        except InputError as error:
-            raise PydanticCustomError("task", "{what}", {"what": str(error)}) from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-            raise PydanticCustomError("task_config", "{what}", {"what": what}) from error
+        return read_finetune(value, info.data.get("task", RETRIEVAL))
 
     @model_validator(mode="after")
     def _check_sources(self) -> FinetuneJob:
