@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ROOT ?= data
 SEED ?= 0
+FAMILY ?= unicoder-vl
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -29,8 +30,8 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-demo: $(READY) ## the whole path on a small world of its own, in minutes (ROOT=data SEED=0)
-	@$(BIN)/unicoder-vl demo --root $(ROOT) --seed $(SEED)
+demo: $(READY) ## the whole path on a small world of its own, in minutes (ROOT=data SEED=0 FAMILY=uniter)
+	@$(BIN)/unicoder-vl demo --root $(ROOT) --seed $(SEED) --family $(FAMILY)
 
 quick: $(READY) ## after every edit: the tests that take no time
 	$(PYTEST) -m "not slow and not soak" tests

@@ -97,9 +97,15 @@ class OptimConfig(Config):
         "as UNITER's optimiser does, so that it damps the first steps more",
     )
     weight_decay: float = Field(default=0.01, ge=0, description="not on biases and LayerNorms, see decays")
-    decays: Annotated[Literal["matrices", "uniter"], Identity.UNLESS_DEFAULT] = Field(
+    decay_at: Annotated[Literal["before", "after"], Identity.UNLESS_DEFAULT] = Field(
+        default="before",
+        description="when weights decay, by rate x weight_decay of them. before: ahead of the update (AdamW); after: "
+        "the updated ones, as VL-BERT's optimiser does",
+    )
+    decays: Annotated[Literal["matrices", "uniter", "all"], Identity.UNLESS_DEFAULT] = Field(
         default="matrices",
-        description="which weights decay. matrices: all of more than one dimension (BERT's rule); uniter: all but "
+        description="which weights decay. matrices: all of more than one dimension (BERT's rule); all: biases and "
+        "LayerNorms, too (VL-BERT); uniter: all but "
         "those whose name in UNITER's program contains bias or LayerNorm.weight, so that LayerNorms of other names "
         "decay: of a region's two branches and of heads",
     )
@@ -107,7 +113,8 @@ class OptimConfig(Config):
     schedule: Annotated[Literal["from_zero", "from_one"], Identity.UNLESS_DEFAULT] = Field(
         default="from_zero",
         description="rate of step s, from 1, over w steps of warm-up of S. from_zero: s/(w+1) of the peak, then "
-        "(S-s+1)/(S-w); from_one: s/w, then (S-s)/(S-w), and 1e-8 at the last one (UNITER)",
+        "(S-s+1)/(S-w); from_one: s/w, then (S-s)/(S-w), and 1e-8 at the last one (UNITER; "
+        "VL-BERT but for the last one)",
     )
     gradient_scale: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
         default=1.0,

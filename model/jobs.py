@@ -15,6 +15,7 @@ from model.config import (
     FeatureSource,
     FinetuneLoopConfig,
     PredictConfig,
+    TextSource,
     WordRules,
 )
 from model.downstream.retrieval.config import ScoringConfig
@@ -41,6 +42,11 @@ class PretrainJob(TrainJob):
     validation: FeatureSource | None = Field(default=None, description="held-out pairs, see validation_steps")
     also: tuple[FeatureSource, ...] = Field(
         default=(), description="what else is learnt from, in any order; pretrain.corpora names it, and train"
+    )
+    text: TextSource | None = Field(
+        default=None,
+        exclude_if=lambda text: text is None,
+        description="text alone that is learnt from beside the pairs, by the objective mlm-text. None: none",
     )
     pretrain: PretrainConfig = Field(description="objectives and the loop")
 

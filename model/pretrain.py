@@ -23,6 +23,7 @@ from model.objectives.corpora import CorporaBatches, Corpus, PretrainingWatch, c
 from model.objectives.held_out import HeldOutLosses, loss_values
 from model.objectives.objective import chosen_objectives, objective_heads
 from model.objectives.sum import pretraining_losses
+from model.objectives.text_rows import MaskedText, open_text
 from model.objectives.turns import corpus_names
 from model.training.identity import data_identity
 from model.training.loop import STOPPED, Training, Validation, set_up_torch, train
@@ -36,12 +37,20 @@ def run_pretraining(job: PretrainJob) -> int:
     vocabulary = load_vocabulary(job.vocabulary_path, job.word_rules)
     warn_of_case(vocabulary.words)
     job = job.model_copy(update={"word_rules": vocabulary.words.rules})
-    corpora = _open_corpora(job, vocabulary)
+    corpora, text = _open_corpora(job, vocabulary), _open_text(job, vocabulary)
     store = corpora[0].store
     with join_processes(job.pretrain.device) as processes:
         config = with_precision(job.pretrain, processes, job.encoder)
         heads = objective_heads(config, data_sizes(store, vocabulary))
-        batches = CorporaBatches(corpora, vocabulary, job.encoder.max_regions, config, job.encoder.closing_marks)
+        batches = CorporaBatches(
+            corpora,
+            vocabulary,
+            job.encoder.max_regions,
+            config,
+            job.encoder.closing_marks + job.encoder.picture_regions,
+            job.encoder.picture_regions,
+            text,
+        )
         task = Training(
             stage="pretrain",
             job=job,
@@ -55,6 +64,7 @@ def run_pretraining(job: PretrainJob) -> int:
                 "encoder": job.encoder.identity(),
                 "train": _data_identity(corpora),
                 "vocabulary": vocabulary.digest,
+                **({} if text is None else {"text": text.digest}),
             },
             heads=heads,
             reads_cls=any(one.reads_cls for one in chosen_objectives(config)),
@@ -85,6 +95,23 @@ def _open_corpora(job: PretrainJob, vocabulary: Vocabulary) -> list[Corpus]:
     return corpora
 
 
+def _open_text(job: PretrainJob, vocabulary: Vocabulary) -> MaskedText | None:
+    """The rows of text alone of a run that learns from some.
+
+    Raises:
+        InputError: it learns from some and the job names none, or the other way round.
+    """
+    learns = any(one.reads_text for one in chosen_objectives(job.pretrain))
+    if learns != (job.text is not None):
+        raise InputError(
+            "the objective mlm-text and the job's text belong together; "
+            + ("name a text corpus" if learns else "choose the objective, or leave the text out")
+        )
+    if job.text is None:
+        return None
+    return open_text(job.text, vocabulary, job.encoder.max_text_tokens, job.pretrain)
+
+
 def _split_tokens(asked: TokenBatches) -> Callable[[int], Split]:
     return lambda processes: split_tokens(asked.tokens, asked.buckets, asked.device_tokens, processes)
 
@@ -102,7 +129,9 @@ def _validation(
     if job.validation is None or config.validation_steps is None:
         return None
     store, captions, tokens = open_data(job.validation, vocabulary, job.encoder)
-    losses = HeldOutLosses(store, captions, tokens, vocabulary, job.encoder.max_regions, config)
+    losses = HeldOutLosses(
+        store, captions, tokens, vocabulary, job.encoder.max_regions, config, job.encoder.picture_regions
+    )
     # Without a matching head there is nothing to rank by.
     few = first_images(captions, config.quick_recall_images if config.learns_matching else 0)
     few_tokens = tokenize(vocabulary, few.texts, job.encoder.max_text_tokens)

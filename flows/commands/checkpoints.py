@@ -23,10 +23,13 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def import_command(
-    file: Annotated[Path, typer.Argument(help="Weights as the program wrote them, such as uniter-base.pt.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Weights as the program wrote them, such as uniter-base.pt or vl-bert-base-prec.model."),
+    ],
     name: Annotated[str, typer.Option("--name", help="Of the run that is made, such as uniter-base.")],
     vocabulary: Annotated[str, typer.Option("--vocabulary", help=VOCABULARY_PATH[0].upper() + VOCABULARY_PATH[1:])],
-    family: Annotated[str, typer.Option("--family", help="Whose program wrote them: uniter.")] = "uniter",
+    family: Annotated[str, typer.Option("--family", help="Whose program wrote them: uniter or vl-bert.")] = "uniter",
     features: Annotated[
         str | None,
         typer.Option(

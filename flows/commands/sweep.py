@@ -1,4 +1,4 @@
-"""The command `sweep`: the paper's ablations, as variants of a recipe or of the user's own parameters."""
+"""The command `sweep`: the papers' ablations, as variants of a recipe or of the user's own parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def sweep(
-    ablation: Annotated[str, typer.Argument(help="What is varied: layers, boxes or settings.")],
+    ablation: Annotated[str, typer.Argument(help="What is varied: layers, boxes, settings or objectives.")],
     root: Root = None,
     recipe: Recipe = None,
     params: Params = None,
@@ -31,15 +31,15 @@ def sweep(
         str | None,
         typer.Option(
             "--values",
-            help="Numbers of layers or boxes, or names of settings: 3,6,12.",
-            show_default="the paper's; of a smaller model a quarter, half and all",
+            help="Numbers of layers or boxes, names of settings, or objectives: 3,6,12 or mlm,mlm+itm.",
+            show_default="the papers'; of a smaller model a quarter, half and all",
         ),
     ] = None,
     seed: Seed = None,
     set_: Changed = None,
     json: Json = False,
 ) -> None:
-    """Run one experiment in variants side by side: encoder layers, boxes read of an image, or settings.
+    """Run one experiment in variants side by side: encoder layers, boxes read of an image, settings, or objectives.
 
     Images and features are made once. A variant that was trained before, by a rebuild too, is not trained again.
     """

@@ -147,7 +147,8 @@ class RebuildParams(Params):
     @property
     def name(self) -> str:
         """The experiment's name for people, such as `cc3m to flickr30k`."""
-        return f"{' + '.join(dataset.name for dataset in self.corpora)} to {self.retrieval_dataset.name}"
+        data = f"{' + '.join(dataset.name for dataset in self.corpora)} to {self.retrieval_dataset.name}"
+        return data if self.variant is None else f"{data}, {self.variant}"
 
     @property
     def corpora(self) -> tuple[DatasetConfig, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
-from flows.params.demo import demo
+from flows.params.demo import demo, demo_uniter
 from flows.params.experiment import RebuildParams
 from flows.params.uniter import uniter_base_cc
 from model.config import OptimConfig
@@ -136,6 +136,7 @@ def _after_conceptual_captions(
 RECIPES: dict[str, Callable[[str], RebuildParams]] = {
     "cc3m": unicoder_vl_v3,
     "demo": demo,
+    "demo-uniter": demo_uniter,
     "unicoder-vl-v1": unicoder_vl_v1,
     "unicoder-vl-v1-coco": partial(unicoder_vl_v1, retrieval=COCO),
     "unicoder-vl-v1-flickr8k": partial(unicoder_vl_v1, retrieval=FLICKR8K),
@@ -147,6 +148,21 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
 }
 """By the name given on the command line: the model and its version, then the retrieval dataset where it is not
 Flickr30K. cc3m is another name of Unicoder-VL's newest version."""
+
+
+DEMOS = {"unicoder-vl": "demo", "uniter": "demo-uniter"}
+"""Recipe of each family's demo."""
+
+
+def demo_recipe(family: str) -> str:
+    """Name of a family's demo.
+
+    Raises:
+        UserError: it has none.
+    """
+    if family not in DEMOS:
+        raise UserError(f"there is no demo of family {family!r}; known are {', '.join(DEMOS)}")
+    return DEMOS[family]
 
 
 def recipe(name: str, root_uri: str) -> RebuildParams:

@@ -70,6 +70,10 @@ class Regions(Rows):
     (B, R) i64, rows of the family's type table, None where all are of one image; class_scores (B, R, 1 + C) f32, each
     region's distribution over the classes, background first, None where nothing asked for them (`FeatureStore.read`):
     the detector's own, or an approximation by its best classes.
+
+    For families that have the whole picture as a region of its own: whole (B, D) f32 is its feature by the detector,
+    None where it is the mean of its regions'; counted (B, R) bool are those that it is the mean of, where a sequence
+    has no room for all, None where these are those of `mask`.
     """
 
     features: Tensor
@@ -82,18 +86,22 @@ class Regions(Rows):
     mask: Tensor
     types: Tensor | None = None
     class_scores: Tensor | None = None
+    whole: Tensor | None = None
+    counted: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Words(Rows):
     """Captions of B pairs, [CLS] words [SEP], padded to T: ids (B, T) i64 and mask (B, T) bool.
 
-    types (B, T) i64 are rows of the family's type table; None where all words are of one text.
+    types (B, T) i64 are rows of the family's type table; None where all words are of one text. tags (B, T) i64: words
+    of an object carry its place among the regions plus 1, all others 0, the whole picture (VL-BERT); None: all 0.
     """
 
     ids: Tensor
     mask: Tensor
     types: Tensor | None = None
+    tags: Tensor | None = None
 
 
 def pad_words(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> Words:

@@ -27,6 +27,9 @@ Purpose = Literal[
     "taken",
     "objective",
     "passage",
+    "text_word",
+    "text_word_fate",
+    "text_word_piece",
 ]
 _PURPOSES: dict[Purpose, int] = {
     "pair": 0,
@@ -41,6 +44,9 @@ _PURPOSES: dict[Purpose, int] = {
     "taken": 9,
     "objective": 10,
     "passage": 11,
+    "text_word": 12,
+    "text_word_fate": 13,
+    "text_word_piece": 14,
 }
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 Bits = npt.NDArray[np.uint64]

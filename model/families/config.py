@@ -5,9 +5,9 @@ What one family alone has is in a config of its own, and `configs.py` lists thes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from feature_extraction.identity import Identity
 from model.config import AdaptiveRegions, Config
@@ -34,14 +34,27 @@ class HeadConfig(Config):
     inputs: int = Field(default=1, ge=1, description="states that it reads side by side, such as 2 of two images")
     inner: int = Field(default=1, ge=1, description="of mlp: width between its layers, in hidden sizes")
     activation: Literal["gelu", "relu"] = Field(default="gelu", description="of mlp: function between its layers")
+    norm: bool = Field(default=True, description="of mlp: a LayerNorm after the activation; VL-BERT's have none")
 
 
 Heads = dict[str, HeadConfig]
 """By name, which is also that of its weights in a checkpoint."""
 
 
+OLDEST_FAMILY = "unicoder-vl"
+"""The family of a config that names none: files of before there were others."""
+
+
+def _require_family(schema: dict[str, Any]) -> None:
+    """Let the JSON schema of a config without `family` be that of the oldest alone, as it is when it is read."""
+    if schema["properties"]["family"].get("default", OLDEST_FAMILY) != OLDEST_FAMILY:
+        schema["required"] = [*schema.get("required", []), "family"]
+
+
 class EncoderConfig(Config):
     """What encoders of all families have. Widths of words, regions and labels come from the data."""
+
+    model_config = ConfigDict(json_schema_extra=_require_family)
 
     family: str = Field(description="how words and regions become states")
     hidden_size: int = Field(default=768, ge=8, description="H")
@@ -90,6 +103,11 @@ class EncoderConfig(Config):
     @property
     def closing_marks(self) -> int:
         """Tokens that the encoder itself puts behind words and regions."""
+        return 0
+
+    @property
+    def picture_regions(self) -> int:
+        """Regions that the encoder itself puts before the detector's: 1 where the whole picture is one."""
         return 0
 
     @model_validator(mode="after")

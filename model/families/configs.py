@@ -10,21 +10,23 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
 
-from model.families.config import EncoderConfig
+from model.families.config import OLDEST_FAMILY, EncoderConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.families.uniter_config import UniterConfig
-
-_OLDEST = "unicoder-vl"
-"""What a config without `family` is: files of before there were others."""
+from model.families.vl_bert_config import VLBertConfig
 
 
 def _family(values: Any) -> Any:
     if isinstance(values, BaseModel):
         return getattr(values, "family", None)
-    return values.get("family", _OLDEST) if isinstance(values, Mapping) else None
+    return values.get("family", OLDEST_FAMILY) if isinstance(values, Mapping) else None
 
 
-_Configs = Annotated[UnicoderVLConfig, Tag("unicoder-vl")] | Annotated[UniterConfig, Tag("uniter")]
+_Configs = (
+    Annotated[UnicoderVLConfig, Tag("unicoder-vl")]
+    | Annotated[UniterConfig, Tag("uniter")]
+    | Annotated[VLBertConfig, Tag("vl-bert")]
+)
 FAMILIES = tuple(get_args(one)[1].tag for one in get_args(_Configs))
 """Their names."""
 AnyEncoderConfig = Annotated[

@@ -14,6 +14,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from model.data.batch import Regions, Rows, Words
+from model.errors import InputError
 from model.families.config import EncoderConfig
 from model.families.layouts import choose_layout
 
@@ -32,11 +33,15 @@ class Side(Rows):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Hidden states of B pairs: cls (B, H), words (B, T, H), regions (B, R, H)."""
+    """Hidden states of B pairs: cls (B, H), words (B, T, H), regions (B, R, H).
+
+    whole (B, H): of the whole picture, in families that have it as a region of its own.
+    """
 
     cls: Tensor
     words: Tensor
     regions: Tensor
+    whole: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):
@@ -87,6 +92,16 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def split(self, states: Tensor, tokens: int, regions: int) -> Encoded:
         """States (B, S, H) of T tokens and R regions by what they are of; the inverse of `join`."""
+
+    def encode_text(self, words: Words) -> Tensor:
+        """Last states (B, T, H) of rows of text alone, without any picture.
+
+        Raises:
+            InputError: the family reads none.
+        """
+        raise InputError(
+            f"family {self.config.family} reads no text without a picture; leave the text out, or use vl-bert"
+        )
 
     def run(self, states: Tensor, mask: Tensor | None, cls_only: bool = False) -> Tensor:
         """The layers on states (B, S, H) with mask (B, S); None where nothing is padded.

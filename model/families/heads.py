@@ -60,13 +60,13 @@ class FeatureHead(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, activation, LayerNorm, linear."""
+    """Linear, activation, LayerNorm where there is one, linear."""
 
     def __init__(self, head: HeadConfig, encoder: EncoderConfig) -> None:
         super().__init__()
         inner = head.inner * encoder.hidden_size
         self.dense = nn.Linear(head.inputs * encoder.hidden_size, inner)
-        self.LayerNorm = nn.LayerNorm(inner, eps=encoder.layer_norm_eps)
+        self.LayerNorm = nn.LayerNorm(inner, eps=encoder.layer_norm_eps) if head.norm else nn.Identity()
         self.output = nn.Linear(inner, head.width)
         self._activation = ACTIVATIONS[head.activation]
 

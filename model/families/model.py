@@ -20,10 +20,12 @@ from model.families.family import Encoder
 from model.families.heads import make_head, pretraining_heads
 from model.families.unicoder_vl import UnicoderVLEncoder
 from model.families.uniter import UniterEncoder
+from model.families.vl_bert import VLBertEncoder
 
 _FAMILIES: dict[str, Callable[[int, int, int, Any], Encoder]] = {
     "unicoder-vl": UnicoderVLEncoder,
     "uniter": UniterEncoder,
+    "vl-bert": VLBertEncoder,
 }
 """By `EncoderConfig.family`."""
 

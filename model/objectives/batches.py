@@ -6,12 +6,13 @@ Every choice derives from (seed, epoch, sample), so a batch can be made at any t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.data.batch import Words, pad_words
+from model.data.batch import Regions, Words, pad_words
 from model.data.captions import Captions
 from model.data.draws import draw_bits, draw_uniforms
 from model.data.order import WHOLE, BatchOrder, Index, Order, Part
@@ -19,9 +20,19 @@ from model.data.store import FeatureStore
 from model.data.token_order import Lengths, TokenOrder
 from model.data.tokenizer import TokenTable, Vocabulary
 from model.errors import InputError
-from model.objectives.config import PretrainConfig, TokenBatches, WordMasking
+from model.objectives.config import PretrainConfig, TokenBatches
 from model.objectives.hiding import Replacements
-from model.objectives.masking import NOISED, SWAPPED, ZEROED, Pieces, WordDraws, mask_regions, mask_words
+from model.objectives.masking import (
+    NOISED,
+    SEEN,
+    SWAPPED,
+    ZEROED,
+    WordDraws,
+    choose_and_mask,
+    joint_lengths,
+    mask_regions,
+    ordinary_pieces,
+)
 from model.objectives.objective import Draft, Objective, PretrainBatch, chosen_objectives
 from model.objectives.pairing import Pair, Pairing
 from model.objectives.targets import Targets
@@ -40,18 +51,21 @@ class PretrainBatches:
         max_regions: int,
         config: PretrainConfig,
         marks: int = 0,
+        picture_regions: int = 0,
     ) -> None:
         """
         Args:
             marks: tokens that the encoder adds to words and regions; they count where batches are so many tokens.
+            picture_regions: regions that the encoder adds; they count in `PretrainConfig.joint_length`.
         """
+        self._picture_regions = picture_regions
         if captions.image_rows.min() == captions.image_rows.max():
             raise InputError(f"{store.folder}: matching needs captions of at least two images, so that one is wrong")
         self._store, self._tokens, self._vocabulary = store, tokens, vocabulary
         self._max_regions, self._config, self._objectives = max_regions, config, chosen_objectives(config)
         if any(one.needs_class_scores for one in self._objectives):
             store.check_class_scores()
-        self._pieces = _pieces(vocabulary, config.word_masking)
+        self._pieces = ordinary_pieces(vocabulary, config.word_masking)
         rows = captions.image_rows
         shards = store.shard_of[rows]
         self._order: Order = BatchOrder(config.seed, config.batch_size, shards, rows, store=store)
@@ -113,23 +127,25 @@ class PretrainBatches:
             hides_words = draw_uniforms(config.seed, "hide", turns, 1) < 0.5
             hides_regions = ~hides_words
 
-        words = pad_words([self._tokens[pair.caption] for pair in pairs], self._vocabulary.pad_id)
-        ids = words.ids.numpy()
-        masked, chosen = mask_words(ids, self._word_draws(turns, ids.shape[1]), config.word_masking, self._pieces)
-
         scored = any(one.needs_class_scores for one in active)
-        regions = self._store.read([pair.image for pair in pairs], self._max_regions, class_scores=scored)
-        present = regions.mask.numpy()
+        read = self._store.read([pair.image for pair in pairs], self._max_regions, class_scores=scored)
+        words, regions = self._fitted([self._tokens[pair.caption] for pair in pairs], read)
+        ids = words.ids.numpy()
+        numbers = self._vocabulary.word_numbers(ids) if config.word_masking.whole_words else None
+        draws = self._word_draws(turns, ids.shape[1])
+        masked, chosen = choose_and_mask(ids, numbers, draws, config.word_masking, self._pieces)
+        present = read.mask.numpy()
         choice, treatment = (
             draw_uniforms(config.seed, purpose, turns, present.shape[1]) for purpose in ("region", "region_fate")
         )
+        treatments = mask_regions(present & hides_regions, choice, treatment, config.region_masking)
         draft = Draft(
             config=config,
             pairs=pairs,
             ids=ids,
             hidden_words=chosen & hides_words,
             regions=regions,
-            treatments=mask_regions(present & hides_regions, choice, treatment, config.region_masking),
+            treatments=np.where(regions.mask.numpy(), treatments, np.int8(SEEN)),
             learns=(matched | config.mismatched_losses)[:, None],
             matched=matched,
             opposed=opposed,
@@ -137,10 +153,28 @@ class PretrainBatches:
         return PretrainBatch(
             words=Words(torch.from_numpy(np.where(hides_words, masked, ids)), words.mask),
             regions=regions,
-            hidden=self._replacements(pairs, turns, draft.treatments),
+            hidden=self._replacements(pairs, turns, treatments),
             targets={one.name: one.targets(draft) if one in active else Targets.none() for one in self._objectives},
             missing=torch.tensor(int((~opposed).sum())),
         )
+
+    def _fitted(self, rows: Sequence[npt.NDArray[np.int32]], regions: Regions) -> tuple[Words, Regions]:
+        """Captions and regions without what the joint length leaves no room for."""
+        if self._config.joint_length is None:
+            return pad_words(rows, self._vocabulary.pad_id), regions
+        present = regions.mask.numpy()
+        pieces, kept = joint_lengths(
+            np.array([len(row) for row in rows]),
+            present.sum(1) + self._picture_regions,
+            self._config.joint_length,
+        )
+        rows = [
+            np.concatenate([row[: count - 1], row[-1:]]) if count < len(row) else row
+            for row, count in zip(rows, pieces.tolist(), strict=True)
+        ]
+        places = np.arange(present.shape[1]) < (kept - self._picture_regions)[:, None]
+        fitted = replace(regions, mask=torch.from_numpy(present & places), counted=regions.mask)
+        return pad_words(rows, self._vocabulary.pad_id), fitted
 
     def _word_draws(self, turns: Index, width: int) -> WordDraws:
         seed = self._config.seed
@@ -192,20 +226,3 @@ def _check_budget(asked: TokenBatches, rows: int, lengths: Lengths) -> None:
                 f"pretrain.token_batches.{name}={budget}, but the longest caption with its image takes {longest} "
                 f"tokens; set it to that at least"
             )
-
-
-def _pieces(vocabulary: Vocabulary, rule: WordMasking) -> Pieces:
-    """The vocabulary for masking.
-
-    Raises:
-        InputError: it lacks the piece from which random ones are to come.
-    """
-    first = 0
-    if rule.random_from is not None:
-        if rule.random_from not in vocabulary.words.pieces:
-            raise InputError(
-                f"pretrain.word_masking.random_from is {rule.random_from!r}, but {vocabulary.words.source} has "
-                "no such piece; name one of its pieces, or none"
-            )
-        first = vocabulary.words.pieces.index(rule.random_from)
-    return Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids, first)

@@ -37,6 +37,12 @@ class WordMasking(Config):
         "placeholder in bert-base-cased. None: from all but the special tokens",
     )
 
+    whole_words: Annotated[bool, Identity.UNLESS_DEFAULT] = Field(
+        default=False,
+        description="words are drawn and not pieces: all pieces of one are hidden, each by its own random piece where "
+        "it is not [MASK] (VL-BERT)",
+    )
+
     @model_validator(mode="after")
     def _check_shares(self) -> WordMasking:
         if self.mask_share + self.random_share > 1 + 1e-9:
@@ -80,6 +86,9 @@ OBJECTIVES = {
     "mrfr": "hidden_features",
     "mrc": "hidden_classes",
     "mrc-kl": "hidden_distributions",
+    "mvrc": "region_distributions",
+    "mvrc-hard": "region_categories",
+    "mlm-text": "masked_text",
 }
 """Every objective's name, and its file in this folder."""
 MATCHING = ("vlm", "itm")
@@ -149,7 +158,9 @@ class PretrainConfig(LoopConfig):
         "steps. mlm: masked words; moc: the labels of masked regions; vlm: whether image and caption match. Both "
         "versions of Unicoder-VL sum these three unweighted. Of UNITER: itm: whether they match, as two classes, with "
         "word-region alignment; mrfr: the features of masked regions; mrc: their likeliest classes; mrc-kl: the "
-        "detector's distributions over classes, which the features must hold",
+        "detector's distributions over classes, which the features must hold. Of VL-BERT: mvrc: these distributions as "
+        "its program has them; mvrc-hard: the likeliest classes, as its paper does; mlm-text: masked words of rows of "
+        "text alone, as many as pairs",
     )
     alignment_weight: Annotated[float, Identity.UNLESS_DEFAULT] = Field(
         default=0.1,
@@ -161,6 +172,13 @@ class PretrainConfig(LoopConfig):
         default="mean",
         description="of mrfr and mrc-kl, over the values of a region. mean: as UNITER's program minimises, 1/2048 and "
         "1/1601 of what its paper writes; sum: the paper's",
+    )
+    joint_length: Annotated[int | None, Identity.UNLESS_DEFAULT] = Field(
+        default=None,
+        ge=4,
+        description="most word pieces and regions of a pair, the whole picture being a region where the family has it. "
+        "While there are more, the last region goes where regions are more than pieces, else the piece before [SEP] "
+        "(VL-BERT: 64). None: as many as the encoder reads of each",
     )
     combine: Annotated[Literal["sum", "draw"], Identity.UNLESS_DEFAULT] = Field(
         default="sum",
@@ -206,6 +224,11 @@ class PretrainConfig(LoopConfig):
     def _check_objectives(self) -> PretrainConfig:
         if unknown := self.objectives.keys() - OBJECTIVES.keys():
             raise ValueError(f"there is no objective {sorted(unknown)[0]!r}; known are {', '.join(OBJECTIVES)}")
+        if "mlm-text" in self.objectives and self.token_batches is not None:
+            raise ValueError(
+                "mlm-text takes as many rows of text as pairs, but token_batches leaves their number open; leave "
+                "one out"
+            )
         if self.combine == "draw" and not sum(self.objectives.values()):
             raise ValueError("objectives are all 0, so combine=draw has none to draw; give one a share")
         self._check_corpora()

@@ -18,6 +18,7 @@ from model.objectives.batches import PretrainBatches
 from model.objectives.config import PretrainConfig
 from model.objectives.matching_watch import MatchingWatch
 from model.objectives.objective import PretrainBatch
+from model.objectives.text_rows import MaskedText
 from model.objectives.turns import Turns, corpus_names, loss_names
 
 
@@ -69,15 +70,21 @@ class CorporaBatches:
         max_regions: int,
         config: PretrainConfig,
         marks: int = 0,
+        picture_regions: int = 0,
+        text: MaskedText | None = None,
     ) -> None:
         """
         Args:
             corpora: in the order of their numbers, see `corpus_names`.
-            marks: see `PretrainBatches`.
+            marks, picture_regions: see `PretrainBatches`.
+            text: rows of text alone, as many as pairs in each step.
         """
+        self._text = text
         self._turns, self._stores = Turns(config), [corpus.store for corpus in corpora]
         self._batches = [
-            PretrainBatches(store, captions, tokens, vocabulary, max_regions, _own_config(config, name), marks)
+            PretrainBatches(
+                store, captions, tokens, vocabulary, max_regions, _own_config(config, name), marks, picture_regions
+            )
             for name, store, captions, tokens in corpora
         ]
         self._rows, self._batch_size = torch.eye(len(corpora)), config.batch_size
@@ -86,7 +93,11 @@ class CorporaBatches:
         """The batch of a step, or one part of it."""
         turn = self._turns(step)
         batch = self._batches[turn.corpus].visit(turn.visit, part, turn.active)
-        return replace(batch, corpus=self._rows[turn.corpus])
+        batch = replace(batch, corpus=self._rows[turn.corpus])
+        if self._text is None or not any(one.reads_text for one in turn.active):
+            return batch
+        words, targets = self._text(step, part)
+        return replace(batch, text=words, targets=batch.targets | {"mlm-text": targets})
 
     def filled(self, step: int) -> float | None:
         """Share of a step's tokens that are words and regions; None where batches are so many captions."""

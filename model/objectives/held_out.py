@@ -44,6 +44,7 @@ class HeldOutLosses:
         vocabulary: Vocabulary,
         max_regions: int,
         config: PretrainConfig,
+        picture_regions: int = 0,
     ) -> None:
         self._pairs = min(config.validation_pairs, len(tokens))
         self._steps = -(-self._pairs // (config.device_batch_size or _BATCH_SIZE))
@@ -51,7 +52,9 @@ class HeldOutLosses:
         self._config = config.model_copy(
             update={"batch_size": self._pairs, "seed": _SEED, "corpora": {}, "token_batches": None}
         )
-        self._batches = PretrainBatches(store, captions, tokens, vocabulary, max_regions, self._config)
+        self._batches = PretrainBatches(
+            store, captions, tokens, vocabulary, max_regions, self._config, picture_regions=picture_regions
+        )
 
         # Where each step has one objective, each is measured as in its own steps.
         self._only: tuple[str | None, ...] = (None,) if config.combine == "sum" else config.chosen

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model.data.tokenizer import Vocabulary
+from model.errors import InputError
 from model.objectives.config import RegionMasking, WordMasking
 
 SEEN, KEPT, ZEROED, NOISED, SWAPPED = range(5)
@@ -111,6 +113,30 @@ def _mask(
     return inputs, chosen
 
 
+def choose_and_mask(
+    ids: npt.NDArray[np.int64],
+    words: npt.NDArray[np.int64] | None,
+    draws: WordDraws,
+    rule: WordMasking,
+    pieces: Pieces,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """`mask_whole_words`, or `mask_words` where no words are given; draws (B, T) each."""
+    if words is None:
+        return mask_words(ids, draws, rule, pieces)
+    return mask_whole_words(ids, words, draws, rule, pieces)
+
+
+def joint_lengths(
+    words: npt.NDArray[np.int64], regions: npt.NDArray[np.int64], limit: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How many pieces and regions (B,) of each pair stay, where both together are to be `limit` at most.
+
+    While there are more, a region goes where regions are more than pieces, else a piece (VL-BERT's program).
+    """
+    regions = np.minimum(regions, np.maximum(limit - words, limit - limit // 2))
+    return np.minimum(words, limit - regions), regions
+
+
 def mask_regions(
     present: npt.NDArray[np.bool_],
     choice: npt.NDArray[np.float64],
@@ -134,3 +160,20 @@ def mask_regions(
     ends = np.cumsum([rule.zero_share, rule.noise_share, rule.swap_share])
     treatments = np.array([ZEROED, NOISED, SWAPPED, KEPT], np.int8)[np.searchsorted(ends, treatment, side="right")]
     return np.where(chosen, treatments, np.int8(SEEN))
+
+
+def ordinary_pieces(vocabulary: Vocabulary, rule: WordMasking) -> Pieces:
+    """The vocabulary for masking.
+
+    Raises:
+        InputError: it lacks the piece from which random ones are to come.
+    """
+    first = 0
+    if rule.random_from is not None:
+        if rule.random_from not in vocabulary.words.pieces:
+            raise InputError(
+                f"pretrain.word_masking.random_from is {rule.random_from!r}, but {vocabulary.words.source} has "
+                "no such piece; name one of its pieces, or none"
+            )
+        first = vocabulary.words.pieces.index(rule.random_from)
+    return Pieces.of(vocabulary.size, vocabulary.mask_id, vocabulary.special_ids, first)

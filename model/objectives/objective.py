@@ -55,7 +55,7 @@ class PretrainBatch(Movable):
     """B pairs, what is hidden of them, and the targets of every chosen objective by its name.
 
     missing: () i64, captions for which no wrong pair was found. corpus: (C,) f32, 1 at the corpus that the pairs are
-    of.
+    of. text: rows without a picture that are read beside the pairs, their hidden pieces replaced; None: none.
     """
 
     words: Words
@@ -64,6 +64,7 @@ class PretrainBatch(Movable):
     targets: dict[str, Targets]
     missing: Tensor
     corpus: Tensor = field(default_factory=lambda: torch.ones(1))
+    text: Words | None = None
 
     @property
     def counts(self) -> Tensor:
@@ -88,6 +89,7 @@ class Objective:
             must reach every parameter. No `.item()`, no boolean index: the host would wait for the GPU.
         heads: those that the loss reads.
         hides: what is hidden in its steps. None: nothing, unless another objective of the step asks for it.
+        reads_text: rows of text alone are read beside the pairs, and words of these are hidden.
         reads_cls: the loss reads the state of [CLS], through the pooler where there is one.
         needs_wrong_pairs: pairs are made wrong in its steps, as `PretrainConfig.matching` says.
         needs_class_scores: regions of its steps come with the detector's distribution over classes.
@@ -99,6 +101,7 @@ class Objective:
     loss: Callable[[VisionLanguageModel, Encoded, PretrainBatch, Targets, PretrainConfig], Loss]
     heads: Callable[[Sizes], Heads]
     hides: Literal["words", "regions"] | None = None
+    reads_text: bool = False
     reads_cls: bool = False
     needs_wrong_pairs: bool = False
     needs_class_scores: bool = False

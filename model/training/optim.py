@@ -1,6 +1,6 @@
 """Parameter groups, the learning-rate schedule, and a step that is skipped without asking the host.
 
-Defaults are AdamW's and BERT's; `OptimConfig` has options for what UNITER's program does otherwise.
+Defaults are AdamW's and BERT's; `OptimConfig` has options for what UNITER's and VL-BERT's programs do otherwise.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
 
 
 def _decays(name: str, parameter: Tensor, config: OptimConfig) -> bool:
-    if config.decays == "matrices":
-        return parameter.ndim > 1
+    if config.decays != "uniter":
+        return config.decays == "all" or parameter.ndim > 1
     published = their_name(name) or name
     return not any(part in published for part in _NO_DECAY)
 
@@ -53,6 +53,7 @@ def clip_and_step(optimizer: AdamW, config: OptimConfig, step: int) -> Tensor:
     """Clip the gradient and take step `step`, from 1, unless its length is not finite: then nothing changes.
 
     UNITER's program decays after the update, AdamW before: they differ by rate x decay of an update, below rounding.
+    With VL-BERT's, `config.decay_at` says so, since its array tells them apart.
 
     The device decides alone, so that the host need not wait for it: fused AdamW looks at `found_inf`, which torch's own
     GradScaler sets for the same purpose. With several processes the gradient, and so the decision, is the same in all.
@@ -69,7 +70,19 @@ def clip_and_step(optimizer: AdamW, config: OptimConfig, step: int) -> Tensor:
     for group in optimizer.param_groups:
         group["eps"] = epsilon(config, step)
     optimizer.found_inf = 1 - torch.isfinite(norm).float()  # type: ignore[attr-defined]
+    if config.decay_at == "before":
+        optimizer.step()
+        return norm
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
     optimizer.step()
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+        # Without asking whether the step was left out: then nothing decays, either.
+        if decay:
+            kept = 1 - group["lr"] * decay * torch.isfinite(norm).float()
+            torch._foreach_mul_([p.detach() for p in group["params"] if p.grad is not None], kept)
     return norm
 
 

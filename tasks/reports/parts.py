@@ -48,8 +48,8 @@ class TaskPart:
     Attributes:
         published: what papers print of the data of an evaluation, to stand below it.
         sweep_tables: the tables of a sweep's variants, that of the main protocol first.
-        sweep_published: what papers print of an ablation (layers, boxes, settings), for a sweep on a dataset: a heading
-            and a table of published rows; None: nothing.
+        sweep_published: what papers print of an ablation (layers, boxes, settings, objectives), for a sweep on a
+            dataset: a heading and a table of published rows; None: nothing.
     """
 
     published: Callable[[HistoryRow], Sequence[TableRow]] = none_published

@@ -39,7 +39,7 @@ class Sweep(Record):
     """The results of all variants."""
 
     task: str = Field(default=FIRST_TASK, description="that models were measured on")
-    ablation: str = Field(description="layers, boxes or settings")
+    ablation: str = Field(description="layers, boxes, settings or objectives")
     name: str = Field(description="of its files under ROOT/sweeps")
     dataset: str = Field(description="that models were measured on")
     split: str

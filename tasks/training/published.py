@@ -7,7 +7,9 @@ Torch and the model are imported where weights are read.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -31,8 +33,10 @@ from tasks.training.runs import CheckpointChoice, choose_checkpoint, find_run
 if TYPE_CHECKING:
     from torch import Tensor
 
-WITH_PROGRAM = ("uniter",)
-"""Families whose published program's checkpoints are read and written."""
+    from model.families.model import VisionLanguageModel
+
+WITH_PROGRAM = {"uniter": "model.families.uniter_names", "vl-bert": "model.families.vl_bert_names"}
+"""Families whose published program's checkpoints are read and written, and what does so."""
 
 
 class Imported(Record):
@@ -83,13 +87,13 @@ def import_checkpoint(
         UserError: file, vocabulary or features are not there or do not fit each other; a run of that name is another.
         StageError: the run could not be written.
     """
-    _check_program(family)
+    program = _program(family)
     _check_name(name)
     extractor = _extractor(root, features)
     sha256 = weights_sha256(str(file), "checkpoint")
     with alone(root, name, f"importing {name}"):
         try:
-            return _import_alone(root, file, name, vocabulary_path, extractor, sha256, max_regions, num_heads)
+            return _import_alone(program, root, file, name, vocabulary_path, extractor, sha256, max_regions, num_heads)
         except (InputError, WeightsError) as error:
             raise UserError(f"{file} {error}" if isinstance(error, WeightsError) else str(error)) from error
         except TrainingError as error:
@@ -97,6 +101,7 @@ def import_checkpoint(
 
 
 def _import_alone(
+    program: ModuleType,
     root: Root,
     file: Path,
     name: str,
@@ -108,11 +113,10 @@ def _import_alone(
 ) -> CheckpointRef:
     from model.data.tokenizer import load_vocabulary
     from model.families.fit import check_vocabulary
-    from model.families.uniter_names import official_model
     from model.training.checkpoint import Keep, State, finish_run, save_checkpoint, write_job
 
     vocabulary = load_vocabulary(vocabulary_path)
-    model = official_model(
+    model: VisionLanguageModel = program.official_model(
         read_weights(file),
         str(file),
         vocabulary.sep_id,
@@ -164,13 +168,11 @@ def export_checkpoint(root: Root, run: str, choice: CheckpointChoice, target: Pa
     """
     found = find_run(root, run)
     checkpoint = choose_checkpoint(root, found, choice)
-    from model.families.uniter_names import to_official
     from model.training.checkpoint import load_model
 
     try:
         model, _ = load_model(local_checkpoint(root, checkpoint))
-        _check_program(model.config.family)
-        _write_weights(to_official(model), target)
+        _write_weights(_program(model.config.family).to_official(model), target)
     except InputError as error:
         raise UserError(str(error)) from error
     return checkpoint
@@ -192,12 +194,14 @@ def _write_weights(weights: dict[str, Tensor], target: Path) -> None:
         raise UserError(f"{target} cannot be written ({error.strerror}); give another --out") from error
 
 
-def _check_program(family: str) -> None:
+def _program(family: str) -> ModuleType:
+    """The module that knows the names of weights in a family's published program."""
     if family not in WITH_PROGRAM:
         raise UserError(
             f"there is no published program of the family {family!r} whose checkpoints are known; known are "
             f"{', '.join(WITH_PROGRAM)}"
         )
+    return import_module(WITH_PROGRAM[family])
 
 
 def _check_name(name: str) -> None:

@@ -30,9 +30,9 @@ pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("prefect_harness")]
 WORLD = WorldConfig(pretraining_images=24, retrieval_train=6, retrieval_val=2, retrieval_test=4, workers=1)
 
 
-def shrunk(root_uri: str) -> RebuildParams:
-    """The demo's parameters with fewer steps and smaller shards; everything else is the demo's."""
-    params = recipe("demo", root_uri)
+def shrunk(root_uri: str, name: str = "demo") -> RebuildParams:
+    """A demo's parameters with fewer steps and smaller shards; everything else is the demo's."""
+    params = recipe(name, root_uri)
     short: dict[str, Any] = {"steps": 4, "batch_size": 4, "checkpoint_steps": 2, "log_steps": 1}
     assert params.task_specific is not None
     return params.model_copy(
@@ -82,7 +82,7 @@ def test_every_row_is_accounted_for(first: RebuildResult) -> None:
 
 def test_everything_ran_once_and_left_its_files(first: RebuildResult, params: RebuildParams) -> None:
     assert all(summary.skipped == 0 and summary.ran > 0 for summary in first.stages)
-    assert {summary.stage for summary in first.stages} == set(Stage) - {Stage.MANIFEST}
+    assert {summary.stage for summary in first.stages} == set(Stage) - {Stage.MANIFEST, Stage.TEXT}
     assert Path(first.report_path).is_file()
     history = read_history(Root(params.root_uri))
     assert sorted(row.setting for row in history) == sorted(params.settings)
@@ -182,6 +182,24 @@ def test_a_shard_that_fails_is_gone_on_without_where_it_may_and_made_up_for_late
     again = rebuilt(params)
     assert {summary.stage for summary in again.stages if summary.ran} == {Stage.EXTRACT}
     assert again.table == first.table
+
+
+def test_the_demo_of_another_family_has_the_same_regions_and_a_history_of_its_own(
+    first: RebuildResult, params: RebuildParams, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "flows"):
+        other = rebuilt(shrunk(params.root_uri, "demo-uniter"))
+    assert {summary.stage for summary in other.stages if summary.ran} == {
+        Stage.PRETRAIN,
+        Stage.FINETUNE,
+        Stage.EVALUATE,
+    }
+    assert [row.setting for row in other.table] == [row.setting for row in first.table]
+    compared = [message for message in caplog.messages if message.startswith("recall sum ")]
+    assert len(compared) == 3 and all("the first evaluation of" in message for message in compared)
+    assert "retrieval, UNITER" in Path(other.report_path).read_text()
+    # And the first one's is what it was.
+    assert rebuilt(params).table == first.table
 
 
 def test_status_afterwards(first: RebuildResult, params: RebuildParams) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 
-from tests.golden import uniter_files, uniter_tasks
+from tests.golden import uniter_files, uniter_tasks, vl_bert_data, vl_bert_files
 from tests.golden.reference import Comparison, Reference, Verdict
 
-FILES: dict[str, Callable[[Reference, Comparison], None]] = {
+Compute = Callable[[Reference, Comparison], None]
+UNITER: dict[str, Compute] = {
     "pretraining": uniter_files.pretraining,
     "retrieval": uniter_files.retrieval,
     "vqa": uniter_tasks.vqa,
@@ -29,15 +30,24 @@ FILES: dict[str, Callable[[Reference, Comparison], None]] = {
     "vcr_pretraining": uniter_tasks.commonsense_pretraining,
 }
 """By the file's name: what computes its arrays."""
+VL_BERT: dict[str, Compute] = {
+    "pretraining": vl_bert_files.pretraining,
+    "geometry": vl_bert_files.geometries,
+    "optimiser": vl_bert_files.optimiser,
+}
+"""The same of the other program; of files without weights no name is of both."""
 
 
 def check_file(path: Path) -> list[tuple[str, Verdict]]:
-    """The verdict on each group of a file's arrays."""
+    """The verdict on each group of a file's arrays, or of the samples of a data.json."""
+    if path.suffix == ".json":
+        return vl_bert_data.check_data(path)
     reference = Reference.read(path)
     comparison = Comparison(reference)
-    if path.stem in FILES:
+    files = VL_BERT if reference.under("w/vlbert.") or path.stem not in UNITER else UNITER
+    if path.stem in files:
         with torch.random.fork_rng(devices=[]):
-            FILES[path.stem](reference, comparison)
+            files[path.stem](reference, comparison)
     return list(comparison.verdicts())
 
 
@@ -46,6 +56,7 @@ def main(folder: Path) -> int:
     if not paths:
         print(f"{folder} holds no .safetensors; name a folder of reference arrays", file=sys.stderr)
         return 2
+    paths += [path for path in (folder / "data.json",) if path.is_file()]
     passes = True
     print(f"{'file':<32} {'arrays':<28} {'compared':>8} {'difference':>11}  verdict")
     for path in paths:

@@ -36,6 +36,11 @@ def recall_at(direction: Direction, k: int) -> Measure:
     return _measure(direction, f"r{k}", f"R@{k}", rule=_RECALL_RULE)
 
 
+def mean_recall_of(direction: Direction) -> Measure:
+    """Mean of one direction's recalls, as some papers print it."""
+    return _measure(direction, "mean_recall", "mean")
+
+
 def rank_of(direction: Direction, kind: Literal["median", "mean"]) -> Measure:
     """Median or mean rank; the mean, which pages have, brings the rule of both."""
     return _measure(

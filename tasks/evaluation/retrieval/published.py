@@ -58,6 +58,21 @@ class PublishedAblation:
     row: PublishedRow
 
 
+@dataclass(frozen=True)
+class PublishedObjectives:
+    """A published row of UNITER-base that was pretrained with some objectives alone.
+
+    Attributes:
+        objectives: as the paper names them.
+        image_to_text: mean of recall@1, 5 and 10 of images that look for a caption, a fraction.
+        text_to_image: the same of captions that look for their image.
+    """
+
+    objectives: str
+    image_to_text: float
+    text_to_image: float
+
+
 def published_rows(dataset: str, protocol: str) -> list[PublishedRow]:
     """Published rows for a dataset (flickr30k or coco) by a protocol (1K or 5K)."""
     return [row for row in PUBLISHED if (row.dataset, row.protocol) == (dataset, protocol)]
@@ -124,3 +139,16 @@ ABLATIONS: tuple[PublishedAblation, ...] = (
         "regions", 100, _row(V1, _FULL, _COCO_1K, (82.6, 96.6, 99.3), (68.5, 92.7, 96.9), _REGIONS_SOURCE)
     ),
 )
+
+OBJECTIVES: tuple[PublishedObjectives, ...] = (
+    PublishedObjectives("no pretraining", 0.6555, 0.6174),
+    PublishedObjectives("MLM", 0.8925, 0.7788),
+    PublishedObjectives("MLM + ITM", 0.9112, 0.8164),
+    PublishedObjectives("MLM + ITM + MRFR", 0.9231, 0.8176),
+    PublishedObjectives("MLM + ITM + MRC", 0.9145, 0.8139),
+    PublishedObjectives("MLM + ITM + MRC-kl", 0.9257, 0.8210),
+    PublishedObjectives("MLM + ITM + MRC-kl + MRFR", 0.9287, 0.8373),
+    PublishedObjectives("MLM + ITM + MRC-kl + MRFR + WRA", 0.9303, 0.8372),
+)
+"""On Flickr30K's validation split, pretrained on COCO and Visual Genome: `OBJECTIVES_SOURCE`."""
+OBJECTIVES_SOURCE = f"{_UNITER_SOURCE}, table 2"

@@ -14,11 +14,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows import entry
+from flows.commands import experiment
 from flows.commands.app import app
 from flows.commands.experiment import rebuild_text
 from flows.params.experiment import RebuildParams
-from flows.params.recipes import recipe
+from flows.params.recipes import DEMOS, recipe
 from flows.results import RebuildResult, StageSummary
+from model.families.unicoder_vl_config import UnicoderVLConfig
+from model.families.uniter_config import UniterConfig
 from tasks.evaluation.retrieval.setting_row import SettingRow
 from tasks.records import Stage
 
@@ -138,14 +141,15 @@ def test_params_that_are_no_json(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("rebuild", "--recipe", "demmo"), "there is no recipe 'demmo'; known are cc3m, demo"),
-        (("rebuild",), "--recipe NAME (known: cc3m, demo, unicoder-vl-v1, unicoder-vl-v1-coco"),
-        (("sweep", "depth", "--recipe", "demo"), "no sweep of 'depth'; known are layers, boxes, settings"),
+        (("rebuild",), "--recipe NAME (known: cc3m, demo, demo-uniter, unicoder-vl-v1, unicoder-vl-v1-coco"),
+        (("sweep", "depth", "--recipe", "demo"), "no sweep of 'depth'; known are layers, boxes, settings, objectives"),
         (("sweep", "boxes", "--recipe", "demo", "--values", "9"), "boxes=9 exceeds extractor.max_regions=8"),
         (
             ("sweep", "boxes", "--recipe", "demo", "--values", "8", "--set", "extractor.max_regions=7"),
             "encoder.max_regions=8 exceeds extractor.max_regions=7",
         ),
         (("rebuild", "--recipe", "demo", "--params", "x.json"), "exclude each other"),
+        (("demo", "--family", "vilbert"), "there is no demo of family 'vilbert'; known are unicoder-vl, uniter"),
         (("rebuild", "--params", "absent.json"), "absent.json cannot be read"),
         (("evaluate", "--recipe", "demo", "--setting", "best"), "no setting 'best'"),
         (("finetune", "--recipe", "demo", "--setting", "zero-shot"), "no setting 'zero-shot'"),
@@ -206,11 +210,22 @@ def test_result_text_tells_losses_and_what_was_skipped() -> None:
         report_path="data/report.html",
         seconds=61,
     )
-    text = rebuild_text(result)
+    text = rebuild_text(result, UnicoderVLConfig())
     assert "web/train: 990 of 1,000 rows have an image; lost: 8 not_found, 2 dns" in text
     assert "done now: 1 download shard, 1 pretrain run (1 min 1 s)" in text
     assert "done before, skipped: 6 download shards" in text
     assert "data/report.html" in text
+    assert rebuild_text(result, UniterConfig()) == f"family: uniter\n\n{text}"
+
+
+@pytest.mark.parametrize("family", sorted(DEMOS))
+def test_the_demo_of_a_family_is_the_recipe_of_its_name(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[RebuildParams] = []
+    monkeypatch.setattr(experiment, "_rebuild", lambda params, json: loaded.append(params))
+    result = run("demo", "--root", "somewhere", "--family", family, "--seed", "2")
+    assert result.exit_code == 0 and "digits: another processor's kernels round otherwise" in result.stdout
+    assert loaded == [recipe(DEMOS[family], "somewhere").with_seed(2)]
+    assert loaded[0].encoder.family == family
 
 
 def test_a_full_disk_is_one_sentence_and_other_os_errors_are_not_hidden(

@@ -12,7 +12,7 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
 from flows.params.start import task_finetuning
 from flows.params.training import FinetuneParams
-from model.config import ExampleSource
+from model.config import ExampleSource, LoaderConfig
 from model.downstream.tasks import TASKS
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob
@@ -21,8 +21,9 @@ from tasks.errors import UserError
 from tasks.evaluation.history import read_history
 from tasks.examples.table import write_examples
 from tasks.storage.root import Root
+from tasks.training.data import resolve_examples, resolve_features
 from tests.counting_task import CountingConfig
-from tests.regions import DATASET, FEATURES, SPLIT
+from tests.regions import DATASET, EXTRACTOR, FEATURES, SPLIT
 from tests.scored import IMAGES, KEYS, publish_data
 from tests.toy import TINY
 
@@ -114,3 +115,13 @@ def test_parameters_take_the_tasks_own_settings(monkeypatch: pytest.MonkeyPatch)
         task_finetuning(demo, "cats", None, "task-specific")
     with pytest.raises(UserError, match="--on names the examples of another task than retrieval"):
         task_finetuning(demo, "retrieval", "mine/train", "task-specific")
+
+
+def test_other_examples_are_other_data_and_those_of_another_task_are_refused(root: Root) -> None:
+    found = resolve_features(root, DATASET, SPLIT, EXTRACTOR, LoaderConfig())
+    first = resolve_examples(root, found, "cats").identity
+    with pytest.raises(UserError, match="are of task cats, not dots"):
+        resolve_examples(root, found, "dots")
+    prepare(root, targets=False)
+    assert resolve_examples(root, found, "cats").identity["examples"] != first["examples"]
+    assert first["features"] == found.identity["features"]

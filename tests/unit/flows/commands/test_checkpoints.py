@@ -14,8 +14,11 @@ from flows.commands.app import app
 from flows.params.start import started_from
 from flows.params.training import FinetuneParams
 from model.downstream.retrieval.config import FinetuneConfig
+from model.errors import InputError
+from model.families import vl_bert_names
 from model.families.config import HeadConfig, Sizes
 from model.families.configs import of_family
+from model.families.fit import check_matching
 from model.families.heads import ITM, MATCHING
 from model.families.model import VisionLanguageModel
 from model.families.uniter_names import to_official
@@ -81,6 +84,27 @@ def test_weights_become_a_run_and_come_out_as_they_went_in(folder: Path) -> None
         found, given = read_weights(folder / name), official(LABELS)
         assert found.keys() == given.keys()
         assert all(torch.equal(found[key], value.half().float()) for key, value in given.items())
+
+
+def test_a_file_of_vl_berts_program_becomes_a_run_that_ranks_nothing_yet(folder: Path) -> None:
+    encoder = of_family(ENCODER, "vl-bert").model_dump(mode="json")
+    heads = {
+        "cls": {"kind": "words", "width": len(VOCABULARY)},
+        "mvrc": {"kind": "mlp", "width": 1 + LABELS, "norm": False},
+    }
+    torch.manual_seed(6)
+    given = vl_bert_names.to_official(VisionLanguageModel(len(VOCABULARY), 128, LABELS, 3, encoder, "", heads))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in given.items()}}, folder / "vl-bert.model")
+    made = bring_in(folder, "--family", "vl-bert", "--json", file="vl-bert.model", name="vl-bert-toy")
+    assert made.exit_code == 0, made.output
+    model, _ = load_model(json.loads(made.stdout.splitlines()[-1])["uri"])
+    assert model.config.family == "vl-bert" and set(model.heads) == {"cls", "mvrc"}
+    with pytest.raises(InputError, match="has no matching head"):
+        check_matching(model, "vl-bert-toy")
+    written = run("export-checkpoint", "vl-bert-toy", "--out", folder / "back.pt", "--root", folder / "root")
+    assert written.exit_code == 0, written.output
+    found = read_weights(folder / "back.pt")
+    assert found.keys() == given.keys() and all(torch.equal(found[key], value) for key, value in given.items())
 
 
 def test_a_finetuned_checkpoint_becomes_a_finetuning_run(folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from flows.params.experiment import RebuildParams
-from flows.params.recipes import RECIPES, recipe
+from flows.params.recipes import DEMOS, RECIPES, recipe
 from flows.steps.world import uses_world
+from model.families.config import EncoderConfig
 from tasks.errors import UserError
 
 
@@ -111,7 +112,7 @@ def test_coco_is_measured_by_all_protocols_in_use_and_the_others_by_one() -> Non
         assert recipe(name, "data").scoring.protocols == ("all",)
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - set(DEMOS.values())))
 def test_the_best_checkpoint_by_recall_on_held_out_images_is_the_result(name: str) -> None:
     params = recipe(name, "data")
     for finetune in (params.finetune, params.task_specific):
@@ -125,6 +126,20 @@ def test_demo_differs_between_full_and_task_specific_in_the_start_alone() -> Non
     params = recipe("demo", "data")
     assert params.task_specific is not None
     assert params.task_specific.model_copy(update={"start": "pretrained"}) == params.finetune
+
+
+def test_demos_of_other_families_differ_in_the_encoder_and_its_pretraining_alone() -> None:
+    first = recipe("demo", "data")
+    for name in sorted(set(DEMOS.values()) - {"demo"}):
+        params = recipe(name, "data")
+        assert params.for_extract() == first.for_extract() and params.for_download() == first.for_download()
+        # Evaluations under one root are not held against those of another family.
+        assert params.variant is not None and params.name == f"{first.name}, {params.variant}"
+        own = {field: getattr(params, field) for field in ("encoder", "pretrain", "variant")}
+        assert params == first.model_copy(update=own)
+        common = [field for field in type(first.encoder).model_fields if field in EncoderConfig.model_fields]
+        for field in set(common) - {"family"}:
+            assert getattr(params.encoder, field) == getattr(first.encoder, field)
 
 
 def test_demo_brings_its_detector() -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.commands.sweep import sweep_params
+from flows.params.changes import with_changes
 from flows.params.checks import validation_text
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import recipe
@@ -61,6 +62,46 @@ def test_an_evaluation_of_a_variant_says_so() -> None:
     assert whole.params.for_evaluate("pretrain+finetune").variant is None
 
 
+SCORED = with_changes(recipe("demo-uniter", "data"), {"extractor.class_scores": "all"})
+
+
+def test_objectives_are_those_of_the_published_table_and_nothing_else_changes() -> None:
+    variants = sweep_params("objectives", None, SCORED).variants()
+    assert [variant.name for variant in variants] == [
+        "MLM",
+        "MLM + ITM",
+        "MLM + ITM + MRFR",
+        "MLM + ITM + MRC",
+        "MLM + ITM + MRC-kl",
+        "MLM + ITM + MRC-kl + MRFR",
+        "MLM + ITM + MRC-kl + MRFR + WRA",
+    ]
+    for variant in variants:
+        assert variant.setting == "pretrain+finetune"
+        assert variant.params.variant == f"UNITER, {variant.name}"
+        own = {"pretrain": variant.params.pretrain, "variant": variant.params.variant}
+        assert variant.params == SCORED.model_copy(update=own)
+        same = {"objectives": SCORED.pretrain.objectives, "alignment_weight": SCORED.pretrain.alignment_weight}
+        assert variant.params.pretrain.model_copy(update=same) == SCORED.pretrain
+        assert RebuildParams.model_validate(variant.params.model_dump()) == variant.params
+
+
+def test_objectives_keep_the_experiments_shares_and_wra_is_the_alignment() -> None:
+    first, *_, without, aligned = sweep_params("objectives", None, SCORED).variants()
+    assert first.params.pretrain.objectives == {"mlm": 2.0}
+    assert without.params.pretrain.objectives == {"mlm": 2.0, "itm": 2.0, "mrfr": 1.0, "mrc-kl": 1.0}
+    assert (without.params.pretrain.alignment_weight, aligned.params.pretrain.alignment_weight) == (0.0, 0.1)
+    none = with_changes(SCORED, {"pretrain.alignment_weight": 0.0})
+    (found,) = sweep_params("objectives", "mlm+itm+wra", none).variants()
+    assert found.params.pretrain.alignment_weight == 0.1
+
+
+def test_the_experiments_own_objectives_are_no_variant_of_it() -> None:
+    base = recipe("demo-uniter", "data")
+    (own,) = sweep_params("objectives", "mlm+mrc+mrfr+itm+wra", base).variants()
+    assert own.params == base
+
+
 def test_images_and_features_are_the_same_for_every_variant() -> None:
     for ablation in ("layers", "boxes", "settings"):
         for variant in sweep_params(ablation, None, PAPER).variants():
@@ -98,17 +139,29 @@ def test_a_small_experiment_has_no_variant_twice() -> None:
         ("layers", "1,", "'' is no number of layers"),
         ("layers", "-1", "'-1' is no number of layers"),
         ("boxes", "4,9", "boxes=9 exceeds extractor.max_regions=8"),
+        (
+            "objectives",
+            "mlm+itn",
+            "mlm+itn: there is no objective 'itn'; known are mlm, moc, vlm, itm, mrfr, mrc, mrc-kl",
+        ),
+        ("objectives", "mlm,3", "3: there is no objective '3'"),
+        ("objectives", "mlm+wra", "mlm+wra: wra aligns the pairs of itm; name both, as in mlm+itm+wra"),
+        (
+            "objectives",
+            None,
+            "mlm+itm+mrc-kl: mrc-kl learns distributions over classes, but extractor.class_scores=none",
+        ),
         ("settings", "best", "there is no setting 'best' here; known are zero-shot, task-specific, pretrain+finetune"),
     ],
 )
-def test_values_that_cannot_be_are_named(ablation: str, values: str, message: str) -> None:
+def test_values_that_cannot_be_are_named(ablation: str, values: str | None, message: str) -> None:
     with pytest.raises(ValidationError) as raised:
         sweep_params(ablation, values, DEMO)
     assert validation_text(raised.value).startswith(message)
 
 
 def test_unknown_sweep_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="no sweep of 'depth'; known are layers, boxes, settings"):
+    with pytest.raises(UserError, match="no sweep of 'depth'; known are layers, boxes, settings, objectives"):
         sweep_params("depth", None, DEMO)
 
 

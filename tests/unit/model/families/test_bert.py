@@ -20,6 +20,7 @@ from model.errors import InputError
 from model.families.bert import load_bert, read_weights
 from model.families.bert_folder import find_bert
 from model.families.build import build_model
+from model.families.configs import of_family
 from tests.toy import VOCABULARY
 
 LAYERS = 4
@@ -123,6 +124,23 @@ def test_longer_position_and_segment_tables_give_their_first_rows(world, tiny):
     tables, theirs = build_model(encoder, store, vocabulary, seed=0).bert.embeddings, bert.bert.embeddings
     assert torch.equal(tables.position_embeddings.weight, theirs.position_embeddings.weight[:16])
     assert torch.equal(tables.token_type_embeddings.weight, theirs.token_type_embeddings.weight[:2])
+
+
+def test_vl_bert_takes_berts_words_layers_and_two_segments_and_all_else_is_new(world, tiny):
+    store, vocabulary, folder = world
+    bert = make_bert(folder)
+    encoder = of_family(tiny, "vl-bert")
+    fresh = build_model(encoder, store, vocabulary, seed=0).bert
+    model = build_model(encoder.model_copy(update={"bert": str(folder)}), store, vocabulary, seed=0)
+    table = model.bert.embeddings.token_type_embeddings.weight
+    assert torch.equal(table[:2], bert.bert.embeddings.token_type_embeddings.weight)
+    assert torch.equal(table[2], fresh.embeddings.token_type_embeddings.weight[2])
+    for name, weight in fresh.named_parameters():
+        if name.startswith(("region_embeddings.", "end_token.")):
+            assert torch.equal(weight, model.bert.get_parameter(name)), name
+        else:
+            is_segments = "token_type" in name
+            assert is_segments or torch.equal(model.bert.get_parameter(name), bert.bert.get_parameter(name)), name
 
 
 def test_a_shorter_segment_table_fills_the_rows_that_it_has(world, tiny):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from model.downstream.retrieval.config import FinetuneConfig
+from model.families.configs import of_family
 from model.finetune import run_finetuning
 from model.jobs import FinetuneJob, PretrainJob
 from model.objectives.turns import Turns, loss_names
@@ -266,3 +267,34 @@ def test_bad_jobs_end_with_one_sentence_and_code_2(job, tmp_path):
     assert errors.strip().splitlines()[-1].startswith("vocabulary ")
     assert "Traceback" not in errors
     assert Ending.model_validate_json(out) == Ending(error=errors.strip().splitlines()[-1], bad_input=True)
+
+
+def test_two_processes_train_uniter_as_one_does(job, tiny, tmp_path):
+    """Whichever objective a step has, and in finetuning without hidden regions, both reach the same weights."""
+    objectives = {"combine": "draw", "objectives": {"itm": 2, "mlm": 2, "mrfr": 1, "mrc": 1}, "negative": "image"}
+    fields = {"batch_size": 8, "steps": 12, "log_steps": 1, **objectives}
+    both, alone = (
+        job(name, **fields, device_batch_size=4).model_copy(update={"encoder": of_family(tiny, "uniter")})
+        for name in ("both", "alone")
+    )
+    code, _, errors = finish(start(both, *TORCHRUN))
+    assert code == 0, errors
+    assert run_pretraining(alone) == 0
+    assert weights_sha256(result(both)) == weights_sha256(result(alone))
+
+    runs = []
+    for name, launcher in (("pair", TORCHRUN), ("single", [])):
+        tuned = FinetuneJob(
+            run_path=str(tmp_path / name),
+            train=alone.train,
+            vocabulary_path=alone.vocabulary_path,
+            encoder=alone.encoder,
+            checkpoint_path=str(result(alone)),
+            finetune=FinetuneConfig(
+                steps=3, batch_size=4, device_batch_size=2, negatives=4, hardest=2, mean_hinge_share=1, num_threads=1
+            ),
+        )
+        code, _, errors = finish(start(tuned, *launcher))
+        assert code == 0, errors
+        runs.append(weights_sha256(result(tuned)))
+    assert runs[0] == runs[1]

@@ -73,6 +73,14 @@ def test_published_rows_of_the_ablation_stand_below_with_their_data_and_source()
     assert "Published, on coco 1K and coco 5K" in settings and "UNITER" not in settings
 
 
+def test_published_objectives_have_the_means_that_the_paper_prints_and_their_sum() -> None:
+    text = sweep_text(sweep(variant("mlm+itm", recalls(0.5)), ablation="objectives"))
+    assert "Published, on flickr30k/val, means of R@1, R@5 and R@10:\n" in text
+    assert "Sources: Chen et al., ECCV 2020, table 2." in text
+    # Image-to-text is the paper's TR. 3 x (92.87 + 83.73) = 529.80.
+    assert table_lines(text, "MLM + ITM + MRC-kl + MRFR  ") == [["92.9", "83.7", "529.8"]]
+
+
 def test_failed_variant_is_named_with_its_reason_and_the_others_stand() -> None:
     result = sweep(variant(1, recalls(0.5)), variant(2, error="bert/ lacks 16 weights"))
     assert "2 layers failed: bert/ lacks 16 weights" in sweep_text(result)
