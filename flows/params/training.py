@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from flows.params.fields import (
     DatasetName,
     Encoder,
     Extractor,
-    Finetune,
     Loader,
     Pretrain,
     RootUri,
@@ -16,9 +17,11 @@ from flows.params.fields import (
     VocabularyPath,
 )
 from flows.params.shards import Params
-from model.config import LoaderConfig, LoopConfig
+from model.config import FinetuneLoopConfig, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.downstream.tasks import RETRIEVAL
 from model.families.unicoder_vl_config import UnicoderVLConfig
+from model.jobs import read_finetune
 from model.objectives.config import PretrainConfig
 from tasks.config import Name
 from tasks.training import runs, specs
@@ -105,7 +108,10 @@ class FinetuneParams(TrainParams):
     validation_split: Name | None = Field(
         default="val", description="held-out split of the dataset, see finetune.validation_steps"
     )
-    finetune: Finetune = FinetuneConfig()
+    task: str = Field(default=RETRIEVAL, description="what is learnt, a name in model/downstream/tasks.py")
+    finetune: SerializeAsAny[FinetuneLoopConfig] = Field(
+        default=FinetuneConfig(), description="the task's loss and the loop of finetuning"
+    )
     pretraining: PretrainParams | None = Field(
         default=None,
         description="which pretraining run to start from; this or start_run is needed where finetune.start is "
@@ -115,6 +121,11 @@ class FinetuneParams(TrainParams):
         default=None,
         description="name of a run under ROOT/runs to start from, such as an imported one, instead of its parameters",
     )
+
+    @field_validator("finetune", mode="plain", json_schema_input_type=FinetuneConfig | dict[str, Any])
+    @classmethod
+    def _read_config(cls, value: Any, info: ValidationInfo) -> FinetuneLoopConfig:
+        return read_finetune(value, info.data.get("task", RETRIEVAL))
 
     @model_validator(mode="after")
     def _check_start(self) -> FinetuneParams:
@@ -148,4 +159,5 @@ class FinetuneParams(TrainParams):
             finetune=self.finetune,
             pretraining=None if self.pretraining is None else self.pretraining.spec(),
             start_run=self.start_run,
+            task=self.task,
         )
