@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from flows.operate.deployed import begin_run
 from flows.params.changes import Changes, with_changes
 from flows.params.evaluation import EvaluateParams
-from flows.results import RetrievalResult
-from flows.steps.evaluate import point_of, run_evaluate
+from flows.results import EvaluationResult
+from flows.steps.evaluate import point_of, run_any_evaluate
 from flows.views.artifacts import artifact_key, show_evaluation
 from flows.views.markdown import code
 from flows.views.progress_bar import progress_bar
@@ -22,15 +22,15 @@ from tasks.workers.launch import stopping_children
 
 
 @task(name="evaluate", task_run_name="evaluate {params.subject}", cache_policy=NO_CACHE)
-def evaluate_task(params: EvaluateParams) -> RetrievalResult:
-    return run_evaluate(params, progress_bar)
+def evaluate_task(params: EvaluateParams) -> EvaluationResult:
+    return run_any_evaluate(params, progress_bar)
 
 
 @flow(
     name="evaluate", flow_run_name="evaluate {params.subject} on {params.dataset}/{params.split} in {params.root_uri}"
 )
-def evaluate(params: EvaluateParams, changes: Changes | None = None) -> RetrievalResult:
-    """Score every image with every caption, and append the metrics to the history.
+def evaluate(params: EvaluateParams, changes: Changes | None = None) -> EvaluationResult:
+    """Score every image with every caption, or answer a task's examples, and append the metrics to the history.
 
     With `max_drop` the flow run fails where the measures are worse than the best earlier evaluation by more than that,
     each time that it is asked for this checkpoint; the history and the table artifact tell both numbers.

@@ -1,4 +1,4 @@
-"""Entry shared by this room's three commands: read the job and its data, log to stderr, map errors to exit codes."""
+"""Entry shared by this room's four commands: read the job and its data, log to stderr, map errors to exit codes."""
 
 from __future__ import annotations
 

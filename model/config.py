@@ -225,6 +225,17 @@ class LoaderConfig(Config):
     fetch_threads: int = Field(default=8, ge=1, description="shards fetched from an object store at once")
 
 
+class PredictConfig(Config):
+    """How a finetuned model's scores of examples are computed, in fp32. Nothing here changes more than rounding."""
+
+    batch_size: Annotated[int, Identity.NEVER] = Field(default=64, ge=1, description="examples per forward pass")
+    part_examples: Annotated[int, Identity.NEVER] = Field(
+        default=4096, ge=1, description="examples of a part file, which is what a kill costs"
+    )
+    device: Device = "auto"
+    num_threads: NumThreads = None
+
+
 class FinetuneLoopConfig(LoopConfig):
     """Settings of finetuning for any task."""
 
@@ -233,15 +244,11 @@ class FinetuneLoopConfig(LoopConfig):
     )
 
 
-class FeatureSource(Config):
-    """The regions and captions of a training or scoring job."""
+class Features(Config):
+    """The regions of a split's pictures."""
 
     features_path: str = Field(
         description="folder with manifest.json and regions-*.tar; or its URI on an object store, such as s3://..."
-    )
-    captions_path: str = Field(
-        description="Parquet with caption_id, image_key, text, split; of tasks other than retrieval, their table of "
-        "examples. A path or a URI"
     )
     name: str = Field(description="dataset/split, for messages")
     cache_path: str | None = Field(
@@ -251,6 +258,18 @@ class FeatureSource(Config):
         "anew at every start and kept in memory, and features must be local",
     )
     loader: LoaderConfig = Field(default=LoaderConfig(), description="how features are read")
+
+
+class FeatureSource(Features):
+    """The regions and captions of a training or scoring job."""
+
+    captions_path: str = Field(description="Parquet with caption_id, image_key, text, split. A path or a URI")
+
+
+class ExampleSource(Features):
+    """The regions and examples of a job of any task but retrieval."""
+
+    examples_path: str = Field(description="table of examples, see model/data/examples.py; a file of this machine")
 
 
 class TextSource(Config):

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import FinetuneLoopConfig
-from model.downstream.example_batches import ExampleBatch, ExampleData, example_batches, open_examples
+from model.data.examples import Examples
+from model.downstream.example_batches import ExampleBatch, ExampleData, example_batches, open_examples, predictions
 from model.downstream.measures import Measure, Measured, MeasuredTask, TaskMeasures
-from model.downstream.task import Task
+from model.downstream.task import Scores, Task
 from model.families.config import HeadConfig
 from model.families.embeddings import dequantise
 from model.families.model import VisionLanguageModel
@@ -48,6 +49,11 @@ def validation(data: ExampleData, job: Any, device: torch.device) -> Validation:
     return Validation(("validation_accuracy",), accuracy)
 
 
+def measure(examples: Examples, scores: Scores) -> dict[str, Any]:
+    right = scores.argmax(1) == examples.target_index
+    return {"accuracy": float(right.mean()), "examples": len(examples)}
+
+
 def read(metrics: Mapping[str, Any]) -> list[TaskMeasures]:
     measured = Measured(measure=ACCURACY, value=metrics["accuracy"])
     return [TaskMeasures(task="cats", protocol="pictures", examples=metrics["examples"], measured=(measured,))]
@@ -60,6 +66,7 @@ TRAINED: Task[ExampleData, ExampleBatch, CountingConfig] = Task(
     batches=example_batches,
     losses=losses,
     validation=validation,
+    predictions=predictions(logits, measure),
 )
 TASK = MeasuredTask(
     name="cats",

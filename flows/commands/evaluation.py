@@ -97,7 +97,7 @@ def evaluate(
         choice = runs.checkpoint_choice(checkpoint)
         if run is not None:
             _refuse("--run", {"--recipe": recipe, "--params": params, "--seed": seed, "--setting": setting})
-            chosen = _named_params(root or "data", run, on, choice)
+            chosen = named_params(root or "data", run, on, choice)
         else:
             chosen = _described_params(root, recipe, params, seed, setting or _DEFAULT_SETTING)
             _refuse("--recipe or --params", {"--on": on})
@@ -147,7 +147,7 @@ def _refuse(beside: str, others: dict[str, object]) -> None:
         )
 
 
-def _named_params(root: str, run: str, on: str | None, choice: CheckpointChoice) -> EvaluateParams:
+def named_params(root: str, run: str, on: str | None, choice: CheckpointChoice) -> EvaluateParams:
     under = Root(root)
     named = runs.find_run(under, run)
     if re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", on or "") is None:

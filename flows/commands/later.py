@@ -28,7 +28,13 @@ _COMMANDS = {
         "import-checkpoint": "checkpoints",
         "export-checkpoint": "checkpoints",
     },
-    "Results": {"evaluate": "evaluation", "measure": "measure", "history": "evaluation", "search": "search"},
+    "Results": {
+        "evaluate": "evaluation",
+        "predict": "predict",
+        "measure": "measure",
+        "history": "evaluation",
+        "search": "search",
+    },
     "Operating": {"setup": "setup", "worker": "worker"},
 }
 """In the order of the help: group, command, and the module of this folder whose `add_commands` adds it to an app."""

@@ -23,7 +23,9 @@ from flows.commands.shared import (
     exit_codes,
 )
 from flows.params import checks
-from flows.params.start import started_from
+from flows.params.changes import with_settings
+from flows.params.start import started_from, task_finetuning
+from model.downstream.tasks import RETRIEVAL
 from tasks.records import CheckpointRef
 
 
@@ -69,20 +71,34 @@ def finetune(
             "vocabulary where the root is a local folder.",
         ),
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="What is learnt: retrieval, or another task of model/downstream/tasks.py.")
+    ] = RETRIEVAL,
+    on: Annotated[
+        str | None, typer.Option("--on", help="With --task: DATASET/SPLIT whose examples are learnt from.")
+    ] = None,
     nnodes: Nnodes = 1,
     node_rank: NodeRank = None,
     master_addr: MasterAddr = None,
     master_port: MasterPort = 29500,
     json: Json = False,
 ) -> None:
-    """Finetune a pretrained checkpoint on feature shards for retrieval. Several machines: as for pretrain."""
+    """Finetune a pretrained checkpoint on feature shards, for retrieval or another task.
+
+    Several machines: as for pretrain.
+    """
     with exit_codes():
         nodes = options.nodes_config(nnodes, node_rank, master_addr, master_port)
-        loaded = load_experiment(recipe, params, root, seed, set_)
-        checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
-        finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        loaded = load_experiment(recipe, params, root, seed, set_ if task == RETRIEVAL else None)
+        if task == RETRIEVAL and on is None:
+            checks.check_setting(setting, loaded, ("pretrain+finetune", "task-specific"))
+            finetuning = loaded.for_finetune(loaded.task_specific if setting == "task-specific" else None)
+        else:
+            finetuning = task_finetuning(loaded, task, on, setting)
         if from_ is not None:
             finetuning = started_from(finetuning, from_)
+        if task != RETRIEVAL:
+            finetuning = with_settings(finetuning, set_ or [], "finetune")
         finetuning = finetuning.model_copy(update={"nodes": nodes})
         checks.check_finetune(finetuning)
         checkpoint: CheckpointRef = run_stage("finetune", finetuning)

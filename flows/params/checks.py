@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from flows.params.evaluated_run import evaluation_spec
+from flows.params.evaluated_run import answers_examples, evaluation_spec, task_prediction
 from flows.params.evaluation import EvaluateParams
 from flows.params.experiment import RebuildParams
 from flows.params.recipes import RECIPES, recipe
@@ -187,6 +187,12 @@ def check_setting(setting: str, params: RebuildParams, known: Sequence[str]) -> 
 def check_evaluate(params: EvaluateParams) -> None:
     """Raise UserError unless the checkpoint and the features of the split are there."""
     root = Root(params.root_uri)
+    if answers_examples(root, params):
+        task_prediction(root, params)
+        if params.positives:
+            raise UserError("positives are another ground truth of retrieval; leave them out for a run of another task")
+        root.check_writable()
+        return
     evaluation_spec(root, params)
     check_ground_truths(root, params.dataset, params.split, params.positives, params.positives_ids)
     root.check_writable()

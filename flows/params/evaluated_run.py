@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from flows.params.evaluation import EvaluateParams
+from model.downstream.tasks import RETRIEVAL
 from tasks.evaluation.evaluate import EvaluationSpec
+from tasks.evaluation.predict import PredictionSpec, prediction_spec
 from tasks.records import CheckpointRef
 from tasks.storage.root import Root
 from tasks.training import runs
@@ -49,3 +51,24 @@ def _described(root: Root, params: EvaluateParams) -> tuple[RunRef, CheckpointRe
     chosen = params.checkpoint
     checkpoint = find_trained(root, spec) if chosen == "result" else runs.choose_checkpoint(root, run, chosen)
     return run, checkpoint, resolve_data(root, DataSpec(params.dataset, params.split, params.extractor, params.loader))
+
+
+def answers_examples(root: Root, params: EvaluateParams) -> bool:
+    """Whether the run is one of a task that answers examples, and not of retrieval."""
+    if params.run is not None:
+        return runs.find_run(root, params.run).task != RETRIEVAL
+    return params.finetuning is not None and params.finetuning.task != RETRIEVAL
+
+
+def task_prediction(root: Root, params: EvaluateParams) -> PredictionSpec:
+    """Find the checkpoint and the examples of an evaluation of a task that answers examples.
+
+    Raises:
+        UserError: one of them is not there, or the run is one of retrieval.
+    """
+    name = params.run
+    if name is None:
+        assert params.finetuning is not None
+        name = run_name(root, params.finetuning.spec())
+    run = runs.find_run(root, name)
+    return prediction_spec(root, run, params.checkpoint, params.dataset, params.split, params.predict, params.loader)

@@ -8,7 +8,7 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.fields import DatasetName, Loader, RootUri, Scoring
 from flows.params.shards import Params
 from flows.params.training import FinetuneParams, PretrainParams, Setting
-from model.config import LoaderConfig
+from model.config import LoaderConfig, PredictConfig
 from model.downstream.retrieval.config import ScoringConfig
 from tasks.config import Name
 from tasks.training.runs import CheckpointChoice, checkpoint_choice
@@ -40,6 +40,9 @@ class EvaluateParams(Params):
         "best earlier one of the same setting, data and main protocol; .02 is two percentage points. None: never",
     )
     scoring: Scoring = ScoringConfig()
+    predict: PredictConfig = Field(
+        default=PredictConfig(), description="how the examples of a task's run are answered; not for retrieval"
+    )
     loader: Loader = LoaderConfig()
     positives: tuple[str, ...] = Field(
         default=(),

@@ -10,7 +10,7 @@ from feature_extraction.config import ExtractorConfig
 from flows.params.datasets import COCO, FLICKR8K, FLICKR30K, RetrievalData
 from flows.params.demo import demo, demo_uniter, demo_vl_bert
 from flows.params.experiment import RebuildParams
-from flows.params.uniter import uniter_base_cc
+from flows.params.uniter import uniter_base, uniter_base_cc, uniter_base_plain, uniter_large
 from flows.params.vl_bert import vl_bert_base, vl_bert_base_no_text, vl_bert_large
 from model.config import OptimConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
@@ -145,8 +145,14 @@ RECIPES: dict[str, Callable[[str], RebuildParams]] = {
     "unicoder-vl-v3": unicoder_vl_v3,
     "unicoder-vl-v3-coco": partial(unicoder_vl_v3, retrieval=COCO),
     "unicoder-vl-v3-flickr8k": partial(unicoder_vl_v3, retrieval=FLICKR8K),
+    "uniter-base": uniter_base,
     "uniter-base-cc": uniter_base_cc,
     "uniter-base-cc-coco": partial(uniter_base_cc, retrieval=COCO),
+    "uniter-base-coco": partial(uniter_base, retrieval=COCO),
+    "uniter-base-plain": uniter_base_plain,
+    "uniter-base-plain-coco": partial(uniter_base_plain, retrieval=COCO),
+    "uniter-large": uniter_large,
+    "uniter-large-coco": partial(uniter_large, retrieval=COCO),
     "vl-bert-base": vl_bert_base,
     "vl-bert-base-no-text": vl_bert_base_no_text,
     "vl-bert-large": vl_bert_large,

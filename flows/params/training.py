@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Any
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from flows.params.fields import (
     DatasetName,
     Encoder,
     Extractor,
-    Finetune,
     Loader,
     Pretrain,
     RootUri,
@@ -16,10 +17,12 @@ from flows.params.fields import (
     VocabularyPath,
 )
 from flows.params.shards import Params
-from model.config import LoaderConfig, LoopConfig
+from model.config import FinetuneLoopConfig, LoaderConfig, LoopConfig
 from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.downstream.tasks import RETRIEVAL
 from model.families.config import EncoderConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
+from model.jobs import read_finetune
 from model.objectives.config import PretrainConfig
 from tasks.config import Name
 from tasks.training import runs, specs
@@ -68,7 +71,10 @@ def check_text(pretrain: PretrainConfig, encoder: EncoderConfig, is_named: bool,
     if pretrain.reads_text and not is_named:
         raise ValueError(f"pretrain.objectives has mlm-text, which reads text alone; name a corpus of it in {field}")
     if is_named and not pretrain.reads_text:
-        raise ValueError(f"{field} names text alone, which only the objective mlm-text reads; add it, or leave out one")
+        raise ValueError(
+            f"{field} names text alone, which only the objective mlm-text reads; add that to pretrain.objectives, or "
+            f"leave {field} out"
+        )
     if is_named and not encoder.reads_text:
         raise ValueError(
             f"encoder.family={encoder.family} reads no text alone; leave {field} and mlm-text out, or take vl-bert"
@@ -131,7 +137,10 @@ class FinetuneParams(TrainParams):
     validation_split: Name | None = Field(
         default="val", description="held-out split of the dataset, see finetune.validation_steps"
     )
-    finetune: Finetune = FinetuneConfig()
+    task: str = Field(default=RETRIEVAL, description="what is learnt, a name in model/downstream/tasks.py")
+    finetune: SerializeAsAny[FinetuneLoopConfig] = Field(
+        default=FinetuneConfig(), description="the task's loss and the loop of finetuning"
+    )
     pretraining: PretrainParams | None = Field(
         default=None,
         description="which pretraining run to start from; this or start_run is needed where finetune.start is "
@@ -141,6 +150,11 @@ class FinetuneParams(TrainParams):
         default=None,
         description="name of a run under ROOT/runs to start from, such as an imported one, instead of its parameters",
     )
+
+    @field_validator("finetune", mode="plain", json_schema_input_type=FinetuneConfig | dict[str, Any])
+    @classmethod
+    def _read_config(cls, value: Any, info: ValidationInfo) -> FinetuneLoopConfig:
+        return read_finetune(value, info.data.get("task", RETRIEVAL))
 
     @model_validator(mode="after")
     def _check_start(self) -> FinetuneParams:
@@ -174,4 +188,5 @@ class FinetuneParams(TrainParams):
             finetune=self.finetune,
             pretraining=None if self.pretraining is None else self.pretraining.spec(),
             start_run=self.start_run,
+            task=self.task,
         )

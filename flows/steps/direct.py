@@ -13,13 +13,13 @@ from flows.params.experiment import RebuildParams
 from flows.params.shards import DownloadParams, ExtractParams, Params
 from flows.params.training import FinetuneParams, PretrainParams
 from flows.params.variants import SweepParams
-from flows.results import RebuildResult, RetrievalResult, StageSummary, no_tables
+from flows.results import EvaluationResult, RebuildResult, RetrievalResult, StageSummary, no_tables
 from flows.steps import download as download_steps
 from flows.steps import extract as extract_steps
 from flows.steps import rebuild as rebuild_steps
 from flows.steps.data_stages import DataStages, make_data
 from flows.steps.download import Work, run_download
-from flows.steps.evaluate import point_of, run_evaluate
+from flows.steps.evaluate import point_of, run_any_evaluate, run_evaluate
 from flows.steps.experiments import Submit
 from flows.steps.extract import run_extract
 from flows.steps.rebuild import run_rebuild, write_rebuild_report
@@ -108,10 +108,10 @@ def finetune_directly(params: FinetuneParams) -> CheckpointRef:
         return run_finetune(params, no_bar)
 
 
-def evaluate_directly(params: EvaluateParams) -> RetrievalResult:
+def evaluate_directly(params: EvaluateParams) -> EvaluationResult:
     """Run the flow `evaluate` without Prefect, in this process and a child."""
     with stopping_children():
-        result = run_evaluate(params, no_bar)
+        result = run_any_evaluate(params, no_bar)
     if params.max_drop is not None:
         check_fall(point_of(Root(params.root_uri), result.row), params.max_drop)
     return result

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from feature_extraction.samples.manifest import parse_manifest
 from feature_extraction.samples.tars import ShardError
-from model.config import AdaptiveRegions, FeatureSource, LoaderConfig
+from model.config import AdaptiveRegions, Features, LoaderConfig
 from model.data.batch import Regions
 from model.data.index import Arrays, load_or_make
 from model.data.order import Index
@@ -94,7 +94,7 @@ class FeatureStore:
 
         Args:
             folder: a local folder, or a URI on an object store.
-            cache_path: see `FeatureSource`.
+            cache_path: see `Features`.
             adaptive_regions: see `EncoderConfig`; of the encoder that reads these features.
 
         Raises:
@@ -419,6 +419,6 @@ class FeatureStore:
         return np.zeros(count, "S1")
 
 
-def open_store(source: FeatureSource, adaptive_regions: AdaptiveRegions | None = None) -> FeatureStore:
+def open_store(source: Features, adaptive_regions: AdaptiveRegions | None = None) -> FeatureStore:
     """Open the features of a split. Arguments and errors as of `FeatureStore`."""
     return FeatureStore(source.features_path, source.cache_path, source.loader, adaptive_regions)

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.config import FeatureSource, LongTexts, LoopConfig
+from model.config import ExampleSource, LongTexts, LoopConfig
 from model.data.batch import Movable, Regions, Words, pad_words
 from model.data.examples import Examples, load_examples
 from model.data.order import WHOLE, BatchOrder, Index, Part
 from model.data.store import FeatureStore, open_store
 from model.data.tokenizer import TokenTable, Vocabulary, tokenize
+from model.downstream.task import Predictions, Scores
 from model.errors import InputError
 from model.families.config import EncoderConfig
+from model.families.model import VisionLanguageModel
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ class ExampleData:
 
 
 def open_examples(
-    source: FeatureSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts = "cut"
+    source: ExampleSource, vocabulary: Vocabulary, encoder: EncoderConfig, long_texts: LongTexts = "cut"
 ) -> ExampleData:
-    """Open a split whose `captions_path` is a table of examples on this machine.
+    """Open a split's features and its table of examples.
 
     Raises:
         InputError: the table cannot be read, or all texts are too long and long_texts is drop.
     """
     store = open_store(source, encoder.adaptive_regions)
-    examples, limit, dropped = load_examples(Path(source.captions_path), store.keys), encoder.max_text_tokens, 0
+    examples, limit, dropped = load_examples(Path(source.examples_path), store.keys), encoder.max_text_tokens, 0
     if long_texts == "drop":
         # One token more than a text may have tells the longer ones.
         lengths = np.diff(tokenize(vocabulary, [texts[0] for texts in examples.texts], limit + 1).starts)
@@ -106,3 +108,32 @@ def example_batches(
         return data.read(torch.tensor([sample for _, sample in order.step(step, part)]).numpy())
 
     return make
+
+
+def predictions(
+    logits: Callable[[VisionLanguageModel, ExampleBatch], Tensor],
+    measure: Callable[[Examples, Scores], dict[str, Any]],
+) -> Predictions[ExampleData]:
+    """Predictions of a task whose examples have a target_index.
+
+    Args:
+        logits: (B, W) of a batch.
+        measure: scores (N, W) of all examples to the content of metrics.json.
+    """
+
+    def scores(model: VisionLanguageModel, data: ExampleData, rows: Index, device: torch.device) -> Scores:
+        found: Scores = logits(model, data.read(rows).to(device)).float().cpu().numpy()
+        return found
+
+    def measured(data: ExampleData, scores: Scores) -> dict[str, Any] | None:
+        without = np.flatnonzero(data.examples.target_index < 0)
+        if len(without) == len(data.examples):
+            return None
+        if len(without):
+            raise InputError(
+                f"{len(without)} of {len(data.examples)} examples have no target_index, the first is "
+                f"{data.examples.ids[int(without[0])]}, so nothing is measured; give all targets or none"
+            )
+        return measure(data.examples, scores)
+
+    return Predictions(lambda data: list(data.examples.ids), scores, measured)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.config import FeatureSource, LongTexts, LoopConfig
+from model.config import LongTexts, LoopConfig
 from model.data.feed import B
 from model.data.order import Index, Part
 from model.data.store import FeatureStore
@@ -70,16 +70,16 @@ class Task(Generic[D, B, C]):
 
     Attributes:
         name: as in `TASKS`.
-        open: a split, with what is made of its texts.
+        open: an `ExampleSource`, or retrieval's `FeatureSource`, with what is made of its texts.
         heads: those that the losses read.
         batches: makes the batch of a step, or a part of it, which depends on the seed and the step alone.
         losses: of a part of the batch, in a step counted from 0.
         validation: held-out measures; the config is the job's, which also says how much of the split is read.
-        predictions: None: `model.scoring` scores every image with every caption instead.
+        predictions: what `model.predict` makes. None: `model.scoring` scores every image with every caption instead.
     """
 
     name: str
-    open: Callable[[FeatureSource, Vocabulary, EncoderConfig, LongTexts], D]
+    open: Callable[[Any, Vocabulary, EncoderConfig, LongTexts], D]
     heads: Callable[[D], Heads]
     batches: Callable[[D, EncoderConfig, C], Callable[[int, Part], B]]
     losses: Callable[[VisionLanguageModel, B, C, int], LossSums]

@@ -5,9 +5,9 @@ What one family alone has is in a config of its own, and `configs.py` lists thes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from feature_extraction.identity import Identity
 from model.config import AdaptiveRegions, Config
@@ -41,8 +41,20 @@ Heads = dict[str, HeadConfig]
 """By name, which is also that of its weights in a checkpoint."""
 
 
+OLDEST_FAMILY = "unicoder-vl"
+"""The family of a config that names none: files of before there were others."""
+
+
+def _require_family(schema: dict[str, Any]) -> None:
+    """Let the JSON schema of a config without `family` be that of the oldest alone, as it is when it is read."""
+    if schema["properties"]["family"].get("default", OLDEST_FAMILY) != OLDEST_FAMILY:
+        schema["required"] = [*schema.get("required", []), "family"]
+
+
 class EncoderConfig(Config):
     """What encoders of all families have. Widths of words, regions and labels come from the data."""
+
+    model_config = ConfigDict(json_schema_extra=_require_family)
 
     family: str = Field(description="how words and regions become states")
     hidden_size: int = Field(default=768, ge=8, description="H")

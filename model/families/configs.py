@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, Discriminator, Tag, TypeAdapter
+from pydantic import BaseModel, Discriminator, GetJsonSchemaHandler, Tag, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import core_schema
 
-from model.families.config import EncoderConfig
+from model.families.config import OLDEST_FAMILY, EncoderConfig
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.families.uniter_config import UniterConfig
 from model.families.vl_bert_config import VLBertConfig
-
-_OLDEST = "unicoder-vl"
-"""What a config without `family` is: files of before there were others."""
 
 
 def _family(values: Any) -> Any:
     if isinstance(values, BaseModel):
         return getattr(values, "family", None)
-    return values.get("family", _OLDEST) if isinstance(values, Mapping) else None
+    return values.get("family", OLDEST_FAMILY) if isinstance(values, Mapping) else None
 
 
 _Configs = (
@@ -32,8 +31,25 @@ _Configs = (
 )
 FAMILIES = tuple(get_args(one)[1].tag for one in get_args(_Configs))
 """Their names."""
+
+
+class _AnyOf:
+    """One of several in a JSON schema.
+
+    Prefect's server validates what a deployment sets without regard to fields that must be there, so that a config that
+    names no family fits each: "oneOf" would refuse it.
+    """
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        made = handler(schema)
+        made["anyOf"] = made.pop("oneOf")
+        return made
+
+
 AnyEncoderConfig = Annotated[
-    _Configs, Discriminator(_family, "unknown_family", f"family is none of {', '.join(FAMILIES)}")
+    _Configs, Discriminator(_family, "unknown_family", f"family is none of {', '.join(FAMILIES)}"), _AnyOf()
 ]
 """An encoder's config, of whichever family; a field of this type reads JSON."""
 _ADAPTER: TypeAdapter[AnyEncoderConfig] = TypeAdapter(AnyEncoderConfig)

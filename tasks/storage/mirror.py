@@ -60,6 +60,9 @@ RUN = Layout(("job.json", "metrics.jsonl", "log.txt", "tensorboard/*"), "checkpo
 SCORES = Layout(
     ("items.npz", "plan.json", "job.json", "log.txt", "positives-*.json"), "scores-*.npy", "metrics.json", drops=False
 )
+PREDICTED = Layout(
+    ("plan.json", "job.json", "log.txt", "metrics.json"), "scores-*.npy", "predictions.parquet", drops=False
+)
 
 
 @contextmanager

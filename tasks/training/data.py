@@ -6,13 +6,22 @@ import hashlib
 from dataclasses import dataclass, field
 
 from feature_extraction.config import ExtractorConfig
-from model.config import FeatureSource, LoaderConfig
+from model.config import ExampleSource, FeatureSource, LoaderConfig
 from tasks.errors import UserError
+from tasks.examples.table import ExamplesReceipt
 from tasks.extractor import extractor_fingerprint
 from tasks.made_from import check_features
 from tasks.records import Receipt
 from tasks.storage.local_copy import local_copy
-from tasks.storage.paths import CACHE, captions_path, captions_receipt_path, feature_manifest_path, features_folder
+from tasks.storage.paths import (
+    CACHE,
+    captions_path,
+    captions_receipt_path,
+    examples_path,
+    examples_receipt_path,
+    feature_manifest_path,
+    features_folder,
+)
 from tasks.storage.root import Root
 
 
@@ -77,3 +86,37 @@ def resolve_features(root: Root, dataset: str, split: str, extractor: str, loade
             "captions": captions.content_digest(),
         },
     )
+
+
+@dataclass(frozen=True)
+class ResolvedExamples:
+    """Paths of a split's features and of a task's examples, both local or the features remote; and their digests."""
+
+    source: ExampleSource
+    identity: dict[str, str]
+
+
+def resolve_examples(root: Root, data: ResolvedData, task: str) -> ResolvedExamples:
+    """Find a task's examples on a split, beside its features.
+
+    Raises:
+        UserError: there are none, or they are another task's.
+    """
+    name = data.source.name
+    dataset, _, split = name.partition("/")
+    receipt = root.read_model(examples_receipt_path(dataset, split), ExamplesReceipt)
+    if receipt is None:
+        raise UserError(f"{name} has no examples of {task} under {root.uri}; prepare them, see docs/developers.md")
+    if receipt.task != task:
+        raise UserError(
+            f"the examples of {name} under {root.uri} are of task {receipt.task}, not {task}; name a split of it"
+        )
+    path = root.path(examples_path(dataset, split))
+    if not root.is_local:
+        target = local_copy(root).local(f"fetched/examples-{receipt.file.sha256[:16]}.parquet")
+        if not target.exists():
+            root.fetch(examples_path(dataset, split), target, receipt.file)
+        path = str(target)
+    content = data.source.model_dump(exclude={"captions_path"}) | {"examples_path": path}
+    identity = {"features": data.identity["features"], "examples": receipt.file.sha256}
+    return ResolvedExamples(ExampleSource.model_validate(content), identity)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_extraction.identity import choice_of
-from model.config import LoopConfig
 from model.data.word_pieces import is_hub_name, read_words, words_identity
+from model.downstream.tasks import RETRIEVAL
 from model.errors import InputError
 from model.families.bert_folder import WEIGHTS as BERT_WEIGHTS
 from model.families.bert_folder import check_bert
@@ -22,7 +22,7 @@ from tasks.records import CheckpointRef, Stage, fingerprint
 from tasks.storage.digests import file_sha256, weights_sha256
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
-from tasks.training.data import DataSpec, resolve_data
+from tasks.training.data import DataSpec, resolve_data, resolve_examples
 from tasks.training.runs import choose_checkpoint, find_run
 from tasks.training.specs import FinalRecord, FinetuneSpec, PretrainSpec, TrainSpec
 from tasks.training.text import resolve_text
@@ -41,9 +41,12 @@ def run_name(root: Root, spec: TrainSpec) -> str:
             complete.
     """
     own: dict[str, Any] = {}
+    kind = spec.stage.value
     if isinstance(spec, FinetuneSpec):
         start = find_start(root, spec)
         own["start"] = None if start is None else start.fingerprint
+        if spec.task != RETRIEVAL:
+            kind, own["task"] = f"{kind}-{spec.task}", spec.task
     elif spec.text is not None:
         own["text"] = resolve_text(root, spec.text).identity
     digest = fingerprint(
@@ -51,13 +54,13 @@ def run_name(root: Root, spec: TrainSpec) -> str:
             "format": _RUN_FORMATS[spec.stage],
             "stage": spec.stage.value,
             "encoder": spec.encoder.identity() | {"bert": _bert_identity(spec.encoder.bert)},
-            spec.stage.value: _loop_identity(root, spec.loop, spec.validation),
+            spec.stage.value: _loop_identity(root, spec),
             "train": _data_identity(root, spec),
             "vocabulary": _vocabulary_identity(spec.vocabulary_path),
             **own,
         }
     )
-    return f"{spec.stage.value}-{digest[:12]}"
+    return f"{kind}-{digest[:12]}"
 
 
 def find_start(root: Root, spec: FinetuneSpec) -> CheckpointRef | None:
@@ -123,14 +126,23 @@ def _data_identity(root: Root, spec: TrainSpec) -> dict[str, Any]:
     """Digests of what is learnt from; of several corpora by their names."""
     if isinstance(spec, PretrainSpec) and spec.also:
         return {str(data): resolve_data(root, data).identity for data in (spec.data, *spec.also)}
-    return resolve_data(root, spec.data).identity
+    return _split_identity(root, spec, spec.data)
 
 
-def _loop_identity(root: Root, config: LoopConfig, validation: DataSpec | None) -> dict[str, Any]:
+def _split_identity(root: Root, spec: TrainSpec, data: DataSpec) -> dict[str, str]:
+    """Digests of a split as the run reads it: with its captions, or with a task's examples."""
+    found = resolve_data(root, data)
+    if isinstance(spec, FinetuneSpec) and spec.task != RETRIEVAL:
+        return resolve_examples(root, found, spec.task).identity
+    return found.identity
+
+
+def _loop_identity(root: Root, spec: TrainSpec) -> dict[str, Any]:
     """The part of the loop; with validation, where that chooses the checkpoint."""
+    config, validation = spec.loop, spec.validation
     if config.keep_best is None:
         return config.identity()
-    held_out = None if validation is None else resolve_data(root, validation).identity
+    held_out = None if validation is None else _split_identity(root, spec, validation)
     return config.identity() | {"result": choice_of(config) | {"validation": held_out}}
 
 

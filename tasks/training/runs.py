@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from model.config import LoaderConfig
+from model.downstream.tasks import RETRIEVAL
 from model.families.configs import AnyEncoderConfig, read_encoder
 from tasks.errors import UserError
 from tasks.features.feature_sets import FEATURES
@@ -36,6 +37,7 @@ class RunRef:
     stage: Stage
     setting: Setting
     seed: int
+    task: str = RETRIEVAL
 
     @property
     def folder(self) -> str:
@@ -59,6 +61,7 @@ class _Job(BaseModel):
 
     pretrain: _Loop | None = None
     finetune: _Loop | None = None
+    task: str = RETRIEVAL
 
 
 class _ModelConfig(BaseModel):
@@ -93,7 +96,7 @@ def find_run(root: Root, name: str) -> RunRef:
         return RunRef(named[0], Stage.PRETRAIN, "zero-shot", job.pretrain.seed)
     if job is not None and job.finetune is not None:
         setting: Setting = "pretrain+finetune" if job.finetune.start == "pretrained" else "task-specific"
-        return RunRef(named[0], Stage.FINETUNE, setting, job.finetune.seed)
+        return RunRef(named[0], Stage.FINETUNE, setting, job.finetune.seed, job.task)
     raise UserError(f"{root.path(path)} describes neither a pretraining nor a finetuning run; name another run")
 
 

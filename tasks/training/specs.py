@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.downstream.retrieval.config import FinetuneConfig, ScoringConfig
+from model.config import FinetuneLoopConfig
+from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.tasks import RETRIEVAL
 from model.families.configs import AnyEncoderConfig
 from model.objectives.config import PretrainConfig
 from tasks.records import Stage
@@ -55,13 +57,14 @@ class FinetuneSpec(_Trained):
     `pretraining` is its first run, or `start_run` the name of that; neither for task-specific training.
     """
 
-    finetune: FinetuneConfig
+    finetune: FinetuneLoopConfig
     pretraining: PretrainSpec | None
     start_run: str | None = None
+    task: str = RETRIEVAL
     stage: ClassVar[Stage] = Stage.FINETUNE
 
     @property
-    def loop(self) -> FinetuneConfig:
+    def loop(self) -> FinetuneLoopConfig:
         return self.finetune
 
     @property

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from model.config import FeatureSource, LoopConfig
+from model.config import ExampleSource, FeatureSource, LoopConfig
 from model.downstream.retrieval.config import ScoringConfig
+from model.downstream.tasks import RETRIEVAL
 from model.jobs import FinetuneJob, PretrainJob
 from model.progress import Progress
 from tasks.errors import StageError
@@ -18,9 +19,9 @@ from tasks.storage.locks import alone
 from tasks.storage.mirror import RUN, mirrored
 from tasks.storage.paths import run_folder
 from tasks.storage.root import Root
-from tasks.training.data import DataSpec, resolve_data
+from tasks.training.data import DataSpec, resolve_data, resolve_examples
 from tasks.training.run_name import find_start, finished_run, run_name
-from tasks.training.specs import PretrainSpec, TrainSpec
+from tasks.training.specs import FinetuneSpec, PretrainSpec, TrainSpec
 from tasks.training.text import resolve_text
 from tasks.workers.gpus import visible_gpus
 from tasks.workers.launch import run_module
@@ -62,28 +63,33 @@ def train(root: Root, spec: TrainSpec, on_progress: OnProgress, nodes: NodesConf
 def _job(root: Root, spec: TrainSpec, folder: Path) -> Job:
     shared = {
         "run_path": str(folder),
-        "train": _local_source(root, spec.data),
-        "validation": _validation_source(root, spec.validation, spec.loop),
+        "train": _local_source(root, spec, spec.data),
+        "validation": _validation_source(root, spec),
         "vocabulary_path": spec.vocabulary_path,
         "encoder": spec.encoder,
         "scoring": spec.scoring,
     }
     if isinstance(spec, PretrainSpec):
-        also = tuple(_local_source(root, data) for data in spec.also)
+        also = tuple(_local_source(root, spec, data) for data in spec.also)
         text = None if spec.text is None else resolve_text(root, spec.text).source
         return PretrainJob.model_validate(shared | {"pretrain": spec.pretrain, "also": also, "text": text})
     start = find_start(root, spec)
     path = None if start is None else local_checkpoint(root, start)
-    return FinetuneJob.model_validate(shared | {"finetune": spec.finetune, "checkpoint_path": path})
+    return FinetuneJob.model_validate(shared | {"task": spec.task, "finetune": spec.finetune, "checkpoint_path": path})
 
 
-def _local_source(root: Root, data: DataSpec) -> FeatureSource:
-    return with_local_captions(root, resolve_data(root, data).source)
+def _local_source(root: Root, spec: TrainSpec, data: DataSpec) -> FeatureSource | ExampleSource:
+    found = resolve_data(root, data)
+    if isinstance(spec, FinetuneSpec) and spec.task != RETRIEVAL:
+        return resolve_examples(root, found, spec.task).source
+    return with_local_captions(root, found.source)
 
 
-def _validation_source(root: Root, data: DataSpec | None, config: LoopConfig) -> FeatureSource | None:
+def _validation_source(root: Root, spec: TrainSpec) -> FeatureSource | ExampleSource | None:
     """The held-out data, if the run uses any."""
-    return None if data is None or config.validation_steps is None else _local_source(root, data)
+    if spec.validation is None or spec.loop.validation_steps is None:
+        return None
+    return _local_source(root, spec, spec.validation)
 
 
 def _train_alone(

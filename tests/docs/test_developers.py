@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from feature_extraction.samples.manifest import parse_manifest
@@ -195,6 +196,17 @@ def test_the_pages_objective_is_learnt(tree: Path, typed: dict[str, Ended]) -> N
     assert lines[-1]["step"] == 10
     assert lines[-1]["loss"] == pytest.approx(sum(lines[-1][name] for name in ("mlm", "moc", "vlm", "mrsr")), rel=1e-4)
     assert lines[-1]["mrsr"] > 0 and "mrsr_accuracy" not in lines[-1]
+
+
+def test_the_pages_task_is_trained_answered_and_in_the_history(tree: Path, typed: dict[str, Ended]) -> None:
+    (line,) = (line for line in COMMANDS if "history" in line)
+    table = pq.read_table(tree / "data/datasets/web/train/examples.parquet").to_pylist()
+    assert {row["target_index"] for row in table} == {0, 1}
+    assert "finetune-any-green" in typed[line].output, typed[line].output
+    (predicted,) = tree.glob("data/**/predictions.parquet")
+    scores = np.array(pq.read_table(predicted)["scores"].to_pylist())
+    right = float((scores.argmax(1) == [row["target_index"] for row in table]).mean())
+    assert f"{100 * right:.1f}" in typed[line].output, (right, typed[line].output)
 
 
 def test_the_pages_dataset_is_there_and_the_second_time_it_stands(typed: dict[str, Ended]) -> None:

@@ -171,7 +171,7 @@ def check_training_reads(bucket: Bucket, path: str, root: Path, cache: Path, mon
         store.close()
     (keys, texts, regions), (their_keys, their_texts, their_regions) = read
     assert (keys, texts) == (their_keys, their_texts) and len(keys) == 7 and texts[0] == "caption 0"
-    for name, value in vars(regions).items():
+    for name, value in regions.given().items():
         assert torch.equal(value, getattr(their_regions, name)), name
 
     store = FeatureStore(f"{bucket.uri}/a/root/{path}", cache / "another")

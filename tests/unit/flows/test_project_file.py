@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 import flows
 from flows.operate.deployments import home_folder, project_file, read_project
@@ -97,3 +100,11 @@ def test_runs_work_where_the_environment_says_or_else_here(tmp_path: Path, monke
 
 def test_the_file_of_the_project_is_found() -> None:
     assert read_project(project_file(), Path("/srv/vl")).pools == ["unicoder-vl"]
+
+
+def test_the_server_takes_what_each_deployment_sets() -> None:
+    """As Prefect's server validates a deployment when it is made."""
+    for one in read_project(project_file(), home_folder()).deployments:
+        module, _, name = one.entrypoint.rpartition(".")
+        schema = parameter_schema(getattr(import_module(module), name)).model_dump()
+        validate(one.parameters, schema, raise_on_error=True, ignore_required=True)

@@ -10,6 +10,7 @@ from flows.params.experiment import RebuildParams
 from flows.params.recipes import DEMOS, RECIPES, recipe
 from flows.steps.world import uses_world
 from model.families.config import EncoderConfig
+from model.objectives.config import TokenBatches
 from tasks.errors import UserError
 
 
@@ -190,6 +191,42 @@ def test_what_uniters_published_configs_say() -> None:
     )
     # Its detector's distributions are what mrc-kl learns.
     assert params.extractor.class_scores == "all" and params.settings[0] == "zero-shot"
+    assert pretrain.long_texts == finetune.long_texts == "drop"
+
+
+def test_uniter_reads_four_corpora_with_the_published_shares() -> None:
+    base, large = recipe("uniter-base", "data"), recipe("uniter-large", "data")
+    smaller, larger = ({"itm": 3 * n, "mlm": 4 * n, "mrfr": 2 * n, "mrc-kl": 2 * n} for n in (2, 3))
+    for params, steps, tokens, micro_batches, gpus in ((base, 200_000, 10_240, 6, 8), (large, 500_000, 6_144, 4, 16)):
+        pretrain, optim = params.pretrain, params.pretrain.optim
+        assert [corpus.name for corpus in params.corpora] == ["coco", "vg", "cc3m", "sbu"]
+        assert pretrain.corpora == {
+            "coco/train": smaller,
+            "vg/train": larger,
+            "cc3m/train": larger,
+            "sbu/train": smaller,
+        }
+        assert (pretrain.steps, round(optim.warmup_share * steps)) == (steps, 10_000)
+        assert pretrain.token_batches == TokenBatches(tokens=tokens, buckets=gpus * micro_batches)
+        assert (optim.gradient_scale, optim.max_grad_norm, optim.learning_rate) == (micro_batches, 5, 5e-5)
+        assert params.vocabulary_path == params.encoder.bert
+    encoder = large.encoder
+    assert (encoder.num_layers, encoder.hidden_size, encoder.num_heads, encoder.intermediate_size) == (
+        24,
+        1024,
+        16,
+        4096,
+    )
+    assert (base.finetune.optim.learning_rate, large.finetune.optim.learning_rate) == (5e-5, 3e-5)
+
+
+def test_uniter_with_plain_negatives_goes_on_from_the_same_pretraining() -> None:
+    hard, plain = recipe("uniter-base", "data"), recipe("uniter-base-plain", "data")
+    assert plain.for_pretrain() == hard.for_pretrain()
+    finetune = plain.finetune
+    assert (finetune.steps, finetune.batch_size, finetune.optim.gradient_scale) == (20_000, 40 * 4 * 8, 4)
+    assert (finetune.negatives, finetune.hardest, finetune.mines(0)) == (1, None, False)
+    assert finetune.text_weight + finetune.image_weight == 1
 
 
 def test_what_vl_berts_published_configs_say() -> None:

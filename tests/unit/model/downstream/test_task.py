@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model.config import ExampleSource, FeatureSource
 from model.data.order import Part
 from model.data.tokenizer import load_vocabulary
 from model.downstream.example_batches import example_batches, open_examples
@@ -47,7 +48,8 @@ def source(eight_pairs, tmp_path, monkeypatch):
     ]
     write_examples(Root(str(tmp_path)), "cats", "toy", "train", rows)
     table = tmp_path / "datasets/toy/train/examples.parquet"
-    return given.model_copy(update={"captions_path": str(table)}), vocabulary
+    examples = ExampleSource(features_path=given.features_path, examples_path=str(table), name=given.name)
+    return examples, vocabulary
 
 
 def job_of(source, run: Path, **changes) -> FinetuneJob:
@@ -85,6 +87,12 @@ def test_the_job_says_its_task_and_that_of_retrieval_does_not(source, tmp_path):
     assert isinstance(job.finetune, CountingConfig) and job.task_identity() == {"task": "cats"}
     assert FinetuneJob.model_validate_json(job.model_dump_json()) == job
     content = job.model_dump(mode="json") | {"task": "retrieval"}
+    with pytest.raises(ValidationError, match=r"task 'retrieval' reads train.captions_path"):
+        FinetuneJob.model_validate(content)
+    captions = FeatureSource(features_path="features", captions_path="captions.parquet", name="toy/train")
+    with pytest.raises(ValidationError, match=r"task 'cats' reads validation.examples_path"):
+        FinetuneJob.model_validate(job.model_dump() | {"validation": captions})
+    content |= {"train": captions, "validation": captions}
     retrieval = FinetuneJob.model_validate(content)
     assert isinstance(retrieval.finetune, FinetuneConfig) and retrieval.task_identity() == {}
     assert "task" not in retrieval.model_dump(mode="json")
@@ -115,7 +123,7 @@ def test_examples_with_long_texts_are_cut_or_left_out(source):
     assert (len(cut.examples), cut.dropped, len(cut.tokens[5])) == (8, 0, 4)
     assert list(short.examples.ids) == ["e0", "e1", "e2", "e3", "e4", "e6", "e7"] and short.dropped == 1
     assert short.examples.image_rows[:, 0].tolist() == [0, 1, 2, 3, 4, 6, 7]
-    with pytest.raises(InputError, match="all 8 examples have more than"):
+    with pytest.raises(InputError, match=r"all 8 examples have more than encoder.max_text_tokens=2 tokens"):
         open_examples(given, words, TINY.model_copy(update={"max_text_tokens": 2}), "drop")
 
 

@@ -1,10 +1,11 @@
 """Configs of all families: told apart by `family`, and carried from one family to another."""
 
+import jsonschema
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from model.families.config import EncoderConfig
-from model.families.configs import FAMILIES, of_family, read_encoder
+from model.families.configs import FAMILIES, AnyEncoderConfig, of_family, read_encoder
 from model.families.unicoder_vl_config import UnicoderVLConfig
 from model.families.uniter_config import UniterConfig
 
@@ -19,6 +20,14 @@ def test_a_config_without_family_is_unicoder_vls_and_each_family_has_its_own():
         read_encoder({"family": "uniter", "box_code": "corners"})
     with pytest.raises(ValidationError, match="family is none of unicoder-vl, uniter"):
         read_encoder({"family": "vilt"})
+
+
+def test_a_json_schema_takes_each_config_as_one_family():
+    schema = TypeAdapter(AnyEncoderConfig).json_schema()
+    for given in ({"bert": "bert-base-uncased"}, *({"family": family} for family in FAMILIES)):
+        jsonschema.validate(given, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"type_rows": 3}, schema)
 
 
 def test_no_two_families_share_an_identity():
