@@ -141,7 +141,10 @@ def test_params_that_are_no_json(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("rebuild", "--recipe", "demmo"), "there is no recipe 'demmo'; known are cc3m, demo"),
-        (("rebuild",), "--recipe NAME (known: cc3m, demo, demo-uniter, unicoder-vl-v1, unicoder-vl-v1-coco"),
+        (
+            ("rebuild",),
+            "--recipe NAME (known: cc3m, demo, demo-uniter, demo-vl-bert, unicoder-vl-v1, unicoder-vl-v1-coco",
+        ),
         (("sweep", "depth", "--recipe", "demo"), "no sweep of 'depth'; known are layers, boxes, settings, objectives"),
         (("sweep", "boxes", "--recipe", "demo", "--values", "9"), "boxes=9 exceeds extractor.max_regions=8"),
         (
