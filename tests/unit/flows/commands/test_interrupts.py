@@ -90,6 +90,7 @@ def test_the_first_signal_ends_in_order(start: Callable[[float], Terminal], tmp_
         assert terminal.said.removeprefix("^C") == "interrupted; the same command goes on from here\n"
 
 
+@pytest.mark.slow("processes in a terminal")
 def test_a_second_ctrl_c_ends_at_once(start: Callable[[float], Terminal], tmp_path: Path) -> None:
     terminal = start(600)
     terminal.press_ctrl_c()

@@ -56,6 +56,7 @@ def patched(monkeypatch: pytest.MonkeyPatch) -> None:
     lasting.outlast_outages()
 
 
+@pytest.mark.slow("waits for a server")
 @pytest.mark.usefixtures("patched")
 def test_a_run_is_cancelled_once_when_its_server_is_there_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

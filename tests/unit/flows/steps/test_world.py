@@ -28,6 +28,7 @@ def test_a_flow_within_a_command_uses_the_web_that_the_command_serves(tmp_path: 
         assert is_served(port)
 
 
+@pytest.mark.slow("draws a world")
 def test_text_is_drawn_for_an_experiment_that_reads_it(tmp_path: Path) -> None:
     file = tmp_path / "world/text/passages.txt"
     with world_served(recipe("demo", str(tmp_path)), TINY):

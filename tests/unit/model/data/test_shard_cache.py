@@ -307,6 +307,7 @@ def batches_of(tmp_path, where, cache, **loader):
     return store, PretrainBatches(store, captions, tokens, vocabulary, 3, PretrainConfig(batch_size=14))
 
 
+@pytest.mark.slow("trains against a server of object storage")
 def test_training_reads_an_object_store_as_it_reads_a_disk(in_memory):
     shard_bytes = entries_of(in_memory / "local")[0].bytes
     cache = in_memory / "cache"

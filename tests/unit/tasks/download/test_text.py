@@ -223,6 +223,7 @@ def test_two_commands_do_not_make_one_corpus(root: Root) -> None:
         make_text(root, of_files("a.txt"), "train")
 
 
+@pytest.mark.slow("a server of object storage")
 def test_files_and_root_may_lie_on_an_object_store(bucket: Bucket, root: Root) -> None:
     where = bucket.uri
     for name, part in (("1.txt", lines(11, "a")), ("2.txt", lines(12, "b"))):
@@ -249,6 +250,7 @@ print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
+@pytest.mark.slow("processes that read long files")
 def test_memory_does_not_grow_with_the_text(root: Root) -> None:
     peaks = []
     for number, megabytes in enumerate((24, 240)):

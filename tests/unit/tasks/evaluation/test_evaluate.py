@@ -270,6 +270,7 @@ def test_auto_goes_on_with_scores_that_are_begun(
     assert len(list((tmp_path / "scores").iterdir())) == 1
 
 
+@pytest.mark.slow("a process that imports torch")
 def test_the_machine_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a processor that is kept from its instructions for bf16, if it has them.
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")

@@ -147,6 +147,7 @@ def test_another_machine_goes_on_from_what_is_whole(bucket: Bucket, machine: Cal
         assert steps_here(run) == [40]
 
 
+@pytest.mark.slow("a server of object storage")
 def test_a_machine_that_is_further_than_the_root_stays_so_unless_it_follows(
     bucket: Bucket, machine: Callable[[str], None]
 ) -> None:
@@ -259,6 +260,7 @@ def test_blocks_of_scores_come_from_the_root_and_go_there(bucket: Bucket, machin
         assert [path.name for path in sorted(folder.glob("scores-*"))] == ["scores-00000.npy", "scores-00001.npy"]
 
 
+@pytest.mark.slow("a server of object storage")
 def test_a_checkpoint_to_be_read_is_fetched_once(bucket: Bucket, machine: Callable[[str], None]) -> None:
     root = Root(f"{bucket.uri}/root")
     with training(bucket) as run:

@@ -553,6 +553,7 @@ def test_comment_longer_than_a_jpeg_can_hold_is_dropped() -> None:
     assert len(jpeg) < 10_000
 
 
+@pytest.mark.slow("large pictures")
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(encoded(Image.new("RGBA", (4000, 4000), RED), "PNG", compress_level=1))
     program = """

@@ -122,6 +122,7 @@ class RandomRun:
                 self.schedule.stop()
 
 
+@pytest.mark.slow("many URLs, threads and faults")
 def test_every_url_ends_once_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_room, "_FIRST_PROBE_WAIT", 0.001)
     monkeypatch.setattr(network_room, "_LONGEST_PROBE_WAIT", 0.002)

@@ -423,6 +423,7 @@ def test_a_killed_import_goes_on_at_its_shard(root, tmp_path):
     assert (folder / "manifest.json").read_bytes() == (unbroken / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow("processes over many pictures")
 def test_memory_does_not_grow_with_the_pictures(tmp_path):
     def peak(pictures: int) -> int:
         """Peak memory of an import in KiB."""
