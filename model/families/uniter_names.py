@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from model.errors import InputError
-from model.families.config import HeadConfig, Heads
+from model.families.config import HeadConfig, Heads, Sizes
 from model.families.heads import ITM, MATCHING
 from model.families.model import VisionLanguageModel
+from model.families.published_weights import model_of_weights, renamed
 from model.families.uniter_config import UniterConfig
 
 _NAMES = {
@@ -177,26 +178,8 @@ def official_model(
         type_rows=len(ours[_TYPES]),
         max_regions=max_regions or defaults["max_regions"].default,
     )
-    with torch.device("meta"):
-        model = VisionLanguageModel(
-            vocab_size=len(ours[_WORDS]),
-            feature_dim=feature_dim,
-            num_labels=num_labels,
-            sep_id=sep_id,
-            encoder=encoder.model_dump(mode="json"),
-            extractor=extractor,
-            heads={name: head.model_dump(mode="json") for name, head in heads.items()},
-        )
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(wanted.keys() | ours.keys()):
-        found, shape = tuple(ours[name].shape) if name in ours else None, wanted.get(name)
-        if found != shape:
-            raise InputError(
-                f"{source}: {their_name(name) or name} is {found or 'absent'}, but by its other weights it should be "
-                f"{shape or 'absent'}; name a whole checkpoint of UNITER's"
-            )
-    model.load_state_dict({name: value.contiguous() for name, value in ours.items()}, assign=True)
-    return model.requires_grad_(True).eval()
+    sizes = Sizes(len(ours[_WORDS]), feature_dim, num_labels)
+    return model_of_weights(ours, sizes, sep_id, encoder, heads, extractor, their_name, source, "UNITER")
 
 
 def _heads(ours: Mapping[str, Tensor], hidden_size: int) -> Heads:
@@ -237,13 +220,8 @@ def _without_old_terms(name: str) -> str:
 
 
 def _our_name(name: str) -> str | None:
-    return _renamed(name, _NAMES)
+    return renamed(name, _NAMES)
 
 
 def their_name(name: str) -> str | None:
-    return _renamed(name, {ours: theirs for theirs, ours in _NAMES.items()})
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str | None:
-    """The name with another beginning; None where no beginning is known."""
-    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), None)
+    return renamed(name, {ours: theirs for theirs, ours in _NAMES.items()})

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from model.errors import InputError
-from model.families.config import HeadConfig, Heads
+from model.families.config import HeadConfig, Heads, Sizes
 from model.families.heads import ITM
 from model.families.model import VisionLanguageModel
+from model.families.published_weights import model_of_weights, renamed
 from model.families.vl_bert import GEOMETRY_WIDTH
 from model.families.vl_bert_config import VLBertConfig
 
@@ -88,7 +89,7 @@ def from_official(weights: Mapping[str, Tensor], source: str) -> dict[str, Tenso
             f"{source}: {_DECODER} differs from {_WORD_TABLE}, but VL-BERT has one weight for both; name a file as the "
             "published program wrote it"
         )
-    ours = {name: _renamed(name, _NAMES) for name in theirs}
+    ours = {name: renamed(name, _NAMES) for name in theirs}
     if unknown := [name for name, own in ours.items() if own is None]:
         raise InputError(
             f"{source} has {len(unknown)} weights that VL-BERT has no place for, such as "
@@ -171,30 +172,12 @@ def official_model(
         max_regions=max_regions or defaults["max_regions"].default,
         pooler="pooler.0.weight" in ours,
     )
-    with torch.device("meta"):
-        model = VisionLanguageModel(
-            vocab_size=len(ours[_WORDS]),
-            feature_dim=feature_dim,
-            num_labels=num_labels,
-            sep_id=sep_id,
-            encoder=encoder.model_dump(mode="json"),
-            extractor=extractor,
-            heads={name: head.model_dump(mode="json") for name, head in heads.items()},
-        )
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    for name in sorted(wanted.keys() | ours.keys()):
-        found, shape = tuple(ours[name].shape) if name in ours else None, wanted.get(name)
-        if found != shape:
-            raise InputError(
-                f"{source}: {their_name(name) or name} is {found or 'absent'}, but by its other weights it should be "
-                f"{shape or 'absent'}; name a whole checkpoint of VL-BERT's"
-            )
-    model.load_state_dict({name: value.contiguous() for name, value in ours.items()}, assign=True)
-    return model.requires_grad_(True).eval()
+    sizes = Sizes(len(ours[_WORDS]), feature_dim, num_labels)
+    return model_of_weights(ours, sizes, sep_id, encoder, heads, extractor, their_name, source, "VL-BERT")
 
 
 def their_name(name: str) -> str | None:
-    return _renamed(name, {ours: theirs for theirs, ours in _NAMES.items()})
+    return renamed(name, {ours: theirs for theirs, ours in _NAMES.items()})
 
 
 def _heads(ours: Mapping[str, Tensor]) -> Heads:
@@ -205,8 +188,3 @@ def _heads(ours: Mapping[str, Tensor]) -> Heads:
     if "mvrc.output.bias" in ours:
         heads["mvrc"] = HeadConfig(kind="mlp", width=len(ours["mvrc.output.bias"]), norm=False)
     return heads | (ITM if "itm.bias" in ours else {})
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str | None:
-    """The name with another beginning; None where no beginning is known."""
-    return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), None)
