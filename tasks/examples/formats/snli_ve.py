@@ -45,7 +45,8 @@ class Hypotheses:
 def read_hypotheses(uri: str) -> Hypotheses:
     """Read `snli_ve_*.jsonl`; pairs without an agreed label, or about pictures of Visual Genome, are dropped."""
     _refuse_e_snli_ve(uri)
-    used, dropped = [], {"no agreed label": [], "no picture of Flickr30K": []}  # type: ignore[var-annotated]
+    used: list[Hypothesis] = []
+    dropped: dict[str, list[str]] = {"no agreed label": [], "no picture of Flickr30K": []}
     rows = read_json_lines(uri, "SNLI-VE pairs", _Hypothesis)
     unique([row.id for row in rows], uri, "pairID")
     for row in rows:
